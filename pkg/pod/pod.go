@@ -1,0 +1,131 @@
+// Package pod holds the plain facts of a Kubernetes pod that decide whether and how its traffic is redirected.
+package pod
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// MirrorAnnotation marks the API server's copy of a static pod; its value is the UID by which the kubelet knows the pod.
+const MirrorAnnotation = "kubernetes.io/config.mirror"
+
+// Pod is what a mesh may ask about a pod. It is the pod as admission left it: at CNI ADD its status is still empty.
+type Pod struct {
+	Namespace      string
+	Name           string
+	UID            string
+	Annotations    map[string]string
+	Labels         map[string]string
+	InitContainers []Container
+	Containers     []Container
+}
+
+// Container is one container or init container of a pod.
+type Container struct {
+	Name string
+	// RunAsUser is the container's own runAsUser or else the pod's; nil means that the image decides.
+	RunAsUser *int64
+	// Restarts is true for an init container with restartPolicy Always: a native sidecar, which lives as long as the pod.
+	Restarts bool
+	// Ports are the declared container ports.
+	Ports []uint16
+}
+
+// String returns NAMESPACE/NAME.
+func (p Pod) String() string { return p.Namespace + "/" + p.Name }
+
+// HasUID reports whether uid, as a container runtime passes it in K8S_POD_UID, names this pod. A static pod runs under
+// the UID of its manifest, which its mirror in the API carries as an annotation.
+func (p Pod) HasUID(uid string) bool {
+	return uid == p.UID || uid != "" && uid == p.Annotations[MirrorAnnotation]
+}
+
+// LongLived returns the containers that run beside the application's traffic: all containers, and the init containers
+// that keep running.
+func (p Pod) LongLived() []Container {
+	var all []Container
+	for _, c := range p.InitContainers {
+		if c.Restarts {
+			all = append(all, c)
+		}
+	}
+	return append(all, p.Containers...)
+}
+
+// Find returns the container or init container called name.
+func (p Pod) Find(name string) (Container, bool) {
+	for _, list := range [][]Container{p.Containers, p.InitContainers} {
+		for _, c := range list {
+			if c.Name == name {
+				return c, true
+			}
+		}
+	}
+	return Container{}, false
+}
+
+// wire is the part of a v1 Pod's JSON that Parse reads.
+type wire struct {
+	Kind       string
+	APIVersion string
+	Metadata   struct {
+		Namespace   string
+		Name        string
+		UID         string
+		Annotations map[string]string
+		Labels      map[string]string
+	}
+	Spec struct {
+		SecurityContext securityContext
+		InitContainers  []wireContainer
+		Containers      []wireContainer
+	}
+}
+
+type wireContainer struct {
+	Name            string
+	RestartPolicy   string
+	SecurityContext securityContext
+	Ports           []struct{ ContainerPort uint16 }
+}
+
+type securityContext struct{ RunAsUser *int64 }
+
+// Parse reads a v1 Pod from its JSON. It fails on anything that is not a Pod with a namespace, a name and a container.
+func Parse(data []byte) (Pod, error) {
+	var w wire
+	if err := json.Unmarshal(data, &w); err != nil {
+		return Pod{}, fmt.Errorf("decode Pod: %w", err)
+	}
+	if w.Kind != "Pod" || w.APIVersion != "v1" {
+		return Pod{}, fmt.Errorf("decode Pod: got %q of %q, want \"Pod\" of \"v1\"", w.Kind, w.APIVersion)
+	}
+	if w.Metadata.Namespace == "" || w.Metadata.Name == "" || len(w.Spec.Containers) == 0 {
+		return Pod{}, fmt.Errorf("decode Pod: it lacks a namespace, a name or a container")
+	}
+	return Pod{
+		Namespace:      w.Metadata.Namespace,
+		Name:           w.Metadata.Name,
+		UID:            w.Metadata.UID,
+		Annotations:    w.Metadata.Annotations,
+		Labels:         w.Metadata.Labels,
+		InitContainers: w.containers(w.Spec.InitContainers),
+		Containers:     w.containers(w.Spec.Containers),
+	}, nil
+}
+
+func (w wire) containers(list []wireContainer) []Container {
+	var out []Container
+	for _, c := range list {
+		user := c.SecurityContext.RunAsUser
+		if user == nil {
+			user = w.Spec.SecurityContext.RunAsUser
+		}
+		var ports []uint16
+		for _, p := range c.Ports {
+			ports = append(ports, p.ContainerPort)
+		}
+		out = append(out, Container{Name: c.Name, RunAsUser: user, Restarts: c.RestartPolicy == "Always", Ports: ports})
+	}
+	return out
+}
