@@ -1,0 +1,52 @@
+package rules_test
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/testcase"
+)
+
+func TestEveryCaseGivesItsRules(t *testing.T) {
+	for _, c := range testcase.Load(t, "../..") {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			decision, err := c.Decide(t)
+			got := map[string]string{"want.error": "", "want.skip": "", "want.warnings": "", "want.iptables": "", "want.ip6tables": ""}
+			switch {
+			case err != nil:
+				got["want.error"] = err.Error() + "\n"
+			case decision.Skip != "":
+				got["want.skip"] = decision.Skip + "\n"
+			default:
+				rs := rules.Build(decision.Policy)
+				got["want.iptables"] = rs.Restore(rules.IPv4, false, nil)
+				got["want.ip6tables"] = rs.Restore(rules.IPv6, false, nil)
+			}
+			for _, w := range decision.Warnings {
+				got["want.warnings"] += w + "\n"
+			}
+			c.Want(t, got)
+		})
+	}
+}
+
+func TestWhatIsPrintedIsParsedBackToTheSameRules(t *testing.T) {
+	for _, c := range testcase.Load(t, "../..") {
+		for _, section := range []string{"want.iptables", "want.ip6tables"} {
+			for line := range strings.Lines(c.Section(section)) {
+				if !strings.HasPrefix(line, "-A") {
+					continue
+				}
+				line = strings.TrimSpace(line)
+				r, err := rules.ParseRule(rules.Nat, line)
+				if err != nil {
+					t.Errorf("%s: %v", c.Name, err)
+				} else if r.String() != line {
+					t.Errorf("%s: %q comes back as %q", c.Name, line, r)
+				}
+			}
+		}
+	}
+}
