@@ -1,0 +1,203 @@
+package kube
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+)
+
+// API looks objects up at an API server. It is safe for concurrent use.
+type API struct {
+	client     *http.Client
+	server     string // scheme, host and path prefix, without credentials
+	kubeconfig string // path, for errors
+	sleep      func(context.Context, time.Duration)
+}
+
+// NewAPI reads kubeconfig (a path) and prepares a client; it makes no request. A path inside the file is relative to the
+// file. It fails if the file, or one that it refers to, is missing or makes no sense; the error never quotes a credential.
+func NewAPI(kubeconfig string) (*API, error) { return newAPI(kubeconfig, sleep) }
+
+func newAPI(kubeconfig string, sleep func(context.Context, time.Duration)) (*API, error) {
+	config, err := readKubeconfig(kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
+	}
+	server, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("read the server's address in kubeconfig %s: %w", kubeconfig, err)
+	}
+	client, err := oneConnection(config)
+	if err != nil {
+		return nil, fmt.Errorf("prepare a client from kubeconfig %s: %w", kubeconfig, err)
+	}
+	base := url.URL{Scheme: server.Scheme, Host: server.Host, Path: server.Path}
+	return &API{
+		client:     client,
+		server:     strings.TrimRight(base.String(), "/"),
+		kubeconfig: kubeconfig,
+		sleep:      sleep,
+	}, nil
+}
+
+// readKubeconfig does without clientcmd's deferred loader: that one takes the in-cluster configuration for an empty file.
+func readKubeconfig(path string) (*rest.Config, error) {
+	file, err := clientcmd.LoadFromFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := clientcmd.ResolveLocalPaths(file); err != nil {
+		return nil, err
+	}
+	config, err := clientcmd.NewNonInteractiveClientConfig(*file, "", &clientcmd.ConfigOverrides{}, nil).ClientConfig()
+	if err != nil {
+		return nil, err
+	}
+	config.UserAgent = "detour"
+	return config, nil
+}
+
+// oneConnection returns a client that never has more than one connection to a host. Without the limit two requests side
+// by side dial twice, as neither can know that the other's connection will speak HTTP/2; with it the second waits for
+// the first's handshake and shares its connection (HTTP/1.1: takes it over when the first is done).
+func oneConnection(config *rest.Config) (*http.Client, error) {
+	if config.Proxy == nil {
+		// It is client-go's default anyway; named, it keeps the transport out of client-go's cache, so that it is ours.
+		config.Proxy = http.ProxyFromEnvironment
+	}
+	var base http.RoundTripper
+	config.Wrap(func(rt http.RoundTripper) http.RoundTripper {
+		base = rt
+		return rt
+	})
+	client, err := rest.HTTPClientFor(config)
+	if err != nil {
+		return nil, err
+	}
+	transport, err := unwrap(base)
+	if err != nil {
+		return nil, err
+	}
+	transport.MaxConnsPerHost = 1
+	// client-go adds the credential to every request, also to one that a redirect sends to another host.
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return client, nil
+}
+
+func unwrap(rt http.RoundTripper) (*http.Transport, error) {
+	for {
+		switch t := rt.(type) {
+		case *http.Transport:
+			return t, nil
+		case interface{ WrappedRoundTripper() http.RoundTripper }:
+			rt = t.WrappedRoundTripper()
+		default:
+			return nil, fmt.Errorf("client-go's transport is a %T, which detour does not know", rt)
+		}
+	}
+}
+
+// errStopped is the end of a request whose sibling has failed for good.
+var errStopped = errors.New("stopped because the other request failed")
+
+// Lookup gets the pod and the configuration side by side over one connection. Connection errors, 429 and 5xx are retried
+// until ctx's deadline; any other failure ends both requests at once. If both fail, the pod's error is returned. An
+// absent configuration is no error. It fails with a *StatusError for an API answer, which is also ErrNotFound for a pod
+// that does not exist, and with an error that is context.Cause(ctx) when time ran out.
+func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+
+	var out Objects
+	var configErr error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if out.Config, out.ConfigAbsent, configErr = a.config(ctx, r.Config); configErr != nil {
+			stop(errStopped)
+		}
+	}()
+	pod, podErr := a.pod(ctx, r.Namespace, r.Name)
+	if podErr != nil {
+		stop(errStopped)
+	}
+	<-done
+
+	if podErr != nil && !errors.Is(podErr, errStopped) {
+		return Objects{}, podErr
+	}
+	if configErr != nil {
+		return Objects{}, configErr
+	}
+	out.Pod = pod
+	return out, nil
+}
+
+// probePod is a pod that does not exist: that the API server says so shows that it answers and lets itself be asked.
+const probePod = "detour-status"
+
+// Ready makes the requests of a Lookup without a pod and fails as that would, also if only one of them does.
+func (a *API) Ready(ctx context.Context, c ConfigRef) error {
+	if _, err := a.pod(ctx, c.Namespace, probePod); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	_, _, err := a.config(ctx, c)
+	return err
+}
+
+func (a *API) pod(ctx context.Context, namespace, name string) ([]byte, error) {
+	return a.get(ctx, target{version: "v1", resource: "pods", namespace: namespace, name: name})
+}
+
+// config asks version after version until the server serves one. It returns why there is no configuration if neither the
+// object nor an error is to be had.
+func (a *API) config(ctx context.Context, c ConfigRef) (body []byte, absent string, err error) {
+	for _, version := range c.Versions {
+		body, err := a.get(ctx, target{group: c.Group, version: version, resource: c.Resource, namespace: c.Namespace, name: c.Name})
+		status, isStatus := errors.AsType[*StatusError](err)
+		switch {
+		case err == nil:
+			return body, "", nil
+		case !isStatus || status.Code != http.StatusNotFound:
+			return nil, "", err
+		case status.namesObject:
+			return nil, c.object() + " does not exist", nil
+		}
+	}
+	return nil, fmt.Sprintf("the API server serves no %s in %s", c.resource(), c.versions()), nil
+}
+
+// target is one object in the API.
+type target struct {
+	group, version, resource, namespace, name string
+}
+
+// path returns the object's URL path. It refuses names that would change which object or list the path means.
+func (t target) path() (string, error) {
+	for _, s := range []string{t.namespace, t.name} {
+		if s == "" || s == "." || s == ".." {
+			return "", fmt.Errorf("get %s: %q is not a name", t, s)
+		}
+	}
+	root := "/apis/" + t.group + "/" + t.version
+	if t.group == "" {
+		root = "/api/" + t.version
+	}
+	return root + "/namespaces/" + url.PathEscape(t.namespace) + "/" + t.resource + "/" + url.PathEscape(t.name), nil
+}
+
+func (t target) groupResource() string {
+	return ConfigRef{Group: t.group, Resource: t.resource}.resource()
+}
+
+// String returns the object as errors name it: "pods shop/web".
+func (t target) String() string {
+	return fmt.Sprintf("%s %s/%s", t.groupResource(), t.namespace, t.name)
+}

@@ -1,0 +1,50 @@
+// Package kube fetches a pod and its mesh's configuration, from the API server or from YAML manifests. It decides nothing:
+// it returns JSON as served.
+package kube
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// ErrNotFound is found by errors.Is in the error of a Lookup whose pod does not exist. Only a server that names the pod in
+// its answer counts: a 404 from something that is no API server is not ErrNotFound.
+var ErrNotFound = errors.New("no such pod")
+
+// ConfigRef names the mesh's configuration object.
+type ConfigRef struct {
+	Group     string   // API group; empty for core
+	Versions  []string // newest first
+	Resource  string   // plural, as in the URL: "meshconfigs"
+	Kind      string   // as in a manifest: "MeshConfig"
+	Namespace string
+	Name      string
+}
+
+// Request asks for one pod and the configuration of its mesh.
+type Request struct {
+	Namespace, Name string // of the pod
+	Config          ConfigRef
+}
+
+// Objects is the answer, JSON as the server or the manifest has it.
+type Objects struct {
+	Pod    []byte
+	Config []byte // nil if absent
+	// ConfigAbsent says why Config is nil, as half a sentence for a warning.
+	ConfigAbsent string
+}
+
+// object returns the configuration object as a sentence names it: "MeshConfig osm-system/osm-mesh-config".
+func (c ConfigRef) object() string { return fmt.Sprintf("%s %s/%s", c.Kind, c.Namespace, c.Name) }
+
+// resource returns the resource as RBAC and kubectl name it: "meshconfigs.config.openservicemesh.io".
+func (c ConfigRef) resource() string {
+	if c.Group == "" {
+		return c.Resource
+	}
+	return c.Resource + "." + c.Group
+}
+
+func (c ConfigRef) versions() string { return strings.Join(c.Versions, " or ") }
