@@ -1,0 +1,109 @@
+// Package netns is the one place that enters a pod's network namespace.
+package netns
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"runtime"
+	"time"
+
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+)
+
+// ErrHost says that a path names the host's network namespace, which detour never touches.
+var ErrHost = errors.New("it is the host's network namespace")
+
+// ErrGone says that a path names no network namespace (any more).
+var ErrGone = errors.New("there is no network namespace")
+
+// Pod is an open handle on a pod's network namespace.
+type Pod struct {
+	path string
+	file *os.File
+}
+
+// Open opens the namespace at path. It fails with ErrGone if nothing is there or it is no network namespace, and with
+// ErrHost if it is the one that this process is in: the container runtime runs plugins in the host's.
+func Open(path string) (*Pod, error) {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("open network namespace %s: %w", path, ErrGone)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open network namespace: %w", err)
+	}
+	p := &Pod{path, file}
+	if err := p.check(); err != nil {
+		p.Close()
+		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
+	}
+	return p, nil
+}
+
+func (p *Pod) check() error {
+	kind, err := unix.IoctlRetInt(int(p.file.Fd()), unix.NS_GET_NSTYPE)
+	if err != nil || kind != unix.CLONE_NEWNET {
+		return ErrGone
+	}
+	own, err := netns.Get()
+	if err != nil {
+		return fmt.Errorf("open own network namespace: %w", err)
+	}
+	defer own.Close()
+	if own.Equal(netns.NsHandle(p.file.Fd())) {
+		return ErrHost
+	}
+	return nil
+}
+
+// Close releases the handle and the lock, if Lock took it.
+func (p *Pod) Close() error { return p.file.Close() }
+
+// retryLock is how often Lock asks again.
+const retryLock = 5 * time.Millisecond
+
+// Lock waits until no other detour programs this namespace, at most until ctx ends, and returns the locked file. A
+// program that inherits it keeps the lock until it has ended too, so that nothing a killed detour left running can
+// still write. The lock is the namespace's own: pods do not wait for each other.
+func (p *Pod) Lock(ctx context.Context) (*os.File, error) {
+	for {
+		err := unix.Flock(int(p.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil {
+			return p.file, nil
+		}
+		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
+			return nil, fmt.Errorf("lock network namespace %s: %w", p.path, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("lock network namespace %s: another detour is programming it: %w", p.path, ctx.Err())
+		case <-time.After(retryLock):
+		}
+	}
+}
+
+// Do runs fn in the namespace; programs that fn starts inherit it. If the thread can't get back afterwards, the calling
+// goroutine stays locked to it, so that the thread ends with the goroutine and serves nobody else.
+func (p *Pod) Do(fn func() error) error {
+	runtime.LockOSThread()
+	own, err := netns.Get()
+	if err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("open own network namespace: %w", err)
+	}
+	defer own.Close()
+	if err := netns.Set(netns.NsHandle(p.file.Fd())); err != nil {
+		runtime.UnlockOSThread()
+		return fmt.Errorf("enter network namespace %s: %w", p.path, err)
+	}
+	err = fn()
+	if back := netns.Set(own); back != nil {
+		return errors.Join(err, fmt.Errorf("leave network namespace %s: %w", p.path, back))
+	}
+	runtime.UnlockOSThread()
+	return err
+}
