@@ -1,0 +1,127 @@
+package iptables
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// Variant is one of the two iptables that a host may have.
+type Variant string
+
+// The variants: the one that programs nf_tables and the one with tables of its own.
+const (
+	Nft    Variant = "nft"
+	Legacy Variant = "legacy"
+)
+
+// tools are the programs of one variant and family.
+type tools struct{ iptables, save, restore string }
+
+// ErrNone says that the host has no usable iptables.
+var ErrNone = errors.New("no iptables-restore with its iptables-save, neither nft nor legacy, is on PATH: install the package iptables")
+
+// Detect picks the variant for the network namespace it is called in: the legacy one if the namespace has legacy tables
+// already, else the host's default (what "iptables-restore" on PATH is), else the one that there is. It adds no rule,
+// takes no lock, and starts no program unless "iptables-restore" is a script, whose version it then asks for.
+func Detect() (*Backend, error) { return detect(legacyTables) }
+
+// Installed returns a backend for each variant that the host has, without regard to what a namespace uses.
+func Installed() []*Backend {
+	var all []*Backend
+	for _, v := range []Variant{Nft, Legacy} {
+		if b, err := find(v); err == nil {
+			all = append(all, b)
+		}
+	}
+	return all
+}
+
+// find returns the backend of the variant, by its own names or because it is the host's default.
+func find(v Variant) (*Backend, error) {
+	b := &Backend{variant: v, tools: map[rules.Family]tools{}}
+	prefix := "tables-" + string(v)
+	if _, err := exec.LookPath("ip" + prefix + "-restore"); err != nil {
+		if def, err := defaultVariant(); err != nil || def != v {
+			return nil, ErrNone
+		}
+		prefix = "tables"
+	}
+	for family, ip := range map[rules.Family]string{rules.IPv4: "ip", rules.IPv6: "ip6"} {
+		var t tools
+		for path, name := range map[*string]string{&t.iptables: "", &t.save: "-save", &t.restore: "-restore"} {
+			var err error
+			if *path, err = exec.LookPath(ip + prefix + name); err != nil {
+				return nil, fmt.Errorf("%w (%s is missing)", ErrNone, ip+prefix+name)
+			}
+		}
+		b.tools[family] = t
+	}
+	return b, nil
+}
+
+func detect(legacyTables func(rules.Family) ([]string, error)) (*Backend, error) {
+	names, noLegacy := legacyTables(rules.IPv4)
+	names6, _ := legacyTables(rules.IPv6)
+	var order []Variant
+	if len(names)+len(names6) > 0 {
+		order = append(order, Legacy)
+	}
+	if def, err := defaultVariant(); err == nil && (def == Nft || noLegacy == nil) {
+		order = append(order, def)
+	}
+	var err error
+	for _, v := range append(order, Nft, Legacy) {
+		var b *Backend
+		if b, err = find(v); err == nil {
+			return b, nil
+		}
+	}
+	return nil, err
+}
+
+// defaultVariant tells what "iptables-restore" on PATH is: by what its symbolic links end in, or, for anything that is
+// not one of iptables' own programs, by its version.
+func defaultVariant() (Variant, error) {
+	path, err := exec.LookPath("iptables-restore")
+	if err != nil {
+		return "", err
+	}
+	target, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
+	switch filepath.Base(target) {
+	case "xtables-nft-multi":
+		return Nft, nil
+	case "xtables-legacy-multi", "xtables-multi":
+		return Legacy, nil
+	}
+	out, err := exec.Command(path, "--version").Output()
+	if err != nil {
+		return "", fmt.Errorf("ask %s for its version: %w", path, err)
+	}
+	if strings.Contains(string(out), "nf_tables") {
+		return Nft, nil
+	}
+	return Legacy, nil
+}
+
+// legacyTables lists the legacy tables that the calling thread's namespace has. It fails if the kernel has none loaded.
+func legacyTables(f rules.Family) ([]string, error) {
+	path := "/proc/thread-self/net/ip_tables_names"
+	if f == rules.IPv6 {
+		path = "/proc/thread-self/net/ip6_tables_names"
+	}
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the kernel has no legacy %s tables loaded: %w", f, err)
+	}
+	return strings.Fields(string(data)), err
+}

@@ -1,0 +1,96 @@
+package iptables
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
+
+// forBoth runs a test once with each variant of iptables.
+func forBoth(t *testing.T, test func(t *testing.T, b *Backend)) {
+	for _, v := range []Variant{Nft, Legacy} {
+		t.Run(string(v), func(t *testing.T) {
+			t.Parallel()
+			nettest.RequireProgram(t, "iptables-"+string(v)+"-restore")
+			b, err := find(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test(t, b)
+		})
+	}
+}
+
+// inside runs fn in a namespace that it has locked.
+func inside(t *testing.T, ns *nettest.Namespace, fn func(ctx context.Context, lock *os.File) error) error {
+	t.Helper()
+	pod, err := netns.Open(ns.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pod.Close()
+	lock, err := pod.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pod.Do(func() error { return fn(t.Context(), lock) })
+}
+
+func mustApply(t *testing.T, b *Backend, ns *nettest.Namespace, rs rules.Ruleset) {
+	t.Helper()
+	err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
+		return b.Apply(ctx, lock, rs, rules.Families)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// dump is the family's nat table as iptables-save prints it, without comments and counters.
+func dump(t *testing.T, b *Backend, ns *nettest.Namespace, f rules.Family) string {
+	t.Helper()
+	var out []byte
+	err := ns.Do(func() (err error) {
+		cmd := exec.Command(b.tools[f].save, "-t", "nat")
+		cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE=/proc/self/stat")
+		out, err = cmd.Output()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%s: %v", b.tools[f].save, err)
+	}
+	var kept strings.Builder
+	for line := range strings.Lines(string(out)) {
+		if line[0] != '#' {
+			kept.WriteString(strings.Split(line, " [")[0])
+			if strings.Contains(line, " [") {
+				kept.WriteByte('\n')
+			}
+		}
+	}
+	return kept.String()
+}
+
+// shell runs a script in the namespace in which iptables and ip6tables are the backend's.
+func shell(t *testing.T, b *Backend, ns *nettest.Namespace, script string) {
+	t.Helper()
+	var out []byte
+	err := ns.Do(func() (err error) {
+		cmd := exec.Command("sh", "-ec", strings.NewReplacer(
+			"ip6tables", b.tools[rules.IPv6].iptables, "iptables", b.tools[rules.IPv4].iptables).Replace(script))
+		cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE=/proc/self/stat")
+		out, err = cmd.CombinedOutput()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%s: %v: %s", script, err, out)
+	}
+}

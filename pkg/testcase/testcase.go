@@ -1,0 +1,152 @@
+// Package testcase is for tests only: it reads the scenarios of testdata/cases, one txtar file each, in a folder named
+// for the mesh. What is above the first section says what the scenario is about; the sections are
+//
+//	pod.yaml         the pod
+//	meshconfig.yaml  the mesh's configuration, if there is one
+//	want.iptables    the IPv4 rules, as input for iptables-restore
+//	want.ip6tables   the IPv6 rules
+//	want.skip        why the pod is left alone
+//	want.error       why the pod is refused
+//	want.warnings    what is said beside the rules, one a line
+//	packets          connections and where they end, in nettest's language
+//
+// A scenario has want.iptables and want.ip6tables, or want.skip, or want.error.
+package testcase
+
+import (
+	"context"
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/tools/txtar"
+
+	"github.com/detour-cni/detour/pkg/kube"
+	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/pod"
+)
+
+var update = flag.Bool("update", false, "rewrite the want sections of testdata/cases with what comes out now")
+
+// Case is one scenario.
+type Case struct {
+	Name    string // MESH/FILE without the ending
+	Mesh    string
+	path    string
+	archive *txtar.Archive
+}
+
+// Load reads all scenarios; root is the path to the repository's top folder.
+func Load(t testing.TB, root string) []Case {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(root, "testdata/cases/*/*.txtar"))
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no scenarios in %s/testdata/cases: %v", root, err)
+	}
+	var cases []Case
+	for _, path := range paths {
+		archive, err := txtar.ParseFile(path)
+		if err != nil {
+			t.Fatalf("read scenario: %v", err)
+		}
+		folder := filepath.Base(filepath.Dir(path))
+		name := folder + "/" + strings.TrimSuffix(filepath.Base(path), ".txtar")
+		cases = append(cases, Case{Name: name, Mesh: folder, path: path, archive: archive})
+	}
+	return cases
+}
+
+// Section returns a section's text, "" if there is none.
+func (c Case) Section(name string) string {
+	for _, f := range c.archive.Files {
+		if f.Name == name {
+			return string(f.Data)
+		}
+	}
+	return ""
+}
+
+// Manifests writes the pod and the mesh's configuration into a new folder and returns its path.
+func (c Case) Manifests(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"pod.yaml", "meshconfig.yaml"} {
+		text := c.Section(name)
+		if text == "" {
+			continue
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// Pod returns the scenario's pod.
+func (c Case) Pod(t testing.TB) (kube.Request, *kube.Manifests) {
+	t.Helper()
+	manifests, err := kube.NewManifests(c.Manifests(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialect, ok := mesh.Find(c.Mesh)
+	if !ok {
+		t.Fatalf("folder %s is not named for a mesh", c.Mesh)
+	}
+	namespace, name, _ := strings.Cut(manifests.Pods()[0], "/")
+	return kube.Request{Namespace: namespace, Name: name, Config: kube.ConfigRef(dialect.Config)}, manifests
+}
+
+// Decide runs the scenario up to the mesh's decision.
+func (c Case) Decide(t testing.TB) (mesh.Decision, error) {
+	t.Helper()
+	request, manifests := c.Pod(t)
+	objects, err := manifests.Lookup(context.Background(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts, err := pod.Parse(objects.Pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dialect, _ := mesh.Find(c.Mesh)
+	return dialect.Decide(facts, objects.Config)
+}
+
+// Want compares sections with what came out and reports each that differs. With -update it writes them instead; an
+// empty text is no section.
+func (c Case) Want(t *testing.T, got map[string]string) {
+	t.Helper()
+	if *update {
+		c.rewrite(t, got)
+		return
+	}
+	for name, text := range got {
+		if want := c.Section(name); want != text {
+			t.Errorf("%s differs (run with -update to accept it)\n--- want\n%s--- got\n%s", name, want, text)
+		}
+	}
+}
+
+func (c Case) rewrite(t *testing.T, got map[string]string) {
+	t.Helper()
+	var files []txtar.File
+	for _, f := range c.archive.Files {
+		if !strings.HasPrefix(f.Name, "want.") && f.Name != "packets" {
+			files = append(files, f)
+		}
+	}
+	for _, name := range []string{"want.skip", "want.error", "want.warnings", "want.iptables", "want.ip6tables"} {
+		if got[name] != "" {
+			files = append(files, txtar.File{Name: name, Data: []byte(got[name])})
+		}
+	}
+	if packets := c.Section("packets"); packets != "" {
+		files = append(files, txtar.File{Name: "packets", Data: []byte(packets)})
+	}
+	if err := os.WriteFile(c.path, txtar.Format(&txtar.Archive{Comment: c.archive.Comment, Files: files}), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
