@@ -1,0 +1,133 @@
+// Package attachment keeps what ADD did for each CNI attachment, for CHECK, DEL, GC and whoever explains a node.
+package attachment
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// Outcome is what became of an ADD.
+type Outcome string
+
+// The outcomes. Allowed is a pod that could not be programmed and runs unmeshed because the net conf says so.
+const (
+	Programmed Outcome = "programmed"
+	Skipped    Outcome = "skipped"
+	Allowed    Outcome = "allowed"
+)
+
+// Key identifies an attachment, by the CNI specification's rules.
+type Key struct {
+	Network     string `json:"network"`
+	ContainerID string `json:"containerID"`
+	IfName      string `json:"ifName"`
+}
+
+// Record is what ADD did for one attachment.
+type Record struct {
+	Key
+	Netns   string  `json:"netns"`
+	Pod     string  `json:"pod,omitempty"` // NAMESPACE/NAME
+	PodUID  string  `json:"podUID,omitempty"`
+	Mesh    string  `json:"mesh"`
+	Outcome Outcome `json:"outcome"`
+	Reason  string  `json:"reason,omitempty"` // why it was skipped or allowed
+	Backend string  `json:"backend,omitempty"`
+	// Rules are what was programmed for each family, as iptables-restore took it.
+	Rules map[rules.Family]string `json:"rules,omitempty"`
+	Time  time.Time               `json:"time"`
+}
+
+// Store is a folder of records, one file each.
+type Store struct{ dir string }
+
+// NewStore returns the store under the state folder, which need not exist yet.
+func NewStore(stateDir string) Store { return Store{filepath.Join(stateDir, "attachments")} }
+
+// path keeps networks apart by folder. "@" can't be part of a container ID.
+func (s Store) path(k Key) string {
+	return filepath.Join(s.dir, k.Network, k.ContainerID+"@"+k.IfName+".json")
+}
+
+// tempSuffix marks a file that is being written; what a killed writer left is overwritten by the next or deleted.
+const tempSuffix = ".tmp"
+
+// Prepare makes the folder for a network's records.
+func (s Store) Prepare(network string) error {
+	if err := os.MkdirAll(filepath.Join(s.dir, network), 0o700); err != nil {
+		return fmt.Errorf("make state folder: %w", err)
+	}
+	return nil
+}
+
+// Save writes the record, whole or not at all. The caller sees to it that an attachment has one writer at a time.
+func (s Store) Save(r Record) error {
+	if err := s.Prepare(r.Network); err != nil {
+		return err
+	}
+	data, err := json.Marshal(r)
+	if err != nil {
+		return fmt.Errorf("save attachment state: %w", err)
+	}
+	path := s.path(r.Key)
+	if err := os.WriteFile(path+tempSuffix, data, 0o600); err != nil {
+		return fmt.Errorf("save attachment state: %w", err)
+	}
+	if err := os.Rename(path+tempSuffix, path); err != nil {
+		return fmt.Errorf("save attachment state: %w", err)
+	}
+	return nil
+}
+
+// Load reads a record; the error is fs.ErrNotExist if there is none.
+func (s Store) Load(k Key) (Record, error) { return load(s.path(k)) }
+
+func load(path string) (Record, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return Record{}, fmt.Errorf("load attachment state: %w", err)
+	}
+	var r Record
+	if err := json.Unmarshal(data, &r); err != nil {
+		return Record{}, fmt.Errorf("load attachment state %s: %w", path, err)
+	}
+	return r, nil
+}
+
+// Delete removes a record; it is no error if there is none.
+func (s Store) Delete(k Key) error {
+	path := s.path(k)
+	return errors.Join(remove(path+tempSuffix), remove(path))
+}
+
+func remove(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("delete attachment state: %w", err)
+	}
+	return nil
+}
+
+// Keys lists a network's records and what interrupted writers left of some; none if the network is unknown.
+func (s Store) Keys(network string) ([]Key, error) {
+	files, err := os.ReadDir(filepath.Join(s.dir, network))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list attachment state: %w", err)
+	}
+	var keys []Key
+	for _, f := range files {
+		name, ok := strings.CutSuffix(strings.TrimSuffix(f.Name(), tempSuffix), ".json")
+		id, ifName, sep := strings.Cut(name, "@")
+		if ok && sep {
+			keys = append(keys, Key{network, id, ifName})
+		}
+	}
+	return keys, nil
+}

@@ -1,0 +1,124 @@
+package cniplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/netns"
+)
+
+// add programs the pod's redirection and passes prevResult on. It is idempotent. On any error nothing is programmed, and
+// the pod does not start unless the net conf allows that.
+func add(args *skel.CmdArgs) error {
+	took := startStages()
+	conf, err := ParseConf(args.StdinData)
+	if err != nil {
+		return err
+	}
+	if err := parsePrevResult(&conf); err != nil {
+		return err
+	}
+	log, file := openLog(conf)
+	defer file.Close()
+	took.done("conf")
+
+	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
+	defer cancel()
+	p, err := makePlan(ctx, conf, args, took)
+	took.done("decide")
+	record := p.record(conf, args)
+	if err == nil {
+		err = carryOut(ctx, conf, args, p, &record, took)
+	}
+	if err != nil && conf.AllowOnError {
+		record.Outcome, record.Reason, record.Rules = attachment.Allowed, err.Error(), nil
+		logAdd(log, slog.LevelError, "pod starts UNMESHED: it could not be programmed and onError is allow", p, record, took)
+		_ = attachment.NewStore(conf.StateDir).Save(record) // the log has it already
+		return types.PrintResult(conf.PrevResult, conf.CNIVersion)
+	}
+	if err != nil {
+		record.Outcome, record.Reason = "failed", err.Error()
+		logAdd(log, slog.LevelError, "pod does not start: it could not be programmed", p, record, took)
+		return cniError(err)
+	}
+	logAdd(log, slog.LevelInfo, "pod "+string(record.Outcome), p, record, took)
+	return types.PrintResult(conf.PrevResult, conf.CNIVersion)
+}
+
+// carryOut does what the plan says and keeps it as attachment state; if it fails, it leaves no rules.
+func carryOut(ctx context.Context, conf Conf, args *skel.CmdArgs, p plan, record *attachment.Record, took *stages) error {
+	store := attachment.NewStore(conf.StateDir)
+	if p.Skip != "" {
+		return store.Save(*record)
+	}
+	if err := program(ctx, args.Netns, p, store, record, took); err != nil {
+		return fmt.Errorf("program pod %s: %w", p.ID, err)
+	}
+	return nil
+}
+
+func program(ctx context.Context, path string, p plan, store attachment.Store, record *attachment.Record, took *stages) error {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	lock, err := ns.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	return ns.Do(func() error {
+		backend, err := iptables.Detect()
+		if err != nil {
+			return err
+		}
+		record.Backend = backend.Name()
+		took.done("enter")
+		err = backend.Apply(ctx, lock, p.Rules, p.Families)
+		took.done("apply")
+		if err != nil {
+			return err
+		}
+		err = store.Save(*record)
+		took.done("save")
+		if err != nil { // rules that no state vouches for must not stay
+			return errors.Join(err, backend.Remove(ctx, lock, p.Rules.Chains, p.Families))
+		}
+		return nil
+	})
+}
+
+// logAdd writes the one line that tells what became of an ADD and how long each stage took.
+func logAdd(log *slog.Logger, level slog.Level, message string, p plan, r attachment.Record, took *stages) {
+	if len(p.Warnings) > 0 {
+		level = max(level, slog.LevelWarn)
+	}
+	attrs := []slog.Attr{
+		slog.String("verb", "ADD"),
+		slog.String("pod", r.Pod),
+		slog.String("containerID", r.ContainerID),
+		slog.String("netns", r.Netns),
+		slog.String("mesh", r.Mesh),
+		slog.String("outcome", string(r.Outcome)),
+	}
+	if r.Reason != "" {
+		attrs = append(attrs, slog.String("reason", r.Reason))
+	}
+	if r.Backend != "" {
+		attrs = append(attrs, slog.String("backend", r.Backend))
+	}
+	if r.Outcome == attachment.Programmed {
+		attrs = append(attrs, slog.Int("rules", p.ruleCount()), slog.Any("families", p.Families))
+	}
+	if len(p.Warnings) > 0 {
+		attrs = append(attrs, slog.Any("warnings", p.Warnings))
+	}
+	log.LogAttrs(context.Background(), level, message, append(attrs, took.attr())...)
+}

@@ -1,0 +1,200 @@
+package cniplugin
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/detour-cni/detour/pkg/mesh"
+)
+
+// Defaults of the net conf.
+const (
+	DefaultTimeout  = 10 * time.Second
+	DefaultStateDir = "/run/detour"
+)
+
+// netConf is the plugin's network configuration as JSON, with everything that the CNI specification or a runtime may
+// put beside it; any other field is a mistake.
+type netConf struct {
+	types.PluginConf
+	RuntimeConfig json.RawMessage `json:"runtimeConfig"`
+	Args          json.RawMessage `json:"args"`
+
+	Mesh       string `json:"mesh"`
+	MeshConfig struct {
+		Namespace string `json:"namespace"`
+		Name      string `json:"name"`
+	} `json:"meshConfig"`
+	Kubeconfig        string    `json:"kubeconfig"`
+	Manifests         string    `json:"manifests"`
+	ExcludeNamespaces *[]string `json:"excludeNamespaces"`
+	Backend           string    `json:"backend"`
+	OnError           string    `json:"onError"`
+	Timeout           string    `json:"timeout"`
+	StateDir          string    `json:"stateDir"`
+	LogFile           string    `json:"logFile"`
+	LogLevel          string    `json:"logLevel"`
+}
+
+// Conf is a valid net conf with its defaults filled in.
+type Conf struct {
+	types.PluginConf
+	Dialect           mesh.Dialect
+	Kubeconfig        string
+	Manifests         string
+	ExcludeNamespaces []string
+	AllowOnError      bool
+	Timeout           time.Duration
+	StateDir          string
+	LogFile           string
+	LogLevel          slog.Level
+}
+
+// ParseConf reads a net conf. Every error is a CNI error with code 7 that names the field. Beside the error there is a
+// Conf with all that could be used, for DEL, which has to succeed even so.
+func ParseConf(stdin []byte) (Conf, error) {
+	var n netConf
+	n.StateDir = DefaultStateDir
+	d := json.NewDecoder(bytes.NewReader(stdin))
+	d.DisallowUnknownFields()
+	decodeErr := d.Decode(&n)
+	conf, err := n.conf()
+	if decodeErr != nil {
+		err = describe(decodeErr)
+	}
+	if err != nil {
+		return conf, types.NewError(types.ErrInvalidNetworkConfig, "network configuration of detour: "+err.Error(), "")
+	}
+	return conf, nil
+}
+
+// describe says what a JSON error means in terms of the net conf.
+func describe(err error) error {
+	var wrongType *json.UnmarshalTypeError
+	if errors.As(err, &wrongType) {
+		return fmt.Errorf("%s: got a %s, want a %s", wrongType.Field, wrongType.Value, kindName(wrongType.Type.Kind().String()))
+	}
+	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+		return fmt.Errorf("%s: there is no such field", strings.Trim(field, `"`))
+	}
+	return err
+}
+
+// kindName is JSON's name for a kind of Go.
+func kindName(kind string) string {
+	switch kind {
+	case "slice":
+		return "list"
+	case "struct", "map":
+		return "object"
+	}
+	return kind
+}
+
+func (n netConf) conf() (Conf, error) {
+	var wrong []string
+	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
+
+	c := Conf{
+		PluginConf:   n.PluginConf,
+		Kubeconfig:   n.Kubeconfig,
+		Manifests:    n.Manifests,
+		AllowOnError: n.OnError == "allow",
+		Timeout:      DefaultTimeout,
+		StateDir:     n.StateDir,
+		LogFile:      n.LogFile,
+	}
+	var ok bool
+	if c.Dialect, ok = mesh.Find(n.Mesh); !ok {
+		bad("mesh: %q is none of %s", n.Mesh, strings.Join(mesh.Names(), ", "))
+	}
+	override := func(field, value string, target *string) {
+		if value != "" && !isName(value) {
+			bad("meshConfig.%s: %q is not a Kubernetes name", field, value)
+		}
+		if value != "" {
+			*target = value
+		}
+	}
+	override("namespace", n.MeshConfig.Namespace, &c.Dialect.Config.Namespace)
+	override("name", n.MeshConfig.Name, &c.Dialect.Config.Name)
+	c.ExcludeNamespaces = []string{"kube-system", c.Dialect.Config.Namespace}
+	if n.ExcludeNamespaces != nil {
+		c.ExcludeNamespaces = *n.ExcludeNamespaces
+	}
+	if (n.Kubeconfig == "") == (n.Manifests == "") {
+		bad("kubeconfig, manifests: exactly one of them is needed")
+	}
+	if !slices.Contains([]string{"", "auto", "iptables"}, n.Backend) {
+		bad("backend: %q is none of auto, iptables", n.Backend)
+	}
+	if !slices.Contains([]string{"", "fail", "allow"}, n.OnError) {
+		bad("onError: %q is none of fail, allow", n.OnError)
+	}
+	if n.Timeout != "" {
+		t, err := time.ParseDuration(n.Timeout)
+		if err != nil || t <= 0 {
+			bad("timeout: %q is not a time such as 10s or 500ms", n.Timeout)
+		} else {
+			c.Timeout = t
+		}
+	}
+	if n.StateDir == "" {
+		bad("stateDir: it must not be empty")
+	}
+	if n.LogLevel != "" && c.LogLevel.UnmarshalText([]byte(n.LogLevel)) != nil {
+		bad("logLevel: %q is none of debug, info, warn, error", n.LogLevel)
+	}
+	if wrong != nil {
+		return c, errors.New(strings.Join(wrong, "; "))
+	}
+	return c, nil
+}
+
+// identity is the pod that the runtime names in CNI_ARGS; the zero identity is a container that is not Kubernetes'.
+type identity struct{ Namespace, Name, UID string }
+
+func (i identity) String() string { return i.Namespace + "/" + i.Name }
+
+// parseArgs reads CNI_ARGS. Errors are CNI errors with code 4.
+func parseArgs(args string) (identity, error) {
+	var a struct {
+		types.CommonArgs
+		K8S_POD_NAMESPACE types.UnmarshallableString //nolint:revive // the name is the key
+		K8S_POD_NAME      types.UnmarshallableString //nolint:revive
+		K8S_POD_UID       types.UnmarshallableString //nolint:revive
+		// containerd and CRI-O pass it too
+		K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //nolint:revive
+	}
+	fail := func(format string, args ...any) (identity, error) {
+		return identity{}, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_ARGS: "+fmt.Sprintf(format, args...), "")
+	}
+	if err := types.LoadArgs(args, &a); err != nil {
+		return fail("%v", err)
+	}
+	id := identity{string(a.K8S_POD_NAMESPACE), string(a.K8S_POD_NAME), string(a.K8S_POD_UID)}
+	if id.Namespace == "" && id.Name == "" {
+		return identity{}, nil
+	}
+	if !isName(id.Namespace) {
+		return fail("K8S_POD_NAMESPACE %q is not a Kubernetes name", id.Namespace)
+	}
+	if !isName(id.Name) {
+		return fail("K8S_POD_NAME %q is not a Kubernetes name", id.Name)
+	}
+	return id, nil
+}
+
+// isName reports whether s can be an object's name (RFC 1123 subdomain), and so be part of a URL's path.
+func isName(s string) bool {
+	inner := strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-.")
+	return s != "" && len(s) <= 253 && inner == "" && !strings.ContainsAny(s[:1]+s[len(s)-1:], "-.")
+}

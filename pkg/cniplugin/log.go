@@ -1,0 +1,48 @@
+package cniplugin
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+)
+
+// openLog returns a logger of JSON lines to the net conf's logFile, or to standard error if there is none or it can't be
+// opened: a log is no reason to keep a pod from starting.
+func openLog(conf Conf) (*slog.Logger, io.Closer) {
+	options := &slog.HandlerOptions{Level: conf.LogLevel}
+	if conf.LogFile == "" {
+		return slog.New(slog.NewJSONHandler(os.Stderr, options)), io.NopCloser(nil)
+	}
+	file, err := os.OpenFile(conf.LogFile, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		fmt.Fprintf(os.Stderr, "detour: open log: %v\n", err)
+		return slog.New(slog.NewJSONHandler(os.Stderr, options)), io.NopCloser(nil)
+	}
+	return slog.New(slog.NewJSONHandler(file, options)), file
+}
+
+// stages takes the time of one stage after the other, in milliseconds.
+type stages struct {
+	began, last time.Time
+	taken       []any
+}
+
+func startStages() *stages {
+	now := time.Now()
+	return &stages{began: now, last: now}
+}
+
+// done ends the stage that ran since the last call.
+func (s *stages) done(name string) {
+	now := time.Now()
+	s.taken = append(s.taken, slog.Float64(name, milliseconds(now.Sub(s.last))))
+	s.last = now
+}
+
+func (s *stages) attr() slog.Attr {
+	return slog.Group("ms", append(s.taken, slog.Float64("total", milliseconds(time.Since(s.began))))...)
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d.Round(10*time.Microsecond)) / 1e6 }

@@ -1,0 +1,169 @@
+package cniplugin
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/containernetworking/cni/pkg/skel"
+	"github.com/containernetworking/cni/pkg/types"
+	types100 "github.com/containernetworking/cni/pkg/types/100"
+	"github.com/containernetworking/cni/pkg/version"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/kube"
+	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// plan is what ADD is going to do: leave the pod alone because of Skip, or program Rules for Families.
+type plan struct {
+	ID       identity
+	Skip     string
+	Rules    rules.Ruleset
+	Families []rules.Family
+	Warnings []string
+}
+
+// source is where the pod and the mesh's configuration come from.
+type source interface {
+	Lookup(context.Context, kube.Request) (kube.Objects, error)
+	Ready(context.Context, kube.ConfigRef) error
+}
+
+func openSource(conf Conf) (source, error) {
+	if conf.Manifests != "" {
+		return kube.NewManifests(conf.Manifests)
+	}
+	return kube.NewAPI(conf.Kubeconfig)
+}
+
+// makePlan finds out what the mesh wants of the pod. It asks nobody about a pod that is excluded.
+func makePlan(ctx context.Context, conf Conf, args *skel.CmdArgs, took *stages) (plan, error) {
+	id, err := parseArgs(args.Args)
+	if err != nil {
+		return plan{}, err
+	}
+	p := plan{ID: id}
+	switch {
+	case id == identity{}:
+		p.Skip = "it is not a Kubernetes pod: CNI_ARGS names none"
+		return p, nil
+	case slices.Contains(conf.ExcludeNamespaces, id.Namespace):
+		p.Skip = fmt.Sprintf("namespace %s is excluded", id.Namespace)
+		return p, nil
+	}
+
+	objects, err := lookup(ctx, conf, id)
+	took.done("lookup")
+	if err != nil {
+		return p, err
+	}
+	return p, p.decide(conf, objects)
+}
+
+func lookup(ctx context.Context, conf Conf, id identity) (kube.Objects, error) {
+	from, err := openSource(conf)
+	if err != nil {
+		return kube.Objects{}, err
+	}
+	objects, err := from.Lookup(ctx, kube.Request{Namespace: id.Namespace, Name: id.Name, Config: kube.ConfigRef(conf.Dialect.Config)})
+	if err != nil && ctx.Err() != nil {
+		return kube.Objects{}, types.NewError(types.ErrTryAgainLater, err.Error(), "")
+	}
+	return objects, err
+}
+
+func (p *plan) decide(conf Conf, objects kube.Objects) error {
+	facts, err := pod.Parse(objects.Pod)
+	if err != nil {
+		return refused(fmt.Errorf("pod %s: %w", p.ID, err))
+	}
+	if p.ID.UID != "" && !facts.HasUID(p.ID.UID) {
+		return refused(fmt.Errorf("pod %s: the runtime starts UID %s, but the API server has UID %s: the pod was replaced meanwhile", p.ID, p.ID.UID, facts.UID))
+	}
+	decision, err := conf.Dialect.Decide(facts, objects.Config)
+	if err != nil {
+		return refused(err)
+	}
+	p.Skip, p.Warnings = decision.Skip, decision.Warnings
+	if p.Skip != "" {
+		return nil
+	}
+	if p.ID.UID == "" {
+		p.Warnings = append(p.Warnings, "the runtime passes no K8S_POD_UID: a pod that was replaced under the same name would go unnoticed")
+	}
+	if objects.Config == nil {
+		p.Warnings = append(p.Warnings, objects.ConfigAbsent+": the mesh's defaults hold")
+	}
+	if p.Families, err = families(conf); err != nil {
+		return err
+	}
+	p.Rules = rules.Build(decision.Policy)
+	return nil
+}
+
+// families are those of the addresses that the plugins before this one gave the pod.
+func families(conf Conf) ([]rules.Family, error) {
+	result, err := types100.NewResultFromResult(conf.PrevResult)
+	if err != nil {
+		return nil, types.NewError(types.ErrDecodingFailure, "prevResult: "+err.Error(), "")
+	}
+	var out []rules.Family
+	for _, f := range rules.Families {
+		if slices.ContainsFunc(result.IPs, func(ip *types100.IPConfig) bool { return (ip.Address.IP.To4() != nil) == (f == rules.IPv4) }) {
+			out = append(out, f)
+		}
+	}
+	if len(out) == 0 {
+		return nil, types.NewError(types.ErrInvalidNetworkConfig, "prevResult has no address: detour must stand after the plugin that gives the pod its addresses", "")
+	}
+	return out, nil
+}
+
+// parsePrevResult fills conf.PrevResult, which a chained plugin must be given.
+func parsePrevResult(conf *Conf) error {
+	if conf.RawPrevResult == nil {
+		return types.NewError(types.ErrInvalidNetworkConfig, "prevResult is missing: detour must stand after the plugin that sets up the pod's network", "")
+	}
+	if err := version.ParsePrevResult(&conf.PluginConf); err != nil {
+		return types.NewError(types.ErrDecodingFailure, err.Error(), "")
+	}
+	return nil
+}
+
+// record is the plan as attachment state.
+func (p plan) record(conf Conf, args *skel.CmdArgs) attachment.Record {
+	r := attachment.Record{
+		Key:     key(conf, args),
+		Netns:   args.Netns,
+		Mesh:    conf.Dialect.Name,
+		Outcome: attachment.Programmed,
+		Time:    time.Now().UTC(),
+	}
+	if p.ID != (identity{}) {
+		r.Pod, r.PodUID = p.ID.String(), p.ID.UID
+	}
+	if p.Skip != "" {
+		r.Outcome, r.Reason = attachment.Skipped, p.Skip
+		return r
+	}
+	r.Rules = map[rules.Family]string{}
+	for _, f := range p.Families {
+		r.Rules[f] = p.Rules.Restore(f, false, nil)
+	}
+	return r
+}
+
+func (p plan) ruleCount() int {
+	n := 0
+	for _, f := range p.Families {
+		n += len(p.Rules.For(f).Rules)
+	}
+	return n
+}
+
+func key(conf Conf, args *skel.CmdArgs) attachment.Key {
+	return attachment.Key{Network: conf.Name, ContainerID: args.ContainerID, IfName: args.IfName}
+}

@@ -1,0 +1,26 @@
+// Command detour is the CNI plugin: a chained plugin that redirects a meshed pod's TCP connections to its sidecar proxy.
+package main
+
+import (
+	"os"
+
+	"github.com/containernetworking/cni/pkg/skel"
+
+	"github.com/detour-cni/detour/pkg/cniplugin"
+)
+
+// version is set by the build.
+var version = "development"
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	err := skel.PluginMainFuncsWithError(cniplugin.Funcs(), cniplugin.Versions(), "CNI plugin detour "+version)
+	if err == nil {
+		return 0
+	}
+	if printErr := err.Print(); printErr != nil {
+		os.Stderr.WriteString("detour: " + err.Error() + "\n")
+	}
+	return 1
+}

@@ -1,0 +1,178 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detour-cni/detour/pkg/kube"
+	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// skippedError says why a pod would be left alone.
+type skippedError struct{ pod, reason string }
+
+func (e skippedError) Error() string {
+	return fmt.Sprintf("pod %s is left alone: %s", e.pod, e.reason)
+}
+
+type renderOptions struct {
+	mesh, manifests, pod string
+	podIPs               []string
+	family               int
+	format               string
+	explain              bool
+}
+
+func renderCommand() *cobra.Command {
+	var o renderOptions
+	c := &cobra.Command{
+		Use:   "render --mesh MESH --manifests FILE --pod NAMESPACE/NAME",
+		Short: "Print the rules that ADD would program for a pod",
+		Long: `Print exactly what ADD would program for a pod, as input for iptables-restore --noflush.
+Without --pod-ips and --family, both families are printed; the real ADD takes those of the pod's addresses.
+Exit code 3: the pod would be left alone, and why is said on standard error.`,
+		Example: `  detourctl render --mesh osm --manifests testdata/demo --pod shop/web --explain
+  detourctl render --mesh osm --manifests pods.yaml --pod shop/web --family 4 | iptables-restore --noflush --test`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			return o.render(c.Context(), c.OutOrStdout(), c.ErrOrStderr())
+		},
+	}
+	f := c.Flags()
+	f.StringVar(&o.mesh, "mesh", "", "mesh: "+strings.Join(mesh.Names(), ", "))
+	f.StringVar(&o.manifests, "manifests", "", "file or folder of YAML with the pod and the mesh's configuration")
+	f.StringVar(&o.pod, "pod", "", "pod, as NAMESPACE/NAME")
+	f.StringSliceVar(&o.podIPs, "pod-ips", nil, "the pod's addresses, which decide the families")
+	f.IntVar(&o.family, "family", 0, "print only this family: 4 or 6")
+	f.StringVar(&o.format, "format", "iptables", "output format: iptables or json")
+	f.BoolVar(&o.explain, "explain", false, "say ahead of each rule why it is there")
+	for _, name := range []string{"mesh", "manifests", "pod"} {
+		if err := c.MarkFlagRequired(name); err != nil {
+			panic(err)
+		}
+	}
+	return c
+}
+
+func (o renderOptions) render(ctx context.Context, out, warnings io.Writer) error {
+	dialect, ok := mesh.Find(o.mesh)
+	if !ok {
+		return fmt.Errorf("--mesh: %q is none of %s", o.mesh, strings.Join(mesh.Names(), ", "))
+	}
+	families, err := o.families()
+	if err != nil {
+		return err
+	}
+	decision, err := o.decide(ctx, dialect)
+	if err != nil {
+		return err
+	}
+	for _, w := range decision.Warnings {
+		fmt.Fprintln(warnings, "warning: "+w)
+	}
+	if decision.Skip != "" {
+		return skippedError{o.pod, decision.Skip}
+	}
+	rs := rules.Build(decision.Policy)
+	switch o.format {
+	case "iptables":
+		return o.printRestore(out, rs, families)
+	case "json":
+		return printJSON(out, rs, families)
+	}
+	return fmt.Errorf("--format: %q is none of iptables, json", o.format)
+}
+
+func (o renderOptions) decide(ctx context.Context, dialect mesh.Dialect) (mesh.Decision, error) {
+	namespace, name, ok := strings.Cut(o.pod, "/")
+	if !ok {
+		return mesh.Decision{}, fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.pod)
+	}
+	manifests, err := kube.NewManifests(o.manifests)
+	if err != nil {
+		return mesh.Decision{}, err
+	}
+	objects, err := manifests.Lookup(ctx, kube.Request{Namespace: namespace, Name: name, Config: kube.ConfigRef(dialect.Config)})
+	if err != nil {
+		return mesh.Decision{}, err
+	}
+	facts, err := pod.Parse(objects.Pod)
+	if err != nil {
+		return mesh.Decision{}, err
+	}
+	decision, err := dialect.Decide(facts, objects.Config)
+	if objects.Config == nil {
+		decision.Warnings = append(decision.Warnings, objects.ConfigAbsent+": the mesh's defaults hold")
+	}
+	return decision, err
+}
+
+// families are those asked for: by --pod-ips, narrowed by --family.
+func (o renderOptions) families() ([]rules.Family, error) {
+	families := rules.Families
+	if len(o.podIPs) > 0 {
+		families = nil
+		for _, ip := range o.podIPs {
+			addr, err := netip.ParseAddr(ip)
+			if err != nil {
+				return nil, fmt.Errorf("--pod-ips: %q is not an IP address", ip)
+			}
+			families = append(families, rules.Of(addr))
+		}
+		slices.Sort(families)
+		families = slices.Compact(families)
+	}
+	if o.family == 0 {
+		return families, nil
+	}
+	if f := rules.Family(o.family); o.family == 4 || o.family == 6 {
+		return slices.DeleteFunc(slices.Clone(families), func(have rules.Family) bool { return have != f }), nil
+	}
+	return nil, fmt.Errorf("--family: %d is neither 4 nor 6", o.family)
+}
+
+func (o renderOptions) printRestore(out io.Writer, rs rules.Ruleset, families []rules.Family) error {
+	programs := map[rules.Family]string{rules.IPv4: "iptables-restore", rules.IPv6: "ip6tables-restore"}
+	for _, f := range families {
+		if _, err := fmt.Fprintf(out, "# %s: %s --noflush\n%s", f, programs[f], rs.Restore(f, o.explain, nil)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type jsonFamily struct {
+	Family rules.Family `json:"family"`
+	Rules  []jsonRule   `json:"rules"`
+}
+
+type jsonRule struct {
+	Table rules.Table `json:"table"`
+	Chain string      `json:"chain"`
+	Rule  string      `json:"rule"`
+	Why   string      `json:"why"`
+}
+
+func printJSON(out io.Writer, rs rules.Ruleset, families []rules.Family) error {
+	all := []jsonFamily{}
+	for _, f := range families {
+		j := jsonFamily{Family: f, Rules: []jsonRule{}}
+		for _, r := range rs.For(f).Rules {
+			j.Rules = append(j.Rules, jsonRule{r.Chain.Table, r.Chain.Name, r.String(), r.Why})
+		}
+		all = append(all, j)
+	}
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(all)
+}
