@@ -1,0 +1,79 @@
+package attachment
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+var record = Record{
+	Key: Key{Network: "net", ContainerID: "c1", IfName: "eth0"}, Netns: "/run/netns/x", Pod: "shop/web", PodUID: "u", Mesh: "osm",
+	Outcome: Programmed, Backend: "iptables-nft", Rules: map[rules.Family]string{rules.IPv4: "*nat\nCOMMIT\n", rules.IPv6: "*nat\nCOMMIT\n"},
+	Time: time.Unix(1700000000, 0).UTC(),
+}
+
+func TestWhatIsSavedIsLoadedAndDeleted(t *testing.T) {
+	s := NewStore(t.TempDir())
+	for range 2 {
+		if err := s.Save(record); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := s.Load(record.Key)
+	if err != nil || !reflect.DeepEqual(got, record) {
+		t.Errorf("got %+v, %v, want %+v", got, err, record)
+	}
+	if keys, err := s.Keys("net"); err != nil || !reflect.DeepEqual(keys, []Key{record.Key}) {
+		t.Errorf("keys %v, %v", keys, err)
+	}
+	for range 2 {
+		if err := s.Delete(record.Key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := s.Load(record.Key); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got error %v after deletion", err)
+	}
+}
+
+func TestStateIsForRootOnly(t *testing.T) {
+	dir := t.TempDir()
+	if err := NewStore(dir).Save(record); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]fs.FileMode{"attachments": 0o700, "attachments/net": 0o700, "attachments/net/c1@eth0.json": 0o600} {
+		info, err := os.Stat(dir + "/" + path)
+		if err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s has mode %v, %v, want %v", path, info.Mode(), err, want)
+		}
+	}
+}
+
+func TestWhatAnInterruptedWriterLeftIsListedAndDeleted(t *testing.T) {
+	dir := t.TempDir()
+	s := NewStore(dir)
+	if err := s.Prepare("net"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/attachments/net/c1@eth0.json.tmp", []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Load(record.Key); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("a half-written record is loaded: %v", err)
+	}
+	keys, err := s.Keys("net")
+	if err != nil || !reflect.DeepEqual(keys, []Key{record.Key}) {
+		t.Fatalf("keys %v, %v", keys, err)
+	}
+	if err := s.Delete(keys[0]); err != nil {
+		t.Fatal(err)
+	}
+	if left, _ := os.ReadDir(dir + "/attachments/net"); len(left) > 0 {
+		t.Errorf("left: %v", left)
+	}
+}

@@ -1,0 +1,175 @@
+package cniplugin_test
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"path"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+const (
+	podURL    = "/api/v1/namespaces/shop/pods/web"
+	configURL = "/apis/config.openservicemesh.io/v1alpha2/namespaces/osm-system/meshconfigs/osm-mesh-config"
+)
+
+// apiServer speaks the API server's wire format over TLS. handlers stand in for the answer to a path.
+func apiServer(t *testing.T, a *attachment, handlers map[string]http.HandlerFunc) {
+	t.Helper()
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch h := handlers[r.URL.Path]; {
+		case h != nil:
+			h(w, r)
+		case r.Header.Get("Authorization") != "Bearer the-token":
+			answer(401, "Unauthorized", "Unauthorized")(w, r)
+		case r.URL.Path == podURL:
+			object(meshedPod())(w, r)
+		case r.URL.Path == configURL:
+			object(meshConfig)(w, r)
+		case strings.HasPrefix(r.URL.Path, "/api/v1/namespaces/"):
+			answer(404, "NotFound", "not found")(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	}))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	delete(a.conf, "manifests")
+	a.conf["kubeconfig"] = a.path("kubeconfig")
+	a.conf["timeout"] = "5s"
+	a.file("token", "the-token")
+	a.file("kubeconfig", kubeconfig(s.URL, ca, "tokenFile: token"))
+}
+
+func kubeconfig(url string, ca []byte, credential string) string {
+	return fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: c,
+clusters: [{name: c, cluster: {server: "%s", certificate-authority-data: "%s"}}],
+users: [{name: u, user: {%s}}], contexts: [{name: c, context: {cluster: c, user: u}}]}`, url, base64.StdEncoding.EncodeToString(ca), credential)
+}
+
+func object(manifest string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		data, err := yaml.YAMLToJSON([]byte(manifest))
+		if err != nil {
+			panic(err)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(data)
+	}
+}
+
+func answer(code int, reason, message string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(code)
+		_ = json.NewEncoder(w).Encode(map[string]any{
+			"kind": "Status", "apiVersion": "v1", "metadata": map[string]any{}, "status": "Failure",
+			"message": message, "reason": reason, "details": map[string]any{"name": path.Base(r.URL.Path)}, "code": code})
+	}
+}
+
+// once answers the first request with h and lets the others through to then.
+func once(h, then http.HandlerFunc) http.HandlerFunc {
+	var asked atomic.Bool
+	return func(w http.ResponseWriter, r *http.Request) {
+		if asked.CompareAndSwap(false, true) {
+			h(w, r)
+			return
+		}
+		then(w, r)
+	}
+}
+
+func cut(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Length", "1000")
+	_, _ = w.Write([]byte(`{"kind":"Pod"`))
+	panic(http.ErrAbortHandler)
+}
+
+func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+func TestAddThroughTheAPIServerPrograms(t *testing.T) {
+	for name, handlers := range map[string]map[string]http.HandlerFunc{
+		"that answers":                      {},
+		"that is busy at first":             {podURL: once(answer(429, "TooManyRequests", "slow down"), object(meshedPod()))},
+		"that fails at first":               {podURL: once(answer(500, "InternalError", "no leader"), object(meshedPod()))},
+		"that cuts the connection at first": {podURL: once(cut, object(meshedPod()))},
+		"that has no MeshConfig":            {configURL: answer(404, "NotFound", "not found")},
+		"that serves no such group":         {configURL: http.NotFound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAttachment(t)
+			apiServer(t, a, handlers)
+			a.must("STATUS")
+			a.must("ADD")
+			if len(a.rules(rules.IPv4)) == 0 || len(a.rules(rules.IPv6)) == 0 {
+				t.Error("nothing was programmed")
+			}
+			a.must("CHECK")
+			a.must("DEL")
+			a.untouched()
+		})
+	}
+}
+
+func TestAddFailsClosedWhenTheAPIServer(t *testing.T) {
+	for name, c := range map[string]struct {
+		handlers map[string]http.HandlerFunc
+		timeout  string
+		code     uint
+		want     []string
+	}{
+		"does not know the token":     {map[string]http.HandlerFunc{podURL: answer(401, "Unauthorized", "Unauthorized")}, "", 999, []string{"get pods shop/web: 401 Unauthorized"}},
+		"forbids the pod":             {map[string]http.HandlerFunc{podURL: answer(403, "Forbidden", "may not get pods")}, "", 999, []string{"get pods shop/web: 403 Forbidden", "may not get pods"}},
+		"forbids the MeshConfig":      {map[string]http.HandlerFunc{configURL: answer(403, "Forbidden", "may not get meshconfigs")}, "", 999, []string{"get meshconfigs.config.openservicemesh.io osm-system/osm-mesh-config: 403 Forbidden"}},
+		"does not have the pod":       {map[string]http.HandlerFunc{podURL: answer(404, "NotFound", `pods "web" not found`)}, "", 999, []string{"get pods shop/web", "not found"}},
+		"has another pod of the name": {map[string]http.HandlerFunc{podURL: object(strings.Replace(meshedPod(), "uid-1", "uid-9", 1))}, "", 100, []string{"uid-9"}},
+		"is always busy":              {map[string]http.HandlerFunc{podURL: answer(429, "TooManyRequests", "slow down")}, "300ms", 11, []string{"429 Too Many Requests"}},
+		"always fails":                {map[string]http.HandlerFunc{podURL: answer(500, "InternalError", "no leader")}, "300ms", 11, []string{"500 Internal Server Error", "no leader"}},
+		"hangs":                       {map[string]http.HandlerFunc{podURL: hang}, "300ms", 11, []string{"get pods shop/web"}},
+		"always cuts the connection":  {map[string]http.HandlerFunc{podURL: cut}, "300ms", 11, []string{"get pods shop/web"}},
+		"answers something else":      {map[string]http.HandlerFunc{podURL: object(meshConfig)}, "", 100, []string{`got "MeshConfig"`}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAttachment(t)
+			apiServer(t, a, c.handlers)
+			if c.timeout != "" {
+				a.conf["timeout"] = c.timeout
+			}
+			a.fails("ADD", c.code, c.want...)
+			a.untouched()
+		})
+	}
+}
+
+func TestStatusSaysWhyAnAddCouldNotBeServed(t *testing.T) {
+	for name, c := range map[string]struct {
+		handlers map[string]http.HandlerFunc
+		want     string
+	}{
+		"pods are forbidden":             {map[string]http.HandlerFunc{"/api/v1/namespaces/osm-system/pods/detour-status": answer(403, "Forbidden", "may not get pods")}, "403 Forbidden"},
+		"the MeshConfig is forbidden":    {map[string]http.HandlerFunc{configURL: answer(403, "Forbidden", "may not get meshconfigs")}, "meshconfigs.config.openservicemesh.io"},
+		"the API server does not answer": {map[string]http.HandlerFunc{"/api/v1/namespaces/osm-system/pods/detour-status": hang}, "no answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAttachment(t)
+			apiServer(t, a, c.handlers)
+			a.conf["timeout"] = "300ms"
+			a.fails("STATUS", 50, "detour can't serve an ADD", c.want)
+		})
+	}
+}

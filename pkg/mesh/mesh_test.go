@@ -1,0 +1,86 @@
+package mesh
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"github.com/detour-cni/detour/pkg/pod"
+)
+
+func osm(t testing.TB) Dialect {
+	t.Helper()
+	d, ok := Find("osm")
+	if !ok {
+		t.Fatal("there is no mesh osm")
+	}
+	return d
+}
+
+func meshed(annotations map[string]string) pod.Pod {
+	return pod.Pod{Namespace: "shop", Name: "web", Annotations: annotations, Containers: []pod.Container{{Name: "app"}, {Name: "envoy"}}}
+}
+
+func TestEveryDialectIsWhole(t *testing.T) {
+	for _, name := range Names() {
+		d, _ := Find(name)
+		decision, err := d.Decide(pod.Pod{Containers: []pod.Container{{Name: d.Sidecar}}}, nil)
+		if err != nil || decision.Skip != "" {
+			t.Errorf("%s: a pod with only the sidecar: %q, %v", name, decision.Skip, err)
+		}
+		if len(d.Config.Versions) == 0 || d.Config.Resource == "" || !strings.HasSuffix(d.Prefix, "/") {
+			t.Errorf("%s: the row lacks something: %+v", name, d)
+		}
+	}
+	if _, ok := Find("linkerd"); ok {
+		t.Error("found a mesh that there is no row for")
+	}
+}
+
+// Whatever an annotation says, it ends as a valid policy or as an error that names the annotation.
+func FuzzAnnotations(f *testing.F) {
+	for _, seed := range [][4]string{
+		{"6379, 7070", "8080", "10.0.0.0/8,fd00::/8", "enabled"},
+		{"", ",", "10.0.0.1", "maybe"},
+		{"70000", "0", "10.0.0.0/33", "NO"},
+		{"80 -j ACCEPT", "80\nCOMMIT", "0.0.0.0/0", ""},
+		{"+80", "0x50", "::ffff:10.0.0.0/104", "fe80::1%eth0/64"},
+	} {
+		f.Add(seed[0], seed[1], seed[2], seed[3])
+	}
+	d := osm(f)
+	f.Fuzz(func(t *testing.T, out, in, ranges, injection string) {
+		decision, err := d.Decide(meshed(map[string]string{
+			d.Prefix + outboundPorts: out, d.Prefix + inboundPorts: in, d.Prefix + outboundRanges: ranges, d.Prefix + sidecarInjection: injection,
+		}), nil)
+		switch {
+		case err != nil && !strings.HasPrefix(err.Error(), "pod shop/web: "+d.Prefix):
+			t.Errorf("error %q does not name pod and annotation", err)
+		case err == nil && decision.Skip == "" && decision.Policy.Validate() != nil:
+			t.Errorf("invalid policy: %v", decision.Policy.Validate())
+		}
+	})
+}
+
+func FuzzMeshConfig(f *testing.F) {
+	for _, seed := range []string{
+		`{"kind":"MeshConfig","spec":{"traffic":{"outboundIPRangeExclusionList":["1.1.1.1/32","2.2.2.2/24"],"outboundPortExclusionList":[6379,7070]}}}`,
+		`{"kind":"MeshConfig","spec":{"traffic":{"inboundPortExclusionList":[0.5,1e3,70000]}}}`,
+		`{"kind":"MeshConfig","spec":{"traffic":{"outboundIPRangeInclusionList":["x"],"networkInterfaceExclusionList":["net1"]},"sidecar":{"localProxyMode":"PodIP"}}}`,
+		`{"kind":"MeshConfig","spec":[]}`, `{"kind":"ConfigMap"}`, `{}`, `null`, ``,
+	} {
+		f.Add([]byte(seed))
+	}
+	d := osm(f)
+	f.Fuzz(func(t *testing.T, data []byte) {
+		decision, err := d.Decide(meshed(nil), data)
+		switch {
+		case err != nil && !strings.HasPrefix(err.Error(), "MeshConfig osm-system/osm-mesh-config: "):
+			t.Errorf("error %q does not name the object", err)
+		case err == nil && !json.Valid(data):
+			t.Error("accepted what is no JSON")
+		case err == nil && decision.Policy.Validate() != nil:
+			t.Errorf("invalid policy: %v", decision.Policy.Validate())
+		}
+	})
+}

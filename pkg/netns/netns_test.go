@@ -1,0 +1,122 @@
+package netns_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/nettest"
+)
+
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
+
+func open(t *testing.T, ns *nettest.Namespace) *netns.Pod {
+	t.Helper()
+	pod, err := netns.Open(ns.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { pod.Close() })
+	return pod
+}
+
+func TestOpenRefusesTheHostAndWhatIsNoNetworkNamespace(t *testing.T) {
+	for path, want := range map[string]error{
+		"/proc/self/ns/net": netns.ErrHost,
+		"/proc/self/ns/uts": netns.ErrGone,
+		"/dev/null":         netns.ErrGone,
+		"/nowhere":          netns.ErrGone,
+		t.TempDir():         netns.ErrGone,
+	} {
+		if _, err := netns.Open(path); !errors.Is(err, want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: got %v, want %v", path, err, want)
+		}
+	}
+}
+
+func TestDoRunsInsideAndComesBack(t *testing.T) {
+	t.Parallel()
+	ns := nettest.StartNamespace(t, "pod")
+	here := func() string {
+		link, err := os.Readlink("/proc/thread-self/ns/net")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return link
+	}
+	outside := here()
+	var inside, child string
+	wrong := errors.New("wrong")
+	err := open(t, ns).Do(func() error {
+		inside = here()
+		out, err := exec.Command("readlink", "/proc/self/ns/net").Output()
+		child = strings.TrimSpace(string(out))
+		return errors.Join(wrong, err)
+	})
+	if !errors.Is(err, wrong) {
+		t.Errorf("got error %v", err)
+	}
+	if inside == outside || child != inside || here() != outside {
+		t.Errorf("outside %s, inside %s, its child %s, afterwards %s", outside, inside, child, here())
+	}
+}
+
+func TestLockIsTheNamespacesOwn(t *testing.T) {
+	t.Parallel()
+	one, other := nettest.StartNamespace(t, "one"), nettest.StartNamespace(t, "other")
+	holder := open(t, one)
+	for _, pod := range []*netns.Pod{holder, open(t, other)} {
+		if _, err := pod.Lock(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	second := open(t, one)
+	if _, err := second.Lock(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "another detour") {
+		t.Errorf("got error %v while another holds the lock", err)
+	}
+	holder.Close()
+	if _, err := second.Lock(t.Context()); err != nil {
+		t.Errorf("the lock is not given back: %v", err)
+	}
+}
+
+func TestAProgramThatInheritedTheLockKeepsIt(t *testing.T) {
+	t.Parallel()
+	ns := nettest.StartNamespace(t, "pod")
+	killed := open(t, ns)
+	lock, err := killed.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	child := exec.Command("cat")
+	child.ExtraFiles = []*os.File{lock}
+	stdin, err := child.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := child.Start(); err != nil {
+		t.Fatal(err)
+	}
+	killed.Close()
+
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	next := open(t, ns)
+	if _, err := next.Lock(ctx); err == nil {
+		t.Error("the lock was given back although a program still holds it")
+	}
+	stdin.Close()
+	if err := child.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := next.Lock(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
