@@ -75,7 +75,7 @@ func program(ctx context.Context, path string, p plan, store attachment.Store, r
 		return err
 	}
 	return ns.Do(func() error {
-		backend, err := iptables.Detect()
+		backend, err := iptables.Detect(ctx)
 		if err != nil {
 			return err
 		}

@@ -78,8 +78,7 @@ func ParseConf(stdin []byte) (Conf, error) {
 
 // describe says what a JSON error means in terms of the net conf.
 func describe(err error) error {
-	var wrongType *json.UnmarshalTypeError
-	if errors.As(err, &wrongType) {
+	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return fmt.Errorf("%s: got a %s, want a %s", wrongType.Field, wrongType.Value, kindName(wrongType.Type.Kind().String()))
 	}
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {

@@ -1,7 +1,11 @@
 package cniplugin_test
 
 import (
+	"fmt"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -49,4 +53,54 @@ func (a *attachment) killed(verb string, after time.Duration) {
 	time.Sleep(after)
 	_ = cmd.Process.Kill() // it may be done
 	_ = cmd.Wait()
+}
+
+// What a killed plugin left running may still write; the next ADD waits for it, and so sees what it wrote.
+func TestAddWaitsForWhatAKilledAddLeftRunning(t *testing.T) {
+	t.Parallel()
+	a, clean := newAttachment(t, meshedPod(), meshConfig), newAttachment(t, meshedPod(), meshConfig)
+	clean.must("ADD")
+	path, started := os.Getenv("PATH"), a.path("started")
+	a.env["PATH"] = slowRestore(t, started) + ":" + path
+	cmd := a.command("ADD")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := os.Stat(started); err != nil; _, err = os.Stat(started) {
+		time.Sleep(time.Millisecond)
+	}
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Wait()
+	a.env["PATH"] = path
+	a.must("ADD")
+	time.Sleep(2 * lateness) // whatever is late has happened by now
+	for _, f := range rules.Families {
+		if got, want := a.rules(f), clean.rules(f); !slices.Equal(got, want) {
+			t.Errorf("%s: got %q, want %q", f, got, want)
+		}
+	}
+}
+
+const lateness = 300 * time.Millisecond
+
+// slowRestore is a folder whose iptables-restore has a child that survives it and programs late.
+func slowRestore(t *testing.T, started string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, name := range []string{"iptables-nft-restore", "iptables-legacy-restore"} {
+		real, err := exec.LookPath(name)
+		if err != nil {
+			continue
+		}
+		if real, err = filepath.EvalSymlinks(filepath.Dir(real)); err != nil {
+			t.Fatal(err)
+		}
+		script := fmt.Sprintf("#!/bin/sh\ncat >%[1]s.input\n(touch %[1]s; sleep %[2]f; exec %[3]s/%[4]s --noflush <%[1]s.input) &\nwait\n", started, lateness.Seconds(), real, name)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(script), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
 }

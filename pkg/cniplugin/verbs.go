@@ -43,7 +43,9 @@ func check(args *skel.CmdArgs) error {
 		return cniError(err)
 	}
 	defer ns.Close()
-	return ns.Do(func() error { return compare(record) })
+	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
+	defer cancel()
+	return ns.Do(func() error { return compare(ctx, record) })
 }
 
 // planned is the state that an ADD would leave now.
@@ -58,8 +60,8 @@ func planned(conf Conf, args *skel.CmdArgs) (attachment.Record, error) {
 }
 
 // compare runs in the pod's namespace.
-func compare(record attachment.Record) error {
-	backend, err := backendOf(record)
+func compare(ctx context.Context, record attachment.Record) error {
+	backend, err := backendOf(ctx, record)
 	if err != nil {
 		return cniError(err)
 	}
@@ -82,13 +84,13 @@ func compare(record attachment.Record) error {
 	return nil
 }
 
-func backendOf(record attachment.Record) (*iptables.Backend, error) {
-	for _, b := range iptables.Installed() {
+func backendOf(ctx context.Context, record attachment.Record) (*iptables.Backend, error) {
+	for _, b := range iptables.Installed(ctx) {
 		if b.Name() == record.Backend {
 			return b, nil
 		}
 	}
-	return iptables.Detect()
+	return iptables.Detect(ctx)
 }
 
 // del removes the pod's rules and state. It succeeds without state, API server and namespace, and whatever is wrong with
@@ -138,7 +140,7 @@ func removeRules(conf Conf, args *skel.CmdArgs) error {
 	}
 	return ns.Do(func() error {
 		var errs []error
-		for _, b := range iptables.Installed() {
+		for _, b := range iptables.Installed(ctx) {
 			errs = append(errs, b.Remove(ctx, lock, allChains(), rules.Families))
 		}
 		return errors.Join(errs...)
@@ -192,7 +194,9 @@ func status(args *skel.CmdArgs) error {
 }
 
 func ready(conf Conf) error {
-	backend, err := iptables.Detect()
+	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
+	defer cancel()
+	backend, err := iptables.Detect(ctx)
 	if err != nil {
 		return err
 	}
@@ -202,8 +206,6 @@ func ready(conf Conf) error {
 	if err := attachment.NewStore(conf.StateDir).Prepare(conf.Name); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
-	defer cancel()
 	from, err := openSource(conf)
 	if err != nil {
 		return err

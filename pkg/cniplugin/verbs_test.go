@@ -1,6 +1,7 @@
 package cniplugin_test
 
 import (
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -183,9 +184,7 @@ func TestANetConfThatIsWrongIsRefusedByField(t *testing.T) {
 		t.Run(want, func(t *testing.T) {
 			t.Parallel()
 			a := newAttachment(t, meshedPod(), meshConfig)
-			for k, v := range set {
-				a.conf[k] = v
-			}
+			maps.Copy(a.conf, set)
 			a.fails("ADD", 7, "network configuration of detour: ", want)
 			a.fails("STATUS", 7, want)
 			a.untouched()

@@ -56,7 +56,7 @@ func (a *API) get(ctx context.Context, t target) ([]byte, error) {
 func (a *API) try(ctx context.Context, t target, path string) ([]byte, error) {
 	var connected atomic.Bool
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})
-	resp, body, err := a.roundTrip(traced, path)
+	resp, body, err := a.roundTrip(traced, path) //nolint:bodyclose // roundTrip has read and closed it
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return nil, &unansweredError{connected: connected.Load()}

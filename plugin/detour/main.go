@@ -2,6 +2,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -20,7 +21,7 @@ func run() int {
 		return 0
 	}
 	if printErr := err.Print(); printErr != nil {
-		os.Stderr.WriteString("detour: " + err.Error() + "\n")
+		fmt.Fprintf(os.Stderr, "detour: %v\n", err)
 	}
 	return 1
 }

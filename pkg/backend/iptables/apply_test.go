@@ -115,7 +115,7 @@ func TestIPv6ThatFailsUndoesIPv4(t *testing.T) {
 
 func TestNativeTableInTheWayUndoesIPv4(t *testing.T) {
 	nettest.RequireProgram(t, "nft")
-	b, err := find(Nft)
+	b, err := find(t.Context(), Nft)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +185,7 @@ func TestAProgramThatHangsEndsWithTheDeadlineAndGivesTheLockBack(t *testing.T) {
 
 func mustFind(t *testing.T) *Backend {
 	t.Helper()
-	b, err := Detect()
+	b, err := Detect(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}

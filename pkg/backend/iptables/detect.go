@@ -1,6 +1,7 @@
 package iptables
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,13 +31,13 @@ var ErrNone = errors.New("no iptables-restore with its iptables-save, neither nf
 // Detect picks the variant for the network namespace it is called in: the legacy one if the namespace has legacy tables
 // already, else the host's default (what "iptables-restore" on PATH is), else the one that there is. It adds no rule,
 // takes no lock, and starts no program unless "iptables-restore" is a script, whose version it then asks for.
-func Detect() (*Backend, error) { return detect(legacyTables) }
+func Detect(ctx context.Context) (*Backend, error) { return detect(ctx, legacyTables) }
 
 // Installed returns a backend for each variant that the host has, without regard to what a namespace uses.
-func Installed() []*Backend {
+func Installed(ctx context.Context) []*Backend {
 	var all []*Backend
 	for _, v := range []Variant{Nft, Legacy} {
-		if b, err := find(v); err == nil {
+		if b, err := find(ctx, v); err == nil {
 			all = append(all, b)
 		}
 	}
@@ -44,11 +45,11 @@ func Installed() []*Backend {
 }
 
 // find returns the backend of the variant, by its own names or because it is the host's default.
-func find(v Variant) (*Backend, error) {
+func find(ctx context.Context, v Variant) (*Backend, error) {
 	b := &Backend{variant: v, tools: map[rules.Family]tools{}}
 	prefix := "tables-" + string(v)
 	if _, err := exec.LookPath("ip" + prefix + "-restore"); err != nil {
-		if def, err := defaultVariant(); err != nil || def != v {
+		if def, err := defaultVariant(ctx); err != nil || def != v {
 			return nil, ErrNone
 		}
 		prefix = "tables"
@@ -66,20 +67,20 @@ func find(v Variant) (*Backend, error) {
 	return b, nil
 }
 
-func detect(legacyTables func(rules.Family) ([]string, error)) (*Backend, error) {
+func detect(ctx context.Context, legacyTables func(rules.Family) ([]string, error)) (*Backend, error) {
 	names, noLegacy := legacyTables(rules.IPv4)
 	names6, _ := legacyTables(rules.IPv6)
 	var order []Variant
 	if len(names)+len(names6) > 0 {
 		order = append(order, Legacy)
 	}
-	if def, err := defaultVariant(); err == nil && (def == Nft || noLegacy == nil) {
+	if def, err := defaultVariant(ctx); err == nil && (def == Nft || noLegacy == nil) {
 		order = append(order, def)
 	}
 	var err error
 	for _, v := range append(order, Nft, Legacy) {
 		var b *Backend
-		if b, err = find(v); err == nil {
+		if b, err = find(ctx, v); err == nil {
 			return b, nil
 		}
 	}
@@ -88,7 +89,7 @@ func detect(legacyTables func(rules.Family) ([]string, error)) (*Backend, error)
 
 // defaultVariant tells what "iptables-restore" on PATH is: by what its symbolic links end in, or, for anything that is
 // not one of iptables' own programs, by its version.
-func defaultVariant() (Variant, error) {
+func defaultVariant(ctx context.Context) (Variant, error) {
 	path, err := exec.LookPath("iptables-restore")
 	if err != nil {
 		return "", err
@@ -103,7 +104,7 @@ func defaultVariant() (Variant, error) {
 	case "xtables-legacy-multi", "xtables-multi":
 		return Legacy, nil
 	}
-	out, err := exec.Command(path, "--version").Output()
+	out, err := exec.CommandContext(ctx, path, "--version").Output()
 	if err != nil {
 		return "", fmt.Errorf("ask %s for its version: %w", path, err)
 	}

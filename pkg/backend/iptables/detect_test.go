@@ -66,7 +66,7 @@ func TestDetection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			host(t, c.path)
-			b, err := detect(func(rules.Family) ([]string, error) {
+			b, err := detect(t.Context(), func(rules.Family) ([]string, error) {
 				if c.noLegacy {
 					return nil, fs.ErrNotExist
 				}

@@ -20,7 +20,7 @@ func forBoth(t *testing.T, test func(t *testing.T, b *Backend)) {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
 			nettest.RequireProgram(t, "iptables-"+string(v)+"-restore")
-			b, err := find(v)
+			b, err := find(t.Context(), v)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,0 +1,36 @@
+//go:build kubeapi
+
+package apitest
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"slices"
+	"testing"
+)
+
+// requests returns what ServiceAccounts have asked for in the namespaces, sorted, as the API server's audit log has it.
+func (c *cluster) requests(t *testing.T, namespaces ...string) []string {
+	t.Helper()
+	data, err := os.ReadFile(c.file("audit.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole := data[:bytes.LastIndexByte(data, '\n')+1] // another test's request may be half written
+	var requests []string
+	for line := range bytes.Lines(whole) {
+		var event struct {
+			Verb, RequestURI string
+			ObjectRef        struct{ Namespace string }
+		}
+		if err := json.Unmarshal(line, &event); err != nil {
+			t.Fatalf("audit log: %v in %s", err, line)
+		}
+		if slices.Contains(namespaces, event.ObjectRef.Namespace) {
+			requests = append(requests, event.Verb+" "+event.RequestURI)
+		}
+	}
+	slices.Sort(requests)
+	return requests
+}

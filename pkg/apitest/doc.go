@@ -1,0 +1,4 @@
+// Package apitest is for tests only, and all of it but this file has the build tag kubeapi: the real plugin binary, called
+// as a runtime calls it, against a real kube-apiserver and etcd, with a ServiceAccount's token, the RBAC of
+// deploy/rbac.yaml, rules in the kernel and packets. `make test-api` provides the programs and runs it.
+package apitest

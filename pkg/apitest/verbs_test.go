@@ -1,0 +1,38 @@
+//go:build kubeapi
+
+package apitest
+
+import (
+	"testing"
+
+	"github.com/detour-cni/detour/pkg/cniplugin"
+)
+
+func TestCheckAndDelNeedNoAPIServer(t *testing.T) {
+	t.Parallel()
+	serveMeshConfigs(t)
+	s := newScene(t, "osm/guide")
+	s.wantAdded()
+	s.closeAPI()
+
+	s.wantCode("CHECK", 0)
+	s.inPod("iptables-nft", "-t", "nat", "-D", "PROXY_OUTPUT", "-d", "1.1.1.1/32", "-j", "RETURN")
+	s.wantCode("CHECK", cniplugin.CodeDifferent, "PROXY_OUTPUT", "1.1.1.1/32")
+	s.wantCode("DEL", 0)
+	s.wantUntouched()
+	s.wantCode("DEL", 0)
+}
+
+func TestDelOfAPodThatTheAPIServerHasForgotten(t *testing.T) {
+	t.Parallel()
+	serveMeshConfigs(t)
+	s := newScene(t, "osm/guide")
+	s.wantAdded()
+	code, body, err := kubernetes.admin.send("DELETE", podsOf(s.namespace)+"/"+s.name+"?gracePeriodSeconds=0", nil)
+	if err != nil || code != 200 {
+		t.Fatalf("delete the pod: %d %s %v", code, body, err)
+	}
+	s.wantCode("CHECK", 0)
+	s.wantCode("DEL", 0)
+	s.wantUntouched()
+}

@@ -1,0 +1,115 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/detour-cni/detour/pkg/testcase"
+)
+
+func render(t *testing.T, args ...string) (out, warnings string, err error) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	c := renderCommand()
+	c.SilenceUsage, c.SilenceErrors = true, true
+	c.SetArgs(args)
+	c.SetOut(&stdout)
+	c.SetErr(&stderr)
+	err = c.ExecuteContext(t.Context())
+	return stdout.String(), stderr.String(), err
+}
+
+func TestRenderPrintsWhatEveryCaseWants(t *testing.T) {
+	for _, c := range testcase.Load(t, "../..") {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			args := []string{"--mesh", c.Mesh, "--manifests", c.Manifests(t), "--pod", "shop/web"}
+			four, warnings, err := render(t, append(args, "--family", "4")...)
+			six, _, _ := render(t, append(args, "--pod-ips", "fd00::1")...)
+			var skipped skippedError
+			switch {
+			case c.Section("want.skip") != "":
+				if !errors.As(err, &skipped) || skipped.reason+"\n" != c.Section("want.skip") {
+					t.Errorf("got error %v", err)
+				}
+			case c.Section("want.error") != "":
+				if err == nil || err.Error()+"\n" != c.Section("want.error") {
+					t.Errorf("got error %v", err)
+				}
+			default:
+				if got, want := four, "# IPv4: iptables-restore --noflush\n"+c.Section("want.iptables"); err != nil || got != want {
+					t.Errorf("got %v\n%swant\n%s", err, got, want)
+				}
+				if want := "# IPv6: ip6tables-restore --noflush\n" + c.Section("want.ip6tables"); six != want {
+					t.Errorf("got\n%swant\n%s", six, want)
+				}
+				for w := range strings.Lines(c.Section("want.warnings")) {
+					if !strings.Contains(warnings, "warning: "+w) {
+						t.Errorf("%q does not warn of %q", warnings, w)
+					}
+				}
+			}
+		})
+	}
+}
+
+func guide(t *testing.T) []string {
+	t.Helper()
+	for _, c := range testcase.Load(t, "../..") {
+		if c.Name == "osm/guide" {
+			return []string{"--mesh", "osm", "--manifests", c.Manifests(t), "--pod", "shop/web", "--family", "4"}
+		}
+	}
+	t.Fatal("there is no case osm/guide")
+	return nil
+}
+
+func TestRenderExplainsEveryRule(t *testing.T) {
+	out, _, err := render(t, append(guide(t), "--explain")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(out, "\n")
+	for i, line := range lines {
+		if strings.HasPrefix(line, "-A") && !strings.HasPrefix(lines[i-1], "# ") {
+			t.Errorf("nothing is said of %s", line)
+		}
+	}
+	if want := "# ports excluded by spec.traffic.outboundPortExclusionList (6379, 7070), openservicemesh.io/outbound-port-exclusion-list (8080)\n-A PROXY_OUTPUT -p tcp -m multiport --dports 6379,7070,8080 -j RETURN"; !strings.Contains(out, want) {
+		t.Errorf("got\n%s", out)
+	}
+}
+
+func TestRenderAsJSON(t *testing.T) {
+	out, _, err := render(t, append(guide(t), "--format", "json")...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var families []jsonFamily
+	if err := json.Unmarshal([]byte(out), &families); err != nil || len(families) != 1 || len(families[0].Rules) != 16 {
+		t.Fatalf("got %v, %+v", err, families)
+	}
+	first := jsonRule{"nat", "PROXY_REDIRECT", "-A PROXY_REDIRECT -p tcp -j REDIRECT --to-ports 15001", "outbound connections go to the proxy's outbound listener"}
+	if families[0].Rules[0] != first {
+		t.Errorf("got %+v, want %+v", families[0].Rules[0], first)
+	}
+}
+
+func TestRenderRefusesWhatMakesNoSense(t *testing.T) {
+	for want, args := range map[string][]string{
+		`--mesh: "x" is none of osm`:               {"--mesh", "x"},
+		`--pod: "web" is not NAMESPACE/NAME`:       {"--pod", "web"},
+		`--pod-ips: "10.0.0" is not an IP address`: {"--pod-ips", "10.0.0"},
+		`--family: 5 is neither 4 nor 6`:           {"--family", "5"},
+		`--format: "yaml" is none of iptables`:     {"--format", "yaml"},
+		`no such pod; it holds shop/web`:           {"--pod", "shop/other"},
+		`/nowhere`:                                 {"--manifests", "/nowhere"},
+	} {
+		if _, _, err := render(t, append(guide(t), args...)...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: got error %v, want %q", args, err, want)
+		}
+	}
+}
