@@ -13,6 +13,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -53,7 +54,7 @@ func newClient(c *cluster, token string, certificates ...tls.Certificate) (*clie
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots, Certificates: certificates}}
-	return &client{server: c.server, token: token, http: &http.Client{Transport: transport, Timeout: settleTime}}, nil
+	return &client{server: c.server, token: token, http: &http.Client{Transport: transport, Timeout: requestTime}}, nil
 }
 
 // send makes a request with a body of JSON, if there is one, and returns the answer, whatever its code.
@@ -89,16 +90,28 @@ var contentTypes = map[string]string{
 	http.MethodPatch: "application/apply-patch+yaml",
 }
 
-// waitFor waits until a GET of path is answered with a code that is good.
-func (c *client) waitFor(path string, good func(code int) bool) error {
+// expect makes a request that must be answered with one of the codes.
+func (c *client) expect(method, path string, body any, codes ...int) ([]byte, error) {
+	code, answer, err := c.send(method, path, body)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if !slices.Contains(codes, code) {
+		return nil, fmt.Errorf("%s %s: %d %s, want %d", method, path, code, answer, codes)
+	}
+	return answer, nil
+}
+
+// waitFor waits until a GET of path is answered with one of the codes.
+func (c *client) waitFor(path string, codes ...int) error {
 	deadline := time.Now().Add(settleTime)
 	for {
-		code, body, err := c.send(http.MethodGet, path, nil)
-		if err == nil && good(code) {
+		_, err := c.expect(http.MethodGet, path, nil, codes...)
+		if err == nil {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("GET %s is still %d %s %v", path, code, body, err)
+			return fmt.Errorf("after %s: %w", settleTime, err)
 		}
 		time.Sleep(pollTime)
 	}
@@ -138,9 +151,10 @@ func (c *client) apply(o object) (object, error) {
 	if err != nil {
 		return object{}, err
 	}
-	code, body, err := c.send(http.MethodPatch, path+"/"+o.GetName()+"?fieldManager=apitest&force=true&fieldValidation=Strict", o.Object)
-	if err != nil || code != http.StatusCreated && code != http.StatusOK {
-		return object{}, fmt.Errorf("apply %s %s/%s: %d %s %v", o.GetKind(), o.GetNamespace(), o.GetName(), code, body, err)
+	path += "/" + o.GetName() + "?fieldManager=apitest&force=true&fieldValidation=Strict"
+	body, err := c.expect(http.MethodPatch, path, o.Object, http.StatusCreated, http.StatusOK)
+	if err != nil {
+		return object{}, err
 	}
 	var stored object
 	return stored, json.Unmarshal(body, &stored.Object)
@@ -153,9 +167,10 @@ func (c *cluster) token(namespace, name string) (string, error) {
 		"kind":       "TokenRequest",
 		"spec":       map[string]any{"expirationSeconds": 3600},
 	}
-	code, body, err := c.admin.send(http.MethodPost, "/api/v1/namespaces/"+namespace+"/serviceaccounts/"+name+"/token", request)
-	if err != nil || code != http.StatusCreated {
-		return "", fmt.Errorf("get a token of ServiceAccount %s/%s: %d %s %v", namespace, name, code, body, err)
+	path := "/api/v1/namespaces/" + namespace + "/serviceaccounts/" + name + "/token"
+	body, err := c.admin.expect(http.MethodPost, path, request, http.StatusCreated)
+	if err != nil {
+		return "", err
 	}
 	var answer struct{ Status struct{ Token string } }
 	return answer.Status.Token, json.Unmarshal(body, &answer)

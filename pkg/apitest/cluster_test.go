@@ -11,11 +11,13 @@ import (
 	"time"
 )
 
-// startTime is how long a start may take on a busy machine, and settleTime how long a change of RBAC or of a CRD.
+// How long a start may take on a busy machine, how long a change of RBAC or of a CRD, how long one request, and how long to
+// wait before asking again.
 const (
-	startTime  = 90 * time.Second
-	settleTime = 20 * time.Second
-	pollTime   = 50 * time.Millisecond
+	startTime   = 90 * time.Second
+	settleTime  = 20 * time.Second
+	requestTime = 10 * time.Second
+	pollTime    = 50 * time.Millisecond
 )
 
 // cluster is a Kubernetes without nodes and controllers: etcd and kube-apiserver.
@@ -111,12 +113,12 @@ func (c *cluster) waitUntilReady() error {
 			default:
 			}
 		}
-		code, body, err := c.admin.send(http.MethodGet, "/readyz?verbose", nil)
-		if err == nil && code == http.StatusOK {
+		_, err := c.admin.expect(http.MethodGet, "/readyz?verbose", nil, http.StatusOK)
+		if err == nil {
 			return nil
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("the API server is not ready after %s: %d %s %v; %s", startTime, code, body, err, c.processes[len(c.processes)-1].tail())
+			return fmt.Errorf("the API server is not ready after %s: %w; %s", startTime, err, c.processes[len(c.processes)-1].tail())
 		}
 		time.Sleep(pollTime)
 	}
@@ -126,7 +128,7 @@ func (c *cluster) waitUntilReady() error {
 func (c *cluster) waitUntilAllowed(token string, paths ...string) error {
 	as := c.as(token)
 	for _, path := range paths {
-		if err := as.waitFor(path, func(code int) bool { return code != http.StatusForbidden }); err != nil {
+		if err := as.waitFor(path, http.StatusOK, http.StatusNotFound); err != nil {
 			return err
 		}
 	}

@@ -3,7 +3,6 @@
 package apitest
 
 import (
-	"fmt"
 	"net/http"
 	"slices"
 	"sync"
@@ -31,7 +30,7 @@ func (c *cluster) serve(versions ...string) error {
 		if slices.Contains(versions, version) {
 			want = http.StatusOK
 		}
-		if err := c.admin.waitFor(meshConfigsAs(version, "any"), func(code int) bool { return code == want }); err != nil {
+		if err := c.admin.waitFor(meshConfigsAs(version, "any"), want); err != nil {
 			return err
 		}
 	}
@@ -40,11 +39,10 @@ func (c *cluster) serve(versions ...string) error {
 
 func (c *cluster) changeCRD(versions []string) error {
 	if len(versions) == 0 {
-		code, body, err := c.admin.send(http.MethodDelete, crdPath, nil)
-		if err != nil || code != http.StatusOK && code != http.StatusNotFound {
-			return fmt.Errorf("delete the MeshConfig's CRD: %d %s %v", code, body, err)
+		if _, err := c.admin.expect(http.MethodDelete, crdPath, nil, http.StatusOK, http.StatusNotFound); err != nil {
+			return err
 		}
-		return c.admin.waitFor(crdPath, func(code int) bool { return code == http.StatusNotFound })
+		return c.admin.waitFor(crdPath, http.StatusNotFound)
 	}
 	objects, err := readManifest("../../testdata/api/meshconfig-crd.yaml")
 	if err != nil {

@@ -87,9 +87,8 @@ func TestTheRightsInDeployAreEnoughForAnAddAndNoMore(t *testing.T) {
 	}
 	as := kubernetes.as(detourToken)
 	for _, tt := range tests {
-		code, body, err := as.send(tt.method, tt.path, nil)
-		if err != nil || code != tt.want {
-			t.Errorf("%s %s: %d %s %v, want %d", tt.method, tt.path, code, body, err, tt.want)
+		if _, err := as.expect(tt.method, tt.path, nil, tt.want); err != nil {
+			t.Error(err)
 		}
 	}
 }
@@ -116,9 +115,9 @@ func rulesOf(t *testing.T, token string) []string {
 		"kind":       "SelfSubjectRulesReview",
 		"spec":       map[string]any{"namespace": "default"},
 	}
-	code, body, err := kubernetes.as(token).send(http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review)
-	if err != nil || code != http.StatusCreated {
-		t.Fatalf("review of rules: %d %s %v", code, body, err)
+	body, err := kubernetes.as(token).expect(http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review, http.StatusCreated)
+	if err != nil {
+		t.Fatal(err)
 	}
 	var answer struct {
 		Status struct {

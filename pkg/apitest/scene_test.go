@@ -96,13 +96,13 @@ func (s *scene) createSection(section, namespace string) object {
 	return s.apply(o)
 }
 
-func (s *scene) create(text string) object {
+func (s *scene) create(text string) {
 	s.t.Helper()
 	o, err := parseObject([]byte(text))
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return s.apply(o)
+	s.apply(o)
 }
 
 func (s *scene) apply(o object) object {

@@ -28,9 +28,8 @@ func TestDelOfAPodThatTheAPIServerHasForgotten(t *testing.T) {
 	serveMeshConfigs(t)
 	s := newScene(t, "osm/guide")
 	s.wantAdded()
-	code, body, err := kubernetes.admin.send("DELETE", podsOf(s.namespace)+"/"+s.name+"?gracePeriodSeconds=0", nil)
-	if err != nil || code != 200 {
-		t.Fatalf("delete the pod: %d %s %v", code, body, err)
+	if _, err := kubernetes.admin.expect("DELETE", podsOf(s.namespace)+"/"+s.name+"?gracePeriodSeconds=0", nil, 200); err != nil {
+		t.Fatal(err)
 	}
 	s.wantCode("CHECK", 0)
 	s.wantCode("DEL", 0)

@@ -23,7 +23,7 @@ const (
 )
 
 // apiServer speaks the API server's wire format over TLS. handlers stand in for the answer to a path.
-func apiServer(t *testing.T, a *attachment, handlers map[string]http.HandlerFunc) {
+func apiServer(t testing.TB, a *attachment, handlers map[string]http.HandlerFunc) {
 	t.Helper()
 	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch h := handlers[r.URL.Path]; {

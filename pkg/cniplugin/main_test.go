@@ -31,7 +31,7 @@ func runTests(m *testing.M) int {
 	defer os.RemoveAll(dir)
 	binDir = dir
 	for _, what := range []string{"../../plugin/detour", "tool"} {
-		build := exec.Command("go", "build", "-o", dir+"/", what)
+		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", what)
 		build.Env = append(os.Environ(), "CGO_ENABLED=0")
 		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build %s: %v: %s\n", what, err, out)

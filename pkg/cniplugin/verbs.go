@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -105,7 +106,7 @@ func del(args *skel.CmdArgs) error {
 	store := attachment.NewStore(conf.StateDir)
 	record, err := store.Load(key(conf, args))
 	if err != nil || record.Outcome == attachment.Programmed {
-		err = removeRules(conf, args)
+		err = removeRules(conf, args, record)
 	}
 	err = errors.Join(err, store.Delete(key(conf, args)))
 	level := slog.LevelDebug
@@ -118,9 +119,9 @@ func del(args *skel.CmdArgs) error {
 	return nil
 }
 
-// removeRules takes the chains of every mesh out of the pod's namespace, if there still is one, with every iptables that
-// the host has: ADD may have been killed before it could write down which it used.
-func removeRules(conf Conf, args *skel.CmdArgs) error {
+// removeRules takes the chains of every mesh out of the pod's namespace, if there still is one. Without a record it looks
+// with every iptables that the host has: ADD may have been killed before it could write down which it used.
+func removeRules(conf Conf, args *skel.CmdArgs, record attachment.Record) error {
 	if args.Netns == "" {
 		return nil
 	}
@@ -139,9 +140,15 @@ func removeRules(conf Conf, args *skel.CmdArgs) error {
 		return err
 	}
 	return ns.Do(func() error {
+		families := slices.Sorted(maps.Keys(record.Rules))
+		if len(families) == 0 {
+			families = rules.Families
+		}
 		var errs []error
 		for _, b := range iptables.Installed(ctx) {
-			errs = append(errs, b.Remove(ctx, lock, allChains(), rules.Families))
+			if record.Backend == "" || record.Backend == b.Name() {
+				errs = append(errs, b.Remove(ctx, lock, allChains(), families))
+			}
 		}
 		return errors.Join(errs...)
 	})
