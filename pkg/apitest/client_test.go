@@ -97,7 +97,7 @@ func (c *client) expect(method, path string, body any, codes ...int) ([]byte, er
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
 	if !slices.Contains(codes, code) {
-		return nil, fmt.Errorf("%s %s: %d %s, want %d", method, path, code, answer, codes)
+		return nil, fmt.Errorf("%s %s: want %d, got %d %.500s", method, path, codes, code, bytes.TrimSpace(answer))
 	}
 	return answer, nil
 }

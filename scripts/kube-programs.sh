@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Builds the Kubernetes programs that are named (kube-apiserver, kubelet, ...) and are not there yet, and prints the folder
+# that holds them: a cache outside the tree. There are no packages of them in Debian, but Go modules.
+set -euo pipefail
+
+version=1.34.4
+folder=${XDG_CACHE_HOME:-$HOME/.cache}/detour/kube-v$version
+known=' kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet '
+
+say() { echo "kube-programs: $*" >&2; }
+
+# write_module makes a module in the current folder that requires Kubernetes. Kubernetes' go.mod replaces its staging
+# modules by folders of its repository; here each is replaced by its own release.
+write_module() {
+	go mod init kube 2>/dev/null
+	local gomod
+	gomod=$(go list -m -f '{{.GoMod}}' "k8s.io/kubernetes@v$version")
+	local replaces
+	mapfile -t replaces < <(sed -n "s|^[[:space:]]*\(k8s.io/[a-z-]*\) => ./staging/.*|-replace=\1=\1@v0.${version#1.}|p" "$gomod")
+	go mod edit "-require=k8s.io/kubernetes@v$version" "${replaces[@]}"
+}
+
+# build PROGRAM puts a program into the folder once it is whole.
+build() {
+	say "building $1 $version (once; this takes minutes)"
+	GOFLAGS=-mod=mod CGO_ENABLED=0 nice go build \
+		-ldflags "-s -w -X k8s.io/component-base/version.gitVersion=v$version" \
+		-o "$work/$1" "k8s.io/kubernetes/cmd/$1"
+	mv "$work/$1" "$folder/$1"
+}
+
+# missing prints those of its arguments that are not in the folder.
+missing() {
+	local program
+	for program; do
+		[[ -x $folder/$program ]] || echo "$program"
+	done
+}
+
+for program; do
+	if [[ $known != *" $program "* ]]; then
+		say "$program is none of:$known"
+		exit 2
+	fi
+done
+
+if [[ -n $(missing "$@") ]]; then
+	mkdir -p "$folder"
+	exec 9>"$folder/.lock"
+	flock 9 # a second run waits here and then finds the programs
+	rm -rf "$folder"/.build-* # of runs that were killed
+	work=$(mktemp -d "$folder/.build-XXXXXX") # in the folder, so that mv is a rename
+	trap 'rm -rf "$work"' EXIT
+	cd "$work"
+	mapfile -t programs < <(missing "$@")
+	if ((${#programs[@]})); then write_module; fi
+	for program in "${programs[@]}"; do build "$program"; done
+fi
+echo "$folder"
