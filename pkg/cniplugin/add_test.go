@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -301,4 +302,35 @@ func countingPath(t *testing.T, log string) string {
 		}
 	}
 	return dir
+}
+
+func TestTheWholeChainOfVerbsOnAHostWithLegacyIptables(t *testing.T) {
+	t.Parallel()
+	a := newAttachment(t, meshedPod(), meshConfig)
+	dir := t.TempDir()
+	for _, family := range []string{"iptables", "ip6tables"} {
+		for _, suffix := range []string{"", "-save", "-restore"} {
+			nettest.RequireProgram(t, family+"-legacy"+suffix)
+			path, err := exec.LookPath(family + "-legacy" + suffix)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Symlink(path, filepath.Join(dir, family+suffix)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	a.env["PATH"] = dir
+	a.must("STATUS")
+	a.must("ADD")
+	a.must("ADD")
+	a.must("CHECK")
+	if lines := a.logged(); lines[0]["backend"] != "iptables-legacy" {
+		t.Errorf("logged %v", lines)
+	}
+	a.shell("iptables-legacy -w -t nat -S | grep -c -- '-A OUTPUT -p tcp -j PROXY_OUTPUT' | grep -qx 1")
+	a.shell("iptables-legacy -w -t nat -F PROXY_OUTPUT")
+	a.fails("CHECK", 101, "rule 1 of PROXY_OUTPUT is missing")
+	a.must("DEL")
+	a.shell("! iptables-legacy -w -t nat -S | grep PROXY")
 }

@@ -1,0 +1,37 @@
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## redirect real connections in network namespaces, no cluster needed
+	scripts/demo.sh
+
+.PHONY: test
+test: ## all tests but those against a real API server
+	scripts/test.sh
+
+.PHONY: test-api
+test-api: ## ADD against a real kube-apiserver and etcd (the first run builds them: minutes)
+	scripts/test-api.sh
+
+.PHONY: bench
+bench: ## whole plugin processes against one that only prints prevResult, medians in ms
+	go test ./pkg/cniplugin -run "^$$" -bench WholeProcess -benchtime 50x
+
+.PHONY: build
+build: ## the plugin and the command line tool, into bin/
+	scripts/build.sh ./plugin/...
+
+.PHONY: lint
+lint: ## golangci-lint and shellcheck
+	scripts/lint.sh
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (10s)
+	scripts/fuzz.sh
+
+.PHONY: cases
+cases: ## accept the rules that testdata/cases give now (read the diff)
+	go test ./pkg/rules -run TestEveryCaseGivesItsRules -update

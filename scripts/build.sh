@@ -1,0 +1,6 @@
+#!/bin/sh
+# Builds Go programs of this module into bin/: static, stripped, with the version that git knows.
+set -eu
+cd "$(dirname "$0")/.."
+version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
+CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$version" -o bin/ "$@"

@@ -1,0 +1,11 @@
+#!/bin/sh
+# Lints Go and shell. golangci-lint is built into the cache, once.
+set -eu
+cd "$(dirname "$0")/.."
+version=v2.15.0
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/detour/golangci-lint-$version
+[ -x "$cache/golangci-lint" ] || GOBIN=$cache go install "github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$version"
+"$cache/golangci-lint" run ./...
+"$cache/golangci-lint" run --build-tags kubeapi ./pkg/apitest/...
+scripts/deps.sh shellcheck
+git ls-files 'scripts/*.sh' .ci/run | xargs shellcheck
