@@ -1,0 +1,91 @@
+package main
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/detour-cni/detour/pkg/mesh"
+)
+
+// lane is a way through the pod's chains, with the shorter ways that leave it.
+type lane struct {
+	Title string
+	Stops []string
+	// From is the stop at which the shorter ways part.
+	From     int
+	Bypasses []bypass // those that reach less far first
+}
+
+// bypass is a way from the lane's From to another of its stops.
+type bypass struct {
+	Text string
+	To   int
+}
+
+const arrow = " --> "
+
+// lanes are outbound and inbound with the mesh's own names.
+func lanes(d mesh.Dialect) []lane {
+	return []lane{
+		{
+			Title:    "Out of the pod",
+			Stops:    []string{"app", "OUTPUT", d.Chains.Outbound, d.Chains.OutboundRedirect, "proxy :15001", "destination"},
+			From:     2,
+			Bypasses: []bypass{{"excluded range or port, UID 1500, localhost", 5}},
+		},
+		{
+			Title:    "Into the pod",
+			Stops:    []string{"outside", "PREROUTING", d.Chains.Inbound, d.Chains.InboundRedirect, "proxy :15003", "app"},
+			From:     2,
+			Bypasses: []bypass{{"metrics and probes", 4}, {"excluded port", 5}},
+		},
+	}
+}
+
+// draw returns the lane's lines, the title not among them:
+//
+//	app --> OUTPUT --> CHAIN --> destination
+//	           |                      ^
+//	           +-- text --------------+
+func (l lane) draw() []string {
+	middles := l.middles()
+	from := middles[l.From]
+	marks := canvas{}
+	marks.put(from, "|")
+	for _, b := range l.Bypasses {
+		marks.put(middles[b.To], "^")
+	}
+	lines := []string{strings.Join(l.Stops, arrow), string(marks)}
+	for i, b := range l.Bypasses {
+		var c canvas
+		to := middles[b.To]
+		c.put(from, "+"+strings.Repeat("-", to-from-1)+"+")
+		c.put(from+3, " "+b.Text+" ")
+		for _, pending := range l.Bypasses[i+1:] {
+			c.put(middles[pending.To], "|")
+		}
+		lines = append(lines, string(c))
+	}
+	return lines
+}
+
+// middles are the columns of the stops' middles.
+func (l lane) middles() []int {
+	var columns []int
+	column := 0
+	for _, stop := range l.Stops {
+		columns = append(columns, column+len(stop)/2)
+		column += len(stop) + len(arrow)
+	}
+	return columns
+}
+
+// canvas is a line that is written to at any column.
+type canvas []byte
+
+func (c *canvas) put(column int, text string) {
+	if missing := column + len(text) - len(*c); missing > 0 {
+		*c = append(*c, slices.Repeat([]byte(" "), missing)...)
+	}
+	copy((*c)[column:], text)
+}
