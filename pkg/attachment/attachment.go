@@ -31,7 +31,8 @@ type Key struct {
 	IfName      string `json:"ifName"`
 }
 
-// Record is what ADD did for one attachment.
+// Record is what ADD did for one attachment, or is about to do: it is written ahead, so that nothing is programmed that
+// no record knows of.
 type Record struct {
 	Key
 	Netns   string  `json:"netns"`
@@ -43,7 +44,9 @@ type Record struct {
 	Backend string  `json:"backend,omitempty"`
 	// Rules are what was programmed for each family, as iptables-restore took it.
 	Rules map[rules.Family]string `json:"rules,omitempty"`
-	Time  time.Time               `json:"time"`
+	// Setup is what else was set up for each of these families.
+	Setup rules.Setup `json:"setup,omitzero"`
+	Time  time.Time   `json:"time"`
 }
 
 // Store is a folder of records, one file each.

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/backend/route"
 	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // add programs the pod's redirection and passes prevResult on. It is idempotent. On any error nothing is programmed, and
@@ -81,18 +84,40 @@ func program(ctx context.Context, path string, p plan, store attachment.Store, r
 		}
 		record.Backend = backend.Name()
 		took.done("enter")
-		err = backend.Apply(ctx, lock, p.Rules, p.Families)
-		took.done("apply")
-		if err != nil {
+		old, _ := store.Load(record.Key) // none is the rule, and one that makes no sense is written anew
+		if err := store.Save(*record); err != nil {
 			return err
 		}
-		err = store.Save(*record)
 		took.done("save")
-		if err != nil { // rules that no state vouches for must not stay
-			return errors.Join(err, backend.Remove(ctx, lock, p.Rules.Chains, p.Families))
+		err = apply(ctx, lock, backend, p, owned(old))
+		took.done("apply")
+		if err != nil {
+			return errors.Join(err, store.Delete(record.Key))
 		}
 		return nil
 	})
+}
+
+// apply programs routes and rules, and all of both or nothing.
+func apply(ctx context.Context, lock *os.File, backend *iptables.Backend, p plan, old iptables.Owned) error {
+	if err := route.Apply(p.Rules.Setup, p.Families); err != nil {
+		return err
+	}
+	if err := backend.Apply(ctx, lock, p.Rules, p.Families, old); err != nil {
+		return errors.Join(err, route.Remove(p.Rules.Setup, p.Families))
+	}
+	return nil
+}
+
+// owned is what a record says that was programmed; nothing of a record that was never written.
+func owned(r attachment.Record) iptables.Owned {
+	own := iptables.Owned{}
+	for f, text := range r.Rules {
+		if s, err := rules.ParseSave(text); err == nil {
+			own[f] = s
+		}
+	}
+	return own
 }
 
 // logAdd writes the one line that tells what became of an ADD and how long each stage took.

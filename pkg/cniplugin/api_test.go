@@ -173,3 +173,38 @@ func TestStatusSaysWhyAnAddCouldNotBeServed(t *testing.T) {
 		})
 	}
 }
+
+func TestTheMeshsConfigurationIsAskedForWhereTheMeshKeepsIt(t *testing.T) {
+	for mesh, c := range map[string]struct{ url, pod, config, want string }{
+		"istio": {"/api/v1/namespaces/istio-system/configmaps/istio", istioPod(),
+			`{kind: ConfigMap, apiVersion: v1, metadata: {namespace: istio-system, name: istio}, data: {mesh: "proxyListenPort: 16001"}}`,
+			"-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 16001"},
+		"fsm": {"/apis/config.flomesh.io/v1alpha3/namespaces/fsm-system/meshconfigs/fsm-mesh-config", strings.Replace(meshedPod(), "name: envoy", "name: sidecar", 1),
+			`{kind: MeshConfig, apiVersion: config.flomesh.io/v1alpha3, metadata: {namespace: fsm-system, name: fsm-mesh-config}, spec: {traffic: {outboundPortExclusionList: [6379]}}}`,
+			"-A FSM_PROXY_OUTBOUND -p tcp -m multiport --dports 6379 -j RETURN"},
+		"osm-edge": {configURL, strings.Replace(meshedPod(), "name: envoy", "name: sidecar", 1), meshConfig,
+			"-A PROXY_OUTPUT -p tcp -m multiport --dports 6379 -j RETURN"},
+	} {
+		t.Run(mesh, func(t *testing.T) {
+			t.Parallel()
+			a := newAttachment(t)
+			var asked atomic.Int32
+			counted := func(h http.HandlerFunc) http.HandlerFunc {
+				return func(w http.ResponseWriter, r *http.Request) {
+					asked.Add(1)
+					h(w, r)
+				}
+			}
+			apiServer(t, a, map[string]http.HandlerFunc{podURL: counted(object(c.pod)), c.url: counted(object(c.config))})
+			a.conf["mesh"] = mesh
+			a.must("ADD")
+			if !strings.Contains(a.save(), c.want) {
+				t.Errorf("got\n%s, which lacks %s", a.save(), c.want)
+			}
+			if n := asked.Load(); n != 2 {
+				t.Errorf("%d requests, want 2", n)
+			}
+			a.must("CHECK")
+		})
+	}
+}

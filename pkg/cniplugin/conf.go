@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -33,15 +34,17 @@ type netConf struct {
 		Namespace string `json:"namespace"`
 		Name      string `json:"name"`
 	} `json:"meshConfig"`
-	Kubeconfig        string    `json:"kubeconfig"`
-	Manifests         string    `json:"manifests"`
-	ExcludeNamespaces *[]string `json:"excludeNamespaces"`
-	Backend           string    `json:"backend"`
-	OnError           string    `json:"onError"`
-	Timeout           string    `json:"timeout"`
-	StateDir          string    `json:"stateDir"`
-	LogFile           string    `json:"logFile"`
-	LogLevel          string    `json:"logLevel"`
+	Kubeconfig           string        `json:"kubeconfig"`
+	Manifests            string        `json:"manifests"`
+	Proxy                mesh.Override `json:"proxy"`
+	ExcludeNamespaces    *[]string     `json:"excludeNamespaces"`
+	DirectInitContainers []string      `json:"directInitContainers"`
+	Backend              string        `json:"backend"`
+	OnError              string        `json:"onError"`
+	Timeout              string        `json:"timeout"`
+	StateDir             string        `json:"stateDir"`
+	LogFile              string        `json:"logFile"`
+	LogLevel             string        `json:"logLevel"`
 }
 
 // Conf is a valid net conf with its defaults filled in.
@@ -51,11 +54,13 @@ type Conf struct {
 	Kubeconfig        string
 	Manifests         string
 	ExcludeNamespaces []string
-	AllowOnError      bool
-	Timeout           time.Duration
-	StateDir          string
-	LogFile           string
-	LogLevel          slog.Level
+	// DirectInit are the namespaces whose pods' init containers go direct.
+	DirectInit   []string
+	AllowOnError bool
+	Timeout      time.Duration
+	StateDir     string
+	LogFile      string
+	LogLevel     slog.Level
 }
 
 // ParseConf reads a net conf. Every error is a CNI error with code 7 that names the field. Beside the error there is a
@@ -79,7 +84,7 @@ func ParseConf(stdin []byte) (Conf, error) {
 // describe says what a JSON error means in terms of the net conf.
 func describe(err error) error {
 	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
-		return fmt.Errorf("%s: got a %s, want a %s", wrongType.Field, wrongType.Value, kindName(wrongType.Type.Kind().String()))
+		return fmt.Errorf("%s: got a %s, want a %s", wrongType.Field, wrongType.Value, kindName(wrongType.Type.Kind()))
 	}
 	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
 		return fmt.Errorf("%s: there is no such field", strings.Trim(field, `"`))
@@ -88,14 +93,18 @@ func describe(err error) error {
 }
 
 // kindName is JSON's name for a kind of Go.
-func kindName(kind string) string {
+func kindName(kind reflect.Kind) string {
 	switch kind {
-	case "slice":
+	case reflect.Slice:
 		return "list"
-	case "struct", "map":
+	case reflect.Struct, reflect.Map:
 		return "object"
+	case reflect.Uint16:
+		return "number of 0 to 65535"
+	case reflect.Uint32:
+		return "number of 0 to 4294967295"
 	}
-	return kind
+	return kind.String()
 }
 
 func (n netConf) conf() (Conf, error) {
@@ -106,6 +115,7 @@ func (n netConf) conf() (Conf, error) {
 		PluginConf:   n.PluginConf,
 		Kubeconfig:   n.Kubeconfig,
 		Manifests:    n.Manifests,
+		DirectInit:   n.DirectInitContainers,
 		AllowOnError: n.OnError == "allow",
 		Timeout:      DefaultTimeout,
 		StateDir:     n.StateDir,
@@ -115,8 +125,13 @@ func (n netConf) conf() (Conf, error) {
 	if c.Dialect, ok = mesh.Find(n.Mesh); !ok {
 		bad("mesh: %q is none of %s", n.Mesh, strings.Join(mesh.Names(), ", "))
 	}
+	if d, err := c.Dialect.With(n.Proxy); err == nil {
+		c.Dialect = d
+	} else if ok {
+		bad("%v", err)
+	}
 	override := func(field, value string, target *string) {
-		if value != "" && !isName(value) {
+		if value != "" && !mesh.IsName(value) {
 			bad("meshConfig.%s: %q is not a Kubernetes name", field, value)
 		}
 		if value != "" {
@@ -183,17 +198,11 @@ func parseArgs(args string) (identity, error) {
 	if id.Namespace == "" && id.Name == "" {
 		return identity{}, nil
 	}
-	if !isName(id.Namespace) {
+	if !mesh.IsName(id.Namespace) {
 		return fail("K8S_POD_NAMESPACE %q is not a Kubernetes name", id.Namespace)
 	}
-	if !isName(id.Name) {
+	if !mesh.IsName(id.Name) {
 		return fail("K8S_POD_NAME %q is not a Kubernetes name", id.Name)
 	}
 	return id, nil
-}
-
-// isName reports whether s can be an object's name (RFC 1123 subdomain), and so be part of a URL's path.
-func isName(s string) bool {
-	inner := strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-.")
-	return s != "" && len(s) <= 253 && inner == "" && !strings.ContainsAny(s[:1]+s[len(s)-1:], "-.")
 }

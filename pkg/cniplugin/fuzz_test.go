@@ -2,10 +2,11 @@ package cniplugin
 
 import (
 	"errors"
-	"slices"
 	"testing"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/detour-cni/detour/pkg/mesh"
 )
 
 func FuzzNetConf(f *testing.F) {
@@ -45,18 +46,8 @@ func FuzzArgs(f *testing.F) {
 		if err != nil && (!errors.As(err, &cniErr) || cniErr.Code != types.ErrInvalidEnvironmentVariables) {
 			t.Errorf("%v is no CNI error with code 4", err)
 		}
-		if err == nil && id.Namespace+id.Name != "" && (!isName(id.Namespace) || !isName(id.Name)) {
+		if err == nil && id.Namespace+id.Name != "" && (!mesh.IsName(id.Namespace) || !mesh.IsName(id.Name)) {
 			t.Errorf("accepted %+v", id)
 		}
 	})
-}
-
-func TestNames(t *testing.T) {
-	good := []string{"a", "web-0", "a.b-c.d", "0"}
-	bad := []string{"", "-a", "a-", ".a", "a.", "A", "a/b", "a b", "ä", "a%2e", string(make([]byte, 254))}
-	for _, s := range append(slices.Clone(good), bad...) {
-		if got, want := isName(s), slices.Contains(good, s); got != want {
-			t.Errorf("%q: %v, want %v", s, got, want)
-		}
-	}
 }

@@ -162,18 +162,28 @@ func (a *attachment) fails(verb string, code uint, parts ...string) {
 func (a *attachment) rules(f rules.Family) []string {
 	a.t.Helper()
 	program := map[rules.Family]string{rules.IPv4: "iptables-save", rules.IPv6: "ip6tables-save"}[f]
-	nettest.RequireProgram(a.t, program)
-	var out []byte
-	if err := a.ns.Do(func() (err error) { out, err = exec.Command(program, "-t", "nat").Output(); return err }); err != nil {
-		a.t.Fatal(err)
-	}
 	var list []string
-	for line := range strings.Lines(string(out)) {
-		if strings.HasPrefix(line, "-A") || strings.HasPrefix(line, ":PROXY") {
-			list = append(list, strings.TrimSpace(line))
+	for line := range strings.Lines(a.output(program)) {
+		line = strings.TrimSpace(line)
+		if strings.HasPrefix(line, "-A") || strings.HasSuffix(line, " - [0:0]") {
+			list = append(list, line)
 		}
 	}
 	return list
+}
+
+// save is what iptables-save prints.
+func (a *attachment) save() string { return a.output("iptables-save") }
+
+// output runs a program in the pod's namespace and returns what it prints.
+func (a *attachment) output(program string) string {
+	a.t.Helper()
+	nettest.RequireProgram(a.t, program)
+	var out []byte
+	if err := a.ns.Do(func() (err error) { out, err = exec.Command(program).Output(); return err }); err != nil {
+		a.t.Fatal(err)
+	}
+	return string(out)
 }
 
 // shell runs a command in the pod's namespace.

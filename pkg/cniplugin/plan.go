@@ -3,6 +3,7 @@ package cniplugin
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/kube"
+	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/rules"
 )
@@ -83,7 +85,16 @@ func (p *plan) decide(conf Conf, objects kube.Objects) error {
 	if p.ID.UID != "" && !facts.HasUID(p.ID.UID) {
 		return refused(fmt.Errorf("pod %s: the runtime starts UID %s, but the API server has UID %s: the pod was replaced meanwhile", p.ID, p.ID.UID, facts.UID))
 	}
-	decision, err := conf.Dialect.Decide(facts, objects.Config)
+	addresses, err := podAddresses(conf)
+	if err != nil {
+		return err
+	}
+	decision, err := conf.Dialect.Decide(mesh.Input{
+		Pod:        facts,
+		Config:     objects.Config,
+		Addresses:  addresses,
+		DirectInit: slices.Contains(conf.DirectInit, p.ID.Namespace),
+	})
 	if err != nil {
 		return refused(err)
 	}
@@ -97,27 +108,25 @@ func (p *plan) decide(conf Conf, objects kube.Objects) error {
 	if objects.Config == nil {
 		p.Warnings = append(p.Warnings, objects.ConfigAbsent+": the mesh's defaults hold")
 	}
-	if p.Families, err = families(conf); err != nil {
-		return err
+	if len(addresses) == 0 {
+		return types.NewError(types.ErrInvalidNetworkConfig, "prevResult has no address: detour must stand after the plugin that gives the pod its addresses", "")
 	}
+	p.Families = rules.FamiliesOf(addresses, conf.Dialect.IPv4Always)
 	p.Rules = rules.Build(decision.Policy)
 	return nil
 }
 
-// families are those of the addresses that the plugins before this one gave the pod.
-func families(conf Conf) ([]rules.Family, error) {
+// podAddresses are those that the plugins before this one gave the pod.
+func podAddresses(conf Conf) ([]netip.Addr, error) {
 	result, err := types100.NewResultFromResult(conf.PrevResult)
 	if err != nil {
 		return nil, types.NewError(types.ErrDecodingFailure, "prevResult: "+err.Error(), "")
 	}
-	var out []rules.Family
-	for _, f := range rules.Families {
-		if slices.ContainsFunc(result.IPs, func(ip *types100.IPConfig) bool { return (ip.Address.IP.To4() != nil) == (f == rules.IPv4) }) {
-			out = append(out, f)
+	var out []netip.Addr
+	for _, ip := range result.IPs {
+		if addr, ok := netip.AddrFromSlice(ip.Address.IP); ok {
+			out = append(out, addr.Unmap())
 		}
-	}
-	if len(out) == 0 {
-		return nil, types.NewError(types.ErrInvalidNetworkConfig, "prevResult has no address: detour must stand after the plugin that gives the pod its addresses", "")
 	}
 	return out, nil
 }
@@ -151,8 +160,9 @@ func (p plan) record(conf Conf, args *skel.CmdArgs) attachment.Record {
 	}
 	r.Rules = map[rules.Family]string{}
 	for _, f := range p.Families {
-		r.Rules[f] = p.Rules.Restore(f, false, nil)
+		r.Rules[f] = p.Rules.Restore(f, false, rules.Save{})
 	}
+	r.Setup = p.Rules.Setup
 	return r
 }
 

@@ -14,10 +14,10 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/backend/route"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/netns"
-	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/verify"
 )
@@ -66,23 +66,23 @@ func compare(ctx context.Context, record attachment.Record) error {
 	if err != nil {
 		return cniError(err)
 	}
-	for _, f := range rules.Families {
-		want, err := rules.ParseSave(record.Rules[f])
-		if err != nil {
-			return cniError(fmt.Errorf("read attachment state: %w", err))
-		}
-		if len(want.Chains) == 0 {
-			continue
-		}
-		got, err := backend.List(f, want.Chains)
+	want := owned(record)
+	families := slices.Sorted(maps.Keys(want))
+	different, err := route.Differences(record.Setup, families)
+	if err != nil {
+		return cniError(err)
+	}
+	for _, f := range families {
+		got, err := backend.List(f, want[f])
 		if err != nil {
 			return cniError(err)
 		}
-		if diff := verify.Differences(f, want, got); len(diff) > 0 {
-			return types.NewError(CodeDifferent, fmt.Sprintf("pod %s: %s", record.Pod, diff[0]), fmt.Sprintf("%d differences in all; recreate the pod", len(diff)))
-		}
+		different = append(different, verify.Differences(f, want[f], got)...)
 	}
-	return nil
+	if len(different) == 0 {
+		return nil
+	}
+	return types.NewError(CodeDifferent, fmt.Sprintf("pod %s: %s", record.Pod, different[0]), fmt.Sprintf("%d differences in all; recreate the pod", len(different)))
 }
 
 func backendOf(ctx context.Context, record attachment.Record) (*iptables.Backend, error) {
@@ -119,8 +119,8 @@ func del(args *skel.CmdArgs) error {
 	return nil
 }
 
-// removeRules takes the chains of every mesh out of the pod's namespace, if there still is one. Without a record it looks
-// with every iptables that the host has: ADD may have been killed before it could write down which it used.
+// removeRules takes what the record says, or without a record whatever of any mesh may be there, out of the pod's
+// namespace, if there still is one. Without a record it looks with every iptables that the host has.
 func removeRules(conf Conf, args *skel.CmdArgs, record attachment.Record) error {
 	if args.Netns == "" {
 		return nil
@@ -139,29 +139,41 @@ func removeRules(conf Conf, args *skel.CmdArgs, record attachment.Record) error 
 	if err != nil {
 		return err
 	}
+	own, setup := owned(record), record.Setup
+	if len(own) == 0 {
+		own, setup = anything(conf)
+	}
 	return ns.Do(func() error {
-		families := slices.Sorted(maps.Keys(record.Rules))
-		if len(families) == 0 {
-			families = rules.Families
-		}
-		var errs []error
+		errs := []error{route.Remove(setup, slices.Sorted(maps.Keys(own)))}
 		for _, b := range iptables.Installed(ctx) {
 			if record.Backend == "" || record.Backend == b.Name() {
-				errs = append(errs, b.Remove(ctx, lock, allChains(), families))
+				errs = append(errs, b.Remove(ctx, lock, own))
 			}
 		}
 		return errors.Join(errs...)
 	})
 }
 
-// allChains are the chains of every mesh.
-func allChains() []rules.Chain {
-	var all []rules.Chain
+// anything is what may be in a namespace of which nothing is written down: the net conf's mesh and all others.
+func anything(conf Conf) (iptables.Owned, rules.Setup) {
+	dialects := []mesh.Dialect{conf.Dialect}
 	for _, name := range mesh.Names() {
 		d, _ := mesh.Find(name)
-		all = append(all, rules.Build(redirect.Policy{Chains: d.Chains}).Chains...)
+		dialects = append(dialects, d)
 	}
-	return all
+	own := iptables.Owned{}
+	var setup rules.Setup
+	for _, d := range dialects {
+		if d.Name == "" { // the net conf names no mesh that there is
+			continue
+		}
+		rs := rules.Build(d.Broadest())
+		for _, f := range rules.Families {
+			own[f] = own[f].Join(rs.Save(f))
+		}
+		setup = setup.Join(rs.Setup)
+	}
+	return own, setup
 }
 
 // gc drops the state of attachments that are not among the valid ones of this network.

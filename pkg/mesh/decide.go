@@ -2,12 +2,24 @@ package mesh
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
-	"strings"
+	"strconv"
 
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/redirect"
 )
+
+// Input is what a decision is made of.
+type Input struct {
+	Pod pod.Pod
+	// Config is the JSON of the mesh's configuration object; nil stands for its defaults.
+	Config []byte
+	// Addresses are the pod's own, as the plugins ahead gave them; its status is still empty.
+	Addresses []netip.Addr
+	// DirectInit leaves connections of the pod's init containers alone, as DirectInitAnnotation does.
+	DirectInit bool
+}
 
 // Decision is what a mesh wants of a pod: its Policy, or nothing, and then Skip says why.
 type Decision struct {
@@ -17,40 +29,36 @@ type Decision struct {
 	Warnings []string
 }
 
-// annotations of the OSM family, behind the dialect's prefix.
-const (
-	sidecarInjection  = "sidecar-injection"
-	outboundPorts     = "outbound-port-exclusion-list"
-	inboundPorts      = "inbound-port-exclusion-list"
-	outboundRanges    = "outbound-ip-range-exclusion-list"
-	outboundInclusion = "outbound-ip-range-inclusion-list"
-)
+func (d *Decision) warn(format string, args ...any) {
+	d.Warnings = append(d.Warnings, fmt.Sprintf(format, args...))
+}
 
-// Decide says what the mesh wants of the pod. config is the JSON of the mesh's configuration object; nil stands for its
-// defaults. A skipped pod's annotations and the configuration are not looked at; for any other pod, whatever is
-// malformed or cannot work is an error that names the pod and the annotation, field or container.
-func (d Dialect) Decide(p pod.Pod, config []byte) (Decision, error) {
-	skip, err := d.skip(p)
+// DirectInitAnnotation, if true, leaves the connections of those init containers alone that run as a UID of their own:
+// they run before the proxy, which could not serve them.
+const DirectInitAnnotation = "detour.io/direct-init-containers"
+
+// Decide says what the mesh wants of the pod. A skipped pod's lists and the configuration are not looked at; for any
+// other pod, whatever is malformed or cannot work is an error that names the pod and the annotation, field or container.
+func (d Dialect) Decide(in Input) (Decision, error) {
+	skip, err := d.skip(in.Pod)
 	if err != nil {
-		return Decision{}, fmt.Errorf("pod %s: %w", p, err)
+		return Decision{}, fmt.Errorf("pod %s: %w", in.Pod, err)
 	}
 	if skip != "" {
 		return Decision{Skip: skip}, nil
 	}
-	if err := d.refuse(p); err != nil {
-		return Decision{}, fmt.Errorf("pod %s: %w", p, err)
+	decide := d.decideOSM
+	if d.Istio {
+		decide = d.decideIstio
 	}
-	var c Config
-	if config != nil {
-		if c, err = d.ParseConfig(config); err != nil {
-			return Decision{}, err
-		}
+	var out Decision
+	if err := decide(in, &out); err != nil {
+		return Decision{}, err
 	}
-	policy, err := d.policy(p, c)
-	if err != nil {
-		return Decision{}, fmt.Errorf("pod %s: %w", p, err)
+	if err := out.Policy.Validate(); err != nil {
+		return Decision{}, fmt.Errorf("pod %s: %w", in.Pod, err)
 	}
-	return Decision{Policy: policy, Warnings: d.warnings(p, c)}, nil
+	return out, nil
 }
 
 // skip returns the reason for which the pod is left alone, or "".
@@ -61,90 +69,58 @@ func (d Dialect) skip(p pod.Pod) (string, error) {
 	if _, ok := p.Find(d.InitContainer); ok {
 		return fmt.Sprintf("its init container %q programs the pod itself", d.InitContainer), nil
 	}
-	name := d.Prefix + sidecarInjection
-	value, ok := p.Annotations[name]
-	if !ok {
-		return "", nil
+	if d.Istio {
+		return d.skipIstio(p)
 	}
-	switch strings.ToLower(value) {
-	case "enabled", "yes", "true":
-		return "", nil
-	case "disabled", "no", "false":
-		return fmt.Sprintf("its annotation %s is %q", name, value), nil
-	}
-	return "", fmt.Errorf("%s: %q is none of enabled, yes, true, disabled, no, false", name, value)
+	return d.skipOSM(p)
 }
 
-// refuse reports a container that would bypass the mesh because it runs as the proxy's user.
-func (d Dialect) refuse(p pod.Pod) error {
+// refuseUser reports a container that would bypass the mesh because it runs as the proxy's user.
+func (d Dialect) refuseUser(p pod.Pod, proxy uint32) error {
 	for _, c := range p.LongLived() {
-		if c.Name != d.Sidecar && c.RunAsUser != nil && *c.RunAsUser == int64(d.Proxy.UID) {
-			return fmt.Errorf("container %q runs as UID %d, which is the proxy's: all its traffic would bypass the mesh; give it another runAsUser", c.Name, d.Proxy.UID)
+		if c.Name != d.Sidecar && c.RunAsUser != nil && *c.RunAsUser == int64(proxy) {
+			return fmt.Errorf("container %q runs as UID %d, which is the proxy's: all its traffic would bypass the mesh; give it another runAsUser", c.Name, proxy)
 		}
 	}
 	return nil
 }
 
-func (d Dialect) policy(p pod.Pod, c Config) (redirect.Policy, error) {
-	ranges, err := annotated(d, p, outboundRanges, parseRange)
-	if err != nil {
-		return redirect.Policy{}, err
+// warnPorts warns of containers that declare a port on which the proxy listens.
+func (d Dialect) warnPorts(p pod.Pod, reserved []uint16, out *Decision) {
+	for _, c := range p.LongLived() {
+		for _, port := range c.Ports {
+			if c.Name != d.Sidecar && slices.Contains(reserved, port) {
+				out.warn("container %q declares port %d, which is the proxy's: only one of them can listen", c.Name, port)
+			}
+		}
 	}
-	outbound, err := annotated(d, p, outboundPorts, parsePort)
-	if err != nil {
-		return redirect.Policy{}, err
-	}
-	inbound, err := annotated(d, p, inboundPorts, parsePort)
-	if err != nil {
-		return redirect.Policy{}, err
-	}
-	policy := redirect.Policy{
-		Chains: d.Chains,
-		Proxy:  d.Proxy,
-		Outbound: redirect.Outbound{ // the injector lists the pod's ranges first and the mesh's ports first
-			ExcludeRanges: union(rangePrefix, ranges, c.ExcludeRanges),
-			ExcludePorts:  union(portNumber, c.ExcludeOutboundPorts, outbound),
-		},
-		Inbound: redirect.Inbound{
-			ProxyPorts:   d.ProxyPorts,
-			ExcludePorts: union(portNumber, c.ExcludeInboundPorts, inbound),
-		},
-	}
-	return policy, policy.Validate()
 }
 
-// annotated reads the comma-separated list in one of the pod's annotations; no annotation is an empty list.
-func annotated[T any](d Dialect, p pod.Pod, name string, parse func(origin, entry string) (T, error)) ([]T, error) {
-	value, ok := p.Annotations[d.Prefix+name]
-	if !ok {
+// directUsers are the users whose connections stay direct because only init containers run as them.
+func (d Dialect) directUsers(in Input, proxy uint32, out *Decision) ([]redirect.User, error) {
+	direct := in.DirectInit
+	if value, ok := in.Pod.Annotations[DirectInitAnnotation]; ok {
+		var err error
+		if direct, err = strconv.ParseBool(value); err != nil {
+			return nil, fmt.Errorf("%s: %q is neither true nor false", DirectInitAnnotation, value)
+		}
+	}
+	if !direct {
 		return nil, nil
 	}
-	return parseList(d.Prefix+name, strings.Split(value, ","), parse)
-}
-
-func (d Dialect) warnings(p pod.Pod, c Config) []string {
-	var out []string
-	warn := func(format string, args ...any) { out = append(out, fmt.Sprintf(format, args...)) }
-
-	for _, field := range c.Unsupported {
-		warn("%s: %s is set, but mesh %s knows no such thing: ignored", d.Config, field, d.Name)
-	}
-	if _, ok := p.Annotations[d.Prefix+outboundInclusion]; ok {
-		warn("%s%s is set, but mesh %s knows no such thing: ignored", d.Prefix, outboundInclusion, d.Name)
-	}
-	reserved := append([]uint16{d.Proxy.Admin, d.Proxy.Outbound, d.Proxy.Inbound}, d.ProxyPorts...)
-	for _, c := range p.LongLived() {
-		if c.Name == d.Sidecar {
-			if c.RunAsUser != nil && *c.RunAsUser != int64(d.Proxy.UID) {
-				warn("container %q runs as UID %d, not %d: its own connections would be redirected to itself", c.Name, *c.RunAsUser, d.Proxy.UID)
-			}
-			continue
-		}
-		for _, port := range c.Ports {
-			if slices.Contains(reserved, port) {
-				warn("container %q declares port %d, which is the proxy's: only one of them can listen", c.Name, port)
-			}
+	var users []redirect.User
+	for _, c := range in.Pod.InitContainers {
+		switch {
+		case c.Restarts:
+		case c.RunAsUser == nil || *c.RunAsUser < 0 || *c.RunAsUser > maxUID:
+			out.warn("init container %q has no runAsUser: its connections can't be told from the application's and go to the proxy, which does not run yet", c.Name)
+		case in.Pod.SharesUser(c, d.Sidecar):
+			out.warn("init container %q runs as UID %d, and a container of the application does, too, or has no runAsUser: its connections go to the proxy, which does not run yet", c.Name, *c.RunAsUser)
+		case *c.RunAsUser != int64(proxy): // the proxy's own user goes direct anyway
+			users = append(users, redirect.User{UID: uint32(*c.RunAsUser), Origin: fmt.Sprintf("init container %q", c.Name)})
 		}
 	}
-	return out
+	return union(func(u redirect.User) uint32 { return u.UID }, users), nil
 }
+
+const maxUID = 1<<32 - 2 // the last one stands for none

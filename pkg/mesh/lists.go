@@ -1,6 +1,8 @@
 package mesh
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -9,6 +11,21 @@ import (
 
 	"github.com/detour-cni/detour/pkg/redirect"
 )
+
+// annotations are a pod's, of which only those with a prefix are the mesh's.
+type annotations struct {
+	prefix string
+	values map[string]string
+}
+
+// list reads a comma-separated list; no annotation is an empty list.
+func list[T any](a annotations, name string, parse func(origin, entry string) (T, error)) ([]T, error) {
+	value, ok := a.values[a.prefix+name]
+	if !ok {
+		return nil, nil
+	}
+	return parseList(a.prefix+name, strings.Split(value, ","), parse)
+}
 
 // parseList reads every entry of a list. Blanks around an entry are trimmed; an entry that does not parse, an empty one
 // included, is an error that gives the list, its place and its text.
@@ -27,7 +44,7 @@ func parseList[T any](origin string, entries []string, parse func(origin, entry 
 func parsePort(origin, entry string) (redirect.Port, error) {
 	n, err := strconv.ParseUint(entry, 10, 16)
 	if err != nil || n == 0 {
-		return redirect.Port{}, fmt.Errorf("a port is 1 to 65535")
+		return redirect.Port{}, errors.New("a port is 1 to 65535")
 	}
 	return redirect.Port{Number: uint16(n), Origin: origin}, nil
 }
@@ -35,12 +52,19 @@ func parsePort(origin, entry string) (redirect.Port, error) {
 func parseRange(origin, entry string) (redirect.Range, error) {
 	prefix, err := netip.ParsePrefix(entry)
 	if err != nil {
-		return redirect.Range{}, fmt.Errorf("a range is an address and a prefix length, such as 10.0.0.0/8 or fd00::/8")
+		return redirect.Range{}, errors.New("a range is an address and a prefix length, such as 10.0.0.0/8 or fd00::/8")
 	}
 	if prefix.Addr().Is4In6() {
-		return redirect.Range{}, fmt.Errorf("an IPv4-mapped range never matches a packet, write it as IPv4")
+		return redirect.Range{}, errors.New("an IPv4-mapped range never matches a packet, write it as IPv4")
 	}
 	return redirect.Range{Prefix: prefix.Masked(), Origin: origin}, nil
+}
+
+func parseInterface(origin, entry string) (redirect.Interface, error) {
+	if !redirect.IsInterface(entry) {
+		return redirect.Interface{}, errors.New("an interface's name is 1 to 15 of A-Z, a-z, 0-9, _, ., - and @")
+	}
+	return redirect.Interface{Name: entry, Origin: origin}, nil
 }
 
 // union joins lists and keeps the first of those entries that mean the same.
@@ -56,3 +80,16 @@ func union[T any, K comparable](key func(T) K, lists ...[]T) []T {
 
 func portNumber(p redirect.Port) uint16         { return p.Number }
 func rangePrefix(r redirect.Range) netip.Prefix { return r.Prefix }
+func interfaceName(i redirect.Interface) string { return i.Name }
+
+// decode reads JSON; an error names the field by its path.
+func decode(data []byte, into any) error {
+	err := json.Unmarshal(data, into)
+	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
+		return fmt.Errorf("%s: a JSON %s does not belong there", wrong.Field, wrong.Value)
+	}
+	if err != nil {
+		return fmt.Errorf("it is no JSON object: %w", err)
+	}
+	return nil
+}

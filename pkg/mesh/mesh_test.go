@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -24,11 +25,11 @@ func meshed(annotations map[string]string) pod.Pod {
 func TestEveryDialectIsWhole(t *testing.T) {
 	for _, name := range Names() {
 		d, _ := Find(name)
-		decision, err := d.Decide(pod.Pod{Containers: []pod.Container{{Name: d.Sidecar}}}, nil)
+		decision, err := d.Decide(Input{Pod: pod.Pod{Containers: []pod.Container{{Name: d.Sidecar}}, Annotations: map[string]string{istioStatus: "{}"}}})
 		if err != nil || decision.Skip != "" {
 			t.Errorf("%s: a pod with only the sidecar: %q, %v", name, decision.Skip, err)
 		}
-		if len(d.Config.Versions) == 0 || d.Config.Resource == "" || !strings.HasSuffix(d.Prefix, "/") {
+		if len(d.Config.Versions) == 0 || d.Config.Resource == "" || strings.HasSuffix(d.Prefix, "/") == d.Istio {
 			t.Errorf("%s: the row lacks something: %+v", name, d)
 		}
 	}
@@ -50,9 +51,9 @@ func FuzzAnnotations(f *testing.F) {
 	}
 	d := osm(f)
 	f.Fuzz(func(t *testing.T, out, in, ranges, injection string) {
-		decision, err := d.Decide(meshed(map[string]string{
+		decision, err := d.Decide(Input{Pod: meshed(map[string]string{
 			d.Prefix + outboundPorts: out, d.Prefix + inboundPorts: in, d.Prefix + outboundRanges: ranges, d.Prefix + sidecarInjection: injection,
-		}), nil)
+		})})
 		switch {
 		case err != nil && !strings.HasPrefix(err.Error(), "pod shop/web: "+d.Prefix):
 			t.Errorf("error %q does not name pod and annotation", err)
@@ -73,13 +74,71 @@ func FuzzMeshConfig(f *testing.F) {
 	}
 	d := osm(f)
 	f.Fuzz(func(t *testing.T, data []byte) {
-		decision, err := d.Decide(meshed(nil), data)
+		decision, err := d.Decide(Input{Pod: meshed(nil), Config: data})
 		switch {
 		case err != nil && !strings.HasPrefix(err.Error(), "MeshConfig osm-system/osm-mesh-config: "):
 			t.Errorf("error %q does not name the object", err)
 		case err == nil && !json.Valid(data):
 			t.Error("accepted what is no JSON")
 		case err == nil && decision.Policy.Validate() != nil:
+			t.Errorf("invalid policy: %v", decision.Policy.Validate())
+		}
+	})
+}
+func TestNames(t *testing.T) {
+	good := []string{"a", "web-0", "a.b-c.d", "0"}
+	bad := []string{"", "-a", "a-", ".a", "a.", "A", "a/b", "a b", "ä", "a%2e", string(make([]byte, 254))}
+	for _, s := range append(slices.Clone(good), bad...) {
+		if got, want := IsName(s), slices.Contains(good, s); got != want {
+			t.Errorf("%q: %v, want %v", s, got, want)
+		}
+	}
+}
+
+// Whatever istio's annotations and variables say, it ends as a valid policy or as an error that names what is wrong.
+func FuzzIstio(f *testing.F) {
+	for _, seed := range [][4]string{
+		{"*", "10.0.0.0/8,fd00::/8", "TPROXY", "true"},
+		{"", "*", "REDIRECT", "false"},
+		{"80,*", "10.0.0.1", "NONE", "1"},
+		{"70000", "::ffff:0:0/96", "tproxy", "maybe"},
+		{" 80 , 443 ", "0.0.0.0/0", "", ""},
+	} {
+		f.Add(seed[0], seed[1], seed[2], seed[3])
+	}
+	d, _ := Find("istio")
+	f.Fuzz(func(t *testing.T, ports, ranges, mode, env string) {
+		p := pod.Pod{Namespace: "shop", Name: "web", Containers: []pod.Container{{Name: "istio-proxy", Env: map[string]string{"ISTIO_META_DNS_CAPTURE": env}}}}
+		p.Annotations = map[string]string{istioStatus: "{}", istioMode: mode, istioReroute: ports}
+		for _, name := range []string{"includeInboundPorts", "excludeInboundPorts", "includeOutboundPorts", "excludeOutboundPorts"} {
+			p.Annotations[istioTraffic+name] = ports
+		}
+		for _, name := range []string{"includeOutboundIPRanges", "excludeOutboundIPRanges"} {
+			p.Annotations[istioTraffic+name] = ranges
+		}
+		decision, err := d.Decide(Input{Pod: p})
+		switch {
+		case err != nil && !strings.HasPrefix(err.Error(), "pod shop/web: "):
+			t.Errorf("error %q does not name the pod", err)
+		case err == nil && decision.Skip == "" && decision.Policy.Validate() != nil:
+			t.Errorf("invalid policy: %v", decision.Policy.Validate())
+		}
+	})
+}
+
+func FuzzIstioConfigMap(f *testing.F) {
+	for _, seed := range []string{"proxyListenPort: 15001", "proxyInboundListenPort: -1", "proxyListenPort: 15006", "[", "a: &a [*a]", ""} {
+		f.Add(seed)
+	}
+	d, _ := Find("istio")
+	p := pod.Pod{Namespace: "shop", Name: "web", Annotations: map[string]string{istioStatus: "{}"}, Containers: []pod.Container{{Name: "istio-proxy"}}}
+	f.Fuzz(func(t *testing.T, text string) {
+		object, err := json.Marshal(map[string]any{"kind": "ConfigMap", "data": map[string]string{"mesh": text}})
+		if err != nil {
+			t.Skip()
+		}
+		decision, err := d.Decide(Input{Pod: p, Config: object})
+		if err == nil && decision.Policy.Validate() != nil {
 			t.Errorf("invalid policy: %v", decision.Policy.Validate())
 		}
 	})

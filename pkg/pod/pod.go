@@ -4,6 +4,7 @@ package pod
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // MirrorAnnotation marks the API server's copy of a static pod; its value is the UID by which the kubelet knows the pod.
@@ -23,12 +24,16 @@ type Pod struct {
 // Container is one container or init container of a pod.
 type Container struct {
 	Name string
-	// RunAsUser is the container's own runAsUser or else the pod's; nil means that the image decides.
-	RunAsUser *int64
+	// RunAsUser and RunAsGroup are the container's own or else the pod's; nil means that the image decides.
+	RunAsUser, RunAsGroup *int64
 	// Restarts is true for an init container with restartPolicy Always: a native sidecar, which lives as long as the pod.
 	Restarts bool
 	// Ports are the declared container ports.
 	Ports []uint16
+	Args  []string
+	// Env are the variables with a literal value, EnvFrom the names of those whose value comes from elsewhere.
+	Env     map[string]string
+	EnvFrom []string
 }
 
 // String returns NAMESPACE/NAME.
@@ -50,6 +55,14 @@ func (p Pod) LongLived() []Container {
 		}
 	}
 	return append(all, p.Containers...)
+}
+
+// SharesUser reports whether a long-lived container runs as the same user as c or, as far as the pod tells, may do so.
+// The container called except does not count.
+func (p Pod) SharesUser(c Container, except string) bool {
+	return slices.ContainsFunc(p.LongLived(), func(other Container) bool {
+		return other.Name != except && (other.RunAsUser == nil || *other.RunAsUser == *c.RunAsUser)
+	})
 }
 
 // Find returns the container or init container called name.
@@ -87,9 +100,26 @@ type wireContainer struct {
 	RestartPolicy   string
 	SecurityContext securityContext
 	Ports           []struct{ ContainerPort uint16 }
+	Args            []string
+	Env             []struct {
+		Name      string
+		Value     string
+		ValueFrom *struct{}
+	}
 }
 
-type securityContext struct{ RunAsUser *int64 }
+type securityContext struct{ RunAsUser, RunAsGroup *int64 }
+
+// or fills in from the pod's what the container's leaves open.
+func (c securityContext) or(pod securityContext) securityContext {
+	if c.RunAsUser == nil {
+		c.RunAsUser = pod.RunAsUser
+	}
+	if c.RunAsGroup == nil {
+		c.RunAsGroup = pod.RunAsGroup
+	}
+	return c
+}
 
 // Parse reads a v1 Pod from its JSON. It fails on anything that is not a Pod with a namespace, a name and a container.
 func Parse(data []byte) (Pod, error) {
@@ -117,15 +147,28 @@ func Parse(data []byte) (Pod, error) {
 func (w wire) containers(list []wireContainer) []Container {
 	var out []Container
 	for _, c := range list {
-		user := c.SecurityContext.RunAsUser
-		if user == nil {
-			user = w.Spec.SecurityContext.RunAsUser
+		security := c.SecurityContext.or(w.Spec.SecurityContext)
+		facts := Container{
+			Name:       c.Name,
+			RunAsUser:  security.RunAsUser,
+			RunAsGroup: security.RunAsGroup,
+			Restarts:   c.RestartPolicy == "Always",
+			Args:       c.Args,
 		}
-		var ports []uint16
 		for _, p := range c.Ports {
-			ports = append(ports, p.ContainerPort)
+			facts.Ports = append(facts.Ports, p.ContainerPort)
 		}
-		out = append(out, Container{Name: c.Name, RunAsUser: user, Restarts: c.RestartPolicy == "Always", Ports: ports})
+		for _, e := range c.Env {
+			if e.ValueFrom != nil {
+				facts.EnvFrom = append(facts.EnvFrom, e.Name)
+				continue
+			}
+			if facts.Env == nil {
+				facts.Env = map[string]string{}
+			}
+			facts.Env[e.Name] = e.Value
+		}
+		out = append(out, facts)
 	}
 	return out
 }

@@ -21,8 +21,8 @@ func TestEveryCaseGivesItsRules(t *testing.T) {
 				got["want.skip"] = decision.Skip + "\n"
 			default:
 				rs := rules.Build(decision.Policy)
-				got["want.iptables"] = rs.Restore(rules.IPv4, false, nil)
-				got["want.ip6tables"] = rs.Restore(rules.IPv6, false, nil)
+				got["want.iptables"] = rs.Restore(rules.IPv4, false, rules.Save{})
+				got["want.ip6tables"] = rs.Restore(rules.IPv6, false, rules.Save{})
 			}
 			for _, w := range decision.Warnings {
 				got["want.warnings"] += w + "\n"

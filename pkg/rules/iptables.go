@@ -4,207 +4,192 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // maxMultiport is how many ports one multiport match holds (XT_MULTI_PORTS).
 const maxMultiport = 15
 
-// For returns the ruleset as iptables takes it for one family: one destination a rule, at most 15 ports a rule, and no
-// rule of the other family.
+// For returns the ruleset as iptables takes it for one family: one range a match, at most 15 ports a match, and no rule of
+// the other family.
 func (rs Ruleset) For(f Family) Ruleset {
-	out := Ruleset{Chains: rs.Chains}
+	out := Ruleset{Chains: rs.Chains, Setup: rs.Setup}
 	for _, r := range rs.Rules {
 		out.Rules = append(out.Rules, r.expand(f)...)
 	}
 	return out
 }
 
+// expand returns the rule for each combination of its matches' variants.
 func (r Rule) expand(f Family) []Rule {
+	target, ok := targetFor(r.Target, f)
+	if !ok {
+		return nil
+	}
+	r.Target = target
+	out := []Rule{r}
 	for i, m := range r.Matches {
-		var variants []Match
-		switch m := m.(type) {
-		case Destination:
-			for _, p := range m {
-				if Of(p.Addr()) == f {
-					variants = append(variants, Destination{p})
-				}
-			}
-		case DstPorts:
-			for chunk := range slices.Chunk(m, maxMultiport) {
-				variants = append(variants, chunk)
-			}
-		default:
+		all, whole := variants(m, f)
+		if whole {
 			continue
 		}
-		return r.with(i, variants)
-	}
-	return []Rule{r}
-}
-
-// with returns a copy of the rule for each variant of its i-th match.
-func (r Rule) with(i int, variants []Match) []Rule {
-	var out []Rule
-	for _, v := range variants {
-		c := r
-		c.Matches = slices.Clone(r.Matches)
-		c.Matches[i] = v
-		out = append(out, c)
+		var next []Rule
+		for _, r := range out {
+			for _, v := range all {
+				c := r
+				c.Matches = slices.Clone(r.Matches)
+				c.Matches[i] = v
+				next = append(next, c)
+			}
+		}
+		out = next
 	}
 	return out
+}
+
+// variants are the matches of iptables that stand for m in one family; whole says that m itself does.
+func variants(m Match, f Family) (all []Match, whole bool) {
+	switch m := m.(type) {
+	case Source:
+		for _, p := range ofFamily(m.Prefixes, f) {
+			all = append(all, Source{[]netip.Prefix{p}})
+		}
+	case Destination:
+		for _, p := range ofFamily(m.Prefixes, f) {
+			all = append(all, Destination{[]netip.Prefix{p}, m.Not})
+		}
+	case DstPorts:
+		for chunk := range slices.Chunk(m.Ports, maxMultiport) {
+			all = append(all, DstPorts{chunk, m.Not})
+		}
+	default:
+		return nil, true
+	}
+	return all, false
+}
+
+func ofFamily(prefixes []netip.Prefix, f Family) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return Of(p.Addr()) != f })
+}
+
+// targetFor returns the target in one family; not ok means that the rule is the other family's.
+func targetFor(t Target, f Family) (Target, bool) {
+	switch t := t.(type) {
+	case DNAT:
+		return t, Of(t.Addr) == f
+	case TProxy:
+		t.On = netip.IPv4Unspecified()
+		if f == IPv6 {
+			t.On = netip.IPv6Unspecified()
+		}
+		return t, true
+	}
+	return t, true
 }
 
 // String prints the rule as iptables-save does: "-A CHAIN MATCHES -j TARGET". The rule must be of the kind that For
 // makes; no match or target is unknown to it.
 func (r Rule) String() string {
-	words := []string{"-A", r.Chain.Name}
-	module := "" // the match module that was named last, which is not named again
-	use := func(name string, args ...string) {
-		if module != name {
-			words = append(words, "-m", name)
-			module = name
-		}
-		words = append(words, args...)
-	}
+	p := printer{words: []string{"-A", r.Chain.Name}}
 	for _, m := range r.Matches {
-		switch m := m.(type) {
-		case Destination:
-			if m[0].Bits() > 0 { // a range that holds every address is no condition
-				words = append(words, "-d", m[0].String())
-			}
-		case Protocol:
-			words = append(words, "-p", string(m))
-		case DstPort:
-			use("tcp", "--dport", fmt.Sprint(uint16(m)))
-		case DstPorts:
-			use("multiport", "--dports", joinPorts(m))
-		case OwnerUID:
-			use("owner", "--uid-owner", fmt.Sprint(uint32(m)))
-		default:
-			panic(fmt.Sprintf("rules: match %T is not printed", m))
-		}
+		p.match(m)
 	}
-	return strings.Join(append(words, r.Target.words()...), " ")
+	return strings.Join(append(p.words, r.Target.words()...), " ")
+}
+
+type printer struct {
+	words    []string
+	protocol Protocol
+}
+
+func (p *printer) match(m Match) {
+	switch m := m.(type) {
+	case Source:
+		p.prefix("-s", m.Prefixes[0], false)
+	case Destination:
+		p.prefix("-d", m.Prefixes[0], m.Not)
+	case InInterface:
+		p.add(false, "-i", string(m))
+	case OutInterface:
+		p.add(false, "-o", string(m))
+	case Protocol:
+		p.protocol = m
+		p.add(false, "-p", string(m))
+	case SrcPort:
+		p.module(string(p.protocol), false, "--sport", fmt.Sprint(uint16(m)))
+	case DstPort:
+		p.module(string(p.protocol), m.Not, "--dport", fmt.Sprint(m.Port))
+	case DstPorts:
+		p.module("multiport", m.Not, "--dports", join(m.Ports))
+	case OwnerUID:
+		p.module("owner", m.Not, "--uid-owner", fmt.Sprint(m.ID))
+	case OwnerGID:
+		p.module("owner", m.Not, "--gid-owner", fmt.Sprint(m.ID))
+	case Mark:
+		p.module("mark", m.Not, "--mark", hex(m.Value))
+	case ConnMark:
+		p.module("connmark", false, "--mark", hex(uint32(m)))
+	case CTState:
+		p.module("conntrack", false, "--ctstate", join(m))
+	default:
+		panic(fmt.Sprintf("rules: match %T is not printed", m))
+	}
+}
+
+// prefix leaves out a range that holds every address: it is no condition.
+func (p *printer) prefix(option string, prefix netip.Prefix, not bool) {
+	if prefix.Bits() > 0 {
+		p.add(not, option, prefix.String())
+	}
+}
+
+func (p *printer) module(name string, not bool, words ...string) {
+	p.words = append(p.words, "-m", name)
+	p.add(not, words...)
+}
+
+func (p *printer) add(not bool, words ...string) {
+	if not {
+		p.words = append(p.words, "!")
+	}
+	p.words = append(p.words, words...)
 }
 
 func (Return) words() []string { return []string{"-j", "RETURN"} }
 func (Accept) words() []string { return []string{"-j", "ACCEPT"} }
+func (Drop) words() []string   { return []string{"-j", "DROP"} }
 func (t Jump) words() []string { return []string{"-j", string(t)} }
 func (t Redirect) words() []string {
 	return []string{"-j", "REDIRECT", "--to-ports", fmt.Sprint(uint16(t))}
 }
-
-func joinPorts(ports []uint16) string {
-	var s []string
-	for _, p := range ports {
-		s = append(s, fmt.Sprint(p))
+func (t DNAT) words() []string {
+	to := t.Addr.String()
+	if t.Port != 0 {
+		to = netip.AddrPortFrom(t.Addr, t.Port).String()
 	}
-	return strings.Join(s, ",")
+	return []string{"-j", "DNAT", "--to-destination", to}
 }
-
-// ParseRule reads a line that String printed, or that iptables-save prints for the same rule. It is an error if the
-// line has anything that the Ruleset has no type for.
-func ParseRule(t Table, line string) (Rule, error) {
-	w := words{rest: strings.Fields(line)}
-	var r Rule
-	for !w.done() {
-		switch option := w.next(); option {
-		case "-A":
-			r.Chain = Chain{t, w.next()}
-		case "-m":
-			w.next()
-		case "-d":
-			r.Matches = append(r.Matches, Destination{w.prefix()})
-		case "-p":
-			r.Matches = append(r.Matches, Protocol(w.next()))
-		case "--dport":
-			r.Matches = append(r.Matches, DstPort(w.number(16)))
-		case "--dports":
-			r.Matches = append(r.Matches, w.ports())
-		case "--uid-owner":
-			r.Matches = append(r.Matches, OwnerUID(w.number(32)))
-		case "-j":
-			r.Target = w.target()
-		default:
-			w.fail("%q is not known", option)
-		}
-	}
-	if w.err == nil && (r.Chain.Name == "" || r.Target == nil) {
-		w.fail("a rule needs -A and -j")
-	}
-	if w.err != nil {
-		return Rule{}, fmt.Errorf("parse rule %q: %w", line, w.err)
-	}
-	return r, nil
+func (t TProxy) words() []string {
+	return []string{"-j", "TPROXY", "--on-port", fmt.Sprint(t.Port), "--on-ip", t.On.String(), "--tproxy-mark", hex(t.Mark) + "/0xffffffff"}
 }
-
-// words takes a line apart; the first error sticks and ends it.
-type words struct {
-	rest []string
-	err  error
+func (t SetMark) words() []string {
+	return []string{"-j", "MARK", "--set-xmark", hex(uint32(t)) + "/0xffffffff"}
 }
-
-func (w *words) done() bool { return len(w.rest) == 0 || w.err != nil }
-
-func (w *words) fail(format string, args ...any) {
-	if w.err == nil {
-		w.err = fmt.Errorf(format, args...)
-	}
+func (SaveMark) words() []string {
+	return []string{"-j", "CONNMARK", "--save-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}
 }
-
-func (w *words) next() string {
-	if len(w.rest) == 0 {
-		w.fail("a value is missing at the end")
-		return ""
-	}
-	word := w.rest[0]
-	w.rest = w.rest[1:]
-	return word
+func (RestoreMark) words() []string {
+	return []string{"-j", "CONNMARK", "--restore-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}
 }
+func (t Zone) words() []string { return []string{"-j", "CT", "--zone", fmt.Sprint(uint16(t))} }
 
-func (w *words) number(bits int) uint64 {
-	word := w.next()
-	n, err := strconv.ParseUint(word, 10, bits)
-	if err != nil {
-		w.fail("%q is not a number of %d bits", word, bits)
-	}
-	return n
-}
+func hex(v uint32) string { return fmt.Sprintf("%#x", v) }
 
-func (w *words) ports() DstPorts {
-	var out DstPorts
-	for word := range strings.SplitSeq(w.next(), ",") {
-		n, err := strconv.ParseUint(word, 10, 16)
-		if err != nil {
-			w.fail("%q is not a port", word)
-		}
-		out = append(out, uint16(n))
+// join prints a list as iptables does.
+func join[T any](list []T) string {
+	words := make([]string, len(list))
+	for i, v := range list {
+		words[i] = fmt.Sprint(v)
 	}
-	return out
-}
-
-func (w *words) prefix() netip.Prefix {
-	word := w.next()
-	p, err := netip.ParsePrefix(word)
-	if err != nil {
-		w.fail("%q is not a range", word)
-	}
-	return p
-}
-
-func (w *words) target() Target {
-	switch name := w.next(); name {
-	case "RETURN":
-		return Return{}
-	case "ACCEPT":
-		return Accept{}
-	case "REDIRECT":
-		if option := w.next(); option != "--to-ports" {
-			w.fail("REDIRECT %q is not known", option)
-		}
-		return Redirect(w.number(16))
-	default:
-		return Jump(name)
-	}
+	return strings.Join(words, ",")
 }

@@ -4,6 +4,7 @@ package rules
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Family is an IP address family.
@@ -15,6 +16,9 @@ const (
 	IPv6 Family = 6
 )
 
+// Families are both, in the order in which they are programmed.
+var Families = []Family{IPv4, IPv6}
+
 // String returns "IPv4" or "IPv6".
 func (f Family) String() string {
 	if f == IPv6 {
@@ -22,9 +26,6 @@ func (f Family) String() string {
 	}
 	return "IPv4"
 }
-
-// Families are both, in the order in which they are programmed.
-var Families = []Family{IPv4, IPv6}
 
 // MarshalText makes a Family readable in JSON.
 func (f Family) MarshalText() ([]byte, error) { return []byte(f.String()), nil }
@@ -48,13 +49,31 @@ func Of(a netip.Addr) Family {
 	return IPv6
 }
 
+// FamiliesOf returns the families that a pod with these addresses is programmed for: theirs, and IPv4 if it always is.
+func FamiliesOf(addresses []netip.Addr, ipv4Always bool) []Family {
+	var out []Family
+	for _, f := range Families {
+		if f == IPv4 && ipv4Always || slices.ContainsFunc(addresses, func(a netip.Addr) bool { return Of(a) == f }) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
 // Table is a netfilter table by iptables' name.
 type Table string
 
-// Nat is the table whose chains see the first packet of each connection.
-const Nat Table = "nat"
+// The tables, in the order in which a packet meets them in a hook.
+const (
+	Raw    Table = "raw"    // ahead of connection tracking
+	Mangle Table = "mangle" // every packet
+	Nat    Table = "nat"    // the first packet of each connection
+)
 
-// The base chains of the nat table that redirection hooks into.
+// Tables are all tables, in the order in which a packet meets them in a hook.
+var Tables = []Table{Raw, Mangle, Nat}
+
+// The base chains that redirection hooks into; every table has both.
 const (
 	Prerouting = "PREROUTING"
 	Output     = "OUTPUT"
@@ -65,8 +84,40 @@ const (
 type Ruleset struct {
 	// Chains are the chains that belong to the ruleset: made, filled and removed with it.
 	Chains []Chain
-	// Rules are in the order of evaluation within each chain. A rule of a base chain jumps into a chain of the set.
+	// Rules are in the order of evaluation within each chain.
 	Rules []Rule
+	// Setup is what the rules need of the namespace beside netfilter.
+	Setup Setup
+}
+
+// Setup is routing that a ruleset relies on.
+type Setup struct {
+	// Loopback are addresses that lo must have.
+	Loopback []netip.Prefix `json:"loopback,omitempty"`
+	// Routes deliver marked packets locally, whatever their address.
+	Routes []LocalRoute `json:"routes,omitempty"`
+}
+
+// LocalRoute is an ip rule that looks packets with Mark up in Table, and Table's one route, which makes every address
+// local, on lo.
+type LocalRoute struct {
+	Mark  uint32 `json:"mark"`
+	Table int    `json:"table"`
+}
+
+// Join returns what s or other needs, each thing once.
+func (s Setup) Join(other Setup) Setup {
+	return Setup{once(s.Loopback, other.Loopback), once(s.Routes, other.Routes)}
+}
+
+func once[T comparable](lists ...[]T) []T {
+	var out []T
+	for _, v := range slices.Concat(lists...) {
+		if !slices.Contains(out, v) {
+			out = append(out, v)
+		}
+	}
+	return out
 }
 
 // Chain names a chain of the ruleset.
@@ -74,6 +125,9 @@ type Chain struct {
 	Table Table
 	Name  string
 }
+
+// Base reports whether the chain is one of netfilter's own, which detour shares with others.
+func (c Chain) Base() bool { return c.Name == Prerouting || c.Name == Output }
 
 // Rule is one rule: if every match holds, the target happens.
 type Rule struct {
@@ -84,45 +138,125 @@ type Rule struct {
 	Why string
 }
 
-// Match is one condition of a rule: OutInterface, Destination, Protocol, DstPort, DstPorts or OwnerUID. Within a rule
-// they stand in the order in which iptables-save prints them: addresses, interfaces, protocol, then the rest.
+// Match is one condition of a rule, one of the types below. Within a rule they stand in the order in which iptables-save
+// prints them: source, destination, interfaces, protocol, then the rest as the mesh has it.
 type Match interface{ match() }
 
-// Target is what a rule does: Return, Accept, Jump or Redirect.
+type (
+	// Source matches packets from one of the ranges, which may be of both families.
+	Source struct{ Prefixes []netip.Prefix }
+	// Destination matches packets to one of the ranges, which may be of both families; with Not, packets to none, and
+	// then there is at most one range of a family.
+	Destination struct {
+		Prefixes []netip.Prefix
+		Not      bool
+	}
+	// InInterface matches packets that came in on an interface.
+	InInterface string
+	// OutInterface matches packets that go out on an interface.
+	OutInterface string
+	// Protocol matches packets of a transport protocol. Matches on ports need one ahead of them.
+	Protocol string
+	// SrcPort matches the source port.
+	SrcPort uint16
+	// DstPort matches the destination port.
+	DstPort struct {
+		Port uint16
+		Not  bool
+	}
+	// DstPorts matches a destination port among any number; with Not, one that is not among them, and then there are at
+	// most 15.
+	DstPorts struct {
+		Ports []uint16
+		Not   bool
+	}
+	// OwnerUID matches locally made packets by the user that created the socket; never those without a socket.
+	OwnerUID struct {
+		ID  uint32
+		Not bool
+	}
+	// OwnerGID matches locally made packets by the group that created the socket; never those without a socket.
+	OwnerGID struct {
+		ID  uint32
+		Not bool
+	}
+	// Mark matches the packet's mark.
+	Mark struct {
+		Value uint32
+		Not   bool
+	}
+	// ConnMark matches the connection's mark.
+	ConnMark uint32
+	// CTState matches packets whose connection tracking state is one of the list.
+	CTState []State
+)
+
+// The protocols that sidecars intercept.
+const (
+	TCP Protocol = "tcp"
+	UDP Protocol = "udp"
+)
+
+// State is a connection tracking state by iptables' name.
+type State string
+
+// The states that rules ask for.
+const (
+	Invalid     State = "INVALID"
+	Related     State = "RELATED"
+	Established State = "ESTABLISHED"
+)
+
+func (Source) match()       {}
+func (Destination) match()  {}
+func (InInterface) match()  {}
+func (OutInterface) match() {}
+func (Protocol) match()     {}
+func (SrcPort) match()      {}
+func (DstPort) match()      {}
+func (DstPorts) match()     {}
+func (OwnerUID) match()     {}
+func (OwnerGID) match()     {}
+func (Mark) match()         {}
+func (ConnMark) match()     {}
+func (CTState) match()      {}
+
+// Target is what a rule does, one of the types below.
 type Target interface {
 	// words are the target as iptables-save prints it.
 	words() []string
 }
 
 type (
-	// Destination matches packets to one of the ranges, which may be of both families.
-	Destination []netip.Prefix
-	// Protocol matches packets of a transport protocol.
-	Protocol string
-	// DstPort matches a TCP packet's destination port.
-	DstPort uint16
-	// DstPorts matches TCP packets to one of the ports, of which there may be any number.
-	DstPorts []uint16
-	// OwnerUID matches locally made packets by the user that created the socket.
-	OwnerUID uint32
-)
-
-// TCP is the one protocol that sidecars intercept.
-const TCP Protocol = "tcp"
-
-func (Destination) match() {}
-func (Protocol) match()    {}
-func (DstPort) match()     {}
-func (DstPorts) match()    {}
-func (OwnerUID) match()    {}
-
-type (
-	// Return goes back to the calling chain; from a chain that a base chain called, the packet goes its own way.
+	// Return goes back to the calling chain; in a base chain, and from a chain that one called at its end, the packet
+	// goes its own way.
 	Return struct{}
 	// Accept ends the evaluation of the table.
 	Accept struct{}
+	// Drop ends the packet.
+	Drop struct{}
 	// Jump continues in another chain of the same table.
 	Jump string
 	// Redirect sends the connection to a local port (REDIRECT).
 	Redirect uint16
+	// DNAT sends the connection to an address, and to a port unless that is 0.
+	DNAT struct {
+		Addr netip.Addr
+		Port uint16
+	}
+	// TProxy gives the packet to a transparent local listener and marks it (TPROXY). On is the family's unspecified
+	// address: the one that the packet came in on; For fills it in.
+	TProxy struct {
+		Port uint16
+		On   netip.Addr
+		Mark uint32
+	}
+	// SetMark sets the packet's mark (MARK) and goes on.
+	SetMark uint32
+	// SaveMark copies the packet's mark to its connection (CONNMARK) and goes on.
+	SaveMark struct{}
+	// RestoreMark copies the connection's mark to the packet (CONNMARK) and goes on.
+	RestoreMark struct{}
+	// Zone has the packet's connection tracked in a zone of its own (CT) and goes on.
+	Zone uint16
 )

@@ -7,49 +7,8 @@ import (
 	"strings"
 )
 
-// Restore prints the ruleset of one family as input for iptables-restore --noflush: it makes the chains, or empties
-// them if they are there, and fills them. delete are rules to remove in the same transaction, each as "-A CHAIN ..." of
-// iptables-save. With explain, a comment ahead of each rule says why it is there.
-func (rs Ruleset) Restore(f Family, explain bool, delete []SavedRule) string {
-	rs = rs.For(f)
-	var b strings.Builder
-	for _, t := range rs.tables() {
-		fmt.Fprintf(&b, "*%s\n", t)
-		for _, c := range rs.Chains {
-			if c.Table == t {
-				fmt.Fprintf(&b, ":%s - [0:0]\n", c.Name)
-			}
-		}
-		for _, d := range delete {
-			if d.Chain.Table == t {
-				fmt.Fprintln(&b, d.deletion())
-			}
-		}
-		for _, r := range rs.Rules {
-			if r.Chain.Table != t {
-				continue
-			}
-			if explain {
-				fmt.Fprintf(&b, "# %s\n", r.Why)
-			}
-			fmt.Fprintln(&b, r)
-		}
-		b.WriteString("COMMIT\n")
-	}
-	return b.String()
-}
-
-func (rs Ruleset) tables() []Table {
-	var out []Table
-	for _, c := range rs.Chains {
-		if !slices.Contains(out, c.Table) {
-			out = append(out, c.Table)
-		}
-	}
-	return out
-}
-
-// Save is what iptables-save or Restore printed: the chains that are not built in, and every rule as its line.
+// Save is what iptables-save or Restore printed, or would print: the chains that are not built in, and every rule as its
+// line.
 type Save struct {
 	Chains []Chain
 	Rules  []SavedRule
@@ -61,7 +20,157 @@ type SavedRule struct {
 	Line  string
 }
 
-func (r SavedRule) deletion() string { return "-D" + strings.TrimPrefix(r.Line, "-A") }
+// Canonical irons out what differs between versions of iptables-save; a rule that the Ruleset has no types for stays as
+// it is.
+func (r SavedRule) Canonical() string {
+	parsed, err := ParseRule(r.Chain.Table, r.Line)
+	if err != nil {
+		return r.Line
+	}
+	return parsed.String()
+}
+
+// Save returns the ruleset of one family as iptables-save would list it.
+func (rs Ruleset) Save(f Family) Save {
+	s := Save{Chains: rs.Chains}
+	for _, r := range rs.For(f).Rules {
+		s.Rules = append(s.Rules, SavedRule{r.Chain, r.String()})
+	}
+	return s
+}
+
+// Restore prints the ruleset of one family as input for iptables-restore --noflush: it makes the chains, or empties
+// them if they are there, and fills them. stale is taken out in the same transactions, one a table. With explain, a
+// comment ahead of each rule says why it is there.
+func (rs Ruleset) Restore(f Family, explain bool, stale Save) string {
+	rs = rs.For(f)
+	var b strings.Builder
+	for _, t := range Tables {
+		if part := rs.table(t, explain, stale); part != "" {
+			fmt.Fprintf(&b, "*%s\n%sCOMMIT\n", t, part)
+		}
+	}
+	return b.String()
+}
+
+func (rs Ruleset) table(t Table, explain bool, stale Save) string {
+	var b strings.Builder
+	for _, c := range rs.Chains {
+		if c.Table == t {
+			fmt.Fprintf(&b, ":%s - [0:0]\n", c.Name)
+		}
+	}
+	stale.remove(&b, t, rs.Chains)
+	for _, r := range rs.Rules {
+		if r.Chain.Table != t {
+			continue
+		}
+		if explain {
+			fmt.Fprintf(&b, "# %s\n", r.Why)
+		}
+		fmt.Fprintln(&b, r)
+	}
+	return b.String()
+}
+
+// remove prints what takes s out of a table, but for chains that are made anew.
+func (s Save) remove(b *strings.Builder, t Table, anew []Chain) {
+	for _, r := range s.Rules {
+		if r.Chain.Table == t {
+			fmt.Fprintln(b, "-D"+strings.TrimPrefix(r.Line, "-A"))
+		}
+	}
+	for _, verb := range []string{"-F", "-X"} {
+		for _, c := range s.Chains {
+			if c.Table == t && !slices.Contains(anew, c) {
+				fmt.Fprintln(b, verb, c.Name)
+			}
+		}
+	}
+}
+
+// Owned returns what of s belongs to own: its chains, and of the rules in other chains those that jump into its chains
+// or are its own.
+func (s Save) Owned(own Save) Save {
+	var out Save
+	for _, c := range s.Chains {
+		if slices.Contains(own.Chains, c) {
+			out.Chains = append(out.Chains, c)
+		}
+	}
+	base := map[SavedRule]bool{}
+	for _, r := range own.Rules {
+		if r.Chain.Base() {
+			base[SavedRule{r.Chain, r.Canonical()}] = true
+		}
+	}
+	for _, r := range s.Rules {
+		if slices.Contains(own.Chains, r.Chain) {
+			continue
+		}
+		into := Chain{r.Chain.Table, jumpTarget(r.Line)}
+		if slices.Contains(own.Chains, into) || base[SavedRule{r.Chain, r.Canonical()}] {
+			out.Rules = append(out.Rules, r)
+		}
+	}
+	return out
+}
+
+// Join returns what is in s or in other.
+func (s Save) Join(other Save) Save {
+	return Save{slices.Concat(s.Chains, other.Chains), slices.Concat(s.Rules, other.Rules)}
+}
+
+// ChainsIn returns the chains of a table that s has or has rules in, base chains first.
+func (s Save) ChainsIn(t Table) []Chain {
+	var out []Chain
+	for _, r := range s.Rules {
+		if r.Chain.Table == t && r.Chain.Base() && !slices.Contains(out, r.Chain) {
+			out = append(out, r.Chain)
+		}
+	}
+	for _, c := range s.Chains {
+		if c.Table == t {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// In returns the rules of a chain, in order.
+func (s Save) In(c Chain) []SavedRule {
+	var out []SavedRule
+	for _, r := range s.Rules {
+		if r.Chain == c {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func jumpTarget(line string) string {
+	words := strings.Fields(line)
+	for i := len(words) - 2; i > 0; i-- {
+		if words[i] == "-j" || words[i] == "-g" {
+			return words[i+1]
+		}
+	}
+	return ""
+}
+
+// ParseList takes what "iptables -S CHAIN" printed.
+func ParseList(c Chain, lines []string) Save {
+	var s Save
+	for _, line := range lines {
+		switch {
+		case strings.HasPrefix(line, "-N"):
+			s.Chains = append(s.Chains, c)
+		case strings.HasPrefix(line, "-A"):
+			s.Rules = append(s.Rules, SavedRule{c, line})
+		}
+	}
+	return s
+}
 
 // ParseSave reads what iptables-save or Restore printed. It is an error if the text ends before COMMIT or a line is of
 // no known form; rules are taken as they are.
@@ -93,61 +202,4 @@ func ParseSave(text string) (Save, error) {
 		return Save{}, fmt.Errorf("parse iptables-save: table %s has no COMMIT", table)
 	}
 	return s, nil
-}
-
-// In returns the rules of a chain, in order.
-func (s Save) In(c Chain) []SavedRule {
-	var out []SavedRule
-	for _, r := range s.Rules {
-		if r.Chain == c {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
-// JumpsInto returns the rules outside of chains that jump into one of them, as ours and anybody's base chains do.
-func (s Save) JumpsInto(chains []Chain) []SavedRule {
-	var out []SavedRule
-	for _, r := range s.Rules {
-		into := Chain{r.Chain.Table, jumpTarget(r.Line)}
-		if slices.Contains(chains, into) && !slices.Contains(chains, r.Chain) {
-			out = append(out, r)
-		}
-	}
-	return out
-}
-
-func jumpTarget(line string) string {
-	words := strings.Fields(line)
-	for i := len(words) - 2; i > 0; i-- {
-		if words[i] == "-j" || words[i] == "-g" {
-			return words[i+1]
-		}
-	}
-	return ""
-}
-
-// Removal prints input for iptables-restore --noflush that takes out those of chains which s has, and every jump into
-// them; "" if there is nothing to take out.
-func (s Save) Removal(chains []Chain) string {
-	chains = slices.DeleteFunc(slices.Clone(chains), func(c Chain) bool { return !slices.Contains(s.Chains, c) })
-	var b strings.Builder
-	for _, t := range (Ruleset{Chains: chains}).tables() {
-		fmt.Fprintf(&b, "*%s\n", t)
-		for _, r := range s.JumpsInto(chains) {
-			if r.Chain.Table == t {
-				fmt.Fprintln(&b, r.deletion())
-			}
-		}
-		for _, verb := range []string{"-F", "-X"} {
-			for _, c := range chains {
-				if c.Table == t {
-					fmt.Fprintln(&b, verb, c.Name)
-				}
-			}
-		}
-		b.WriteString("COMMIT\n")
-	}
-	return b.String()
 }

@@ -16,6 +16,7 @@ package testcase
 import (
 	"context"
 	"flag"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,10 +26,15 @@ import (
 
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 var update = flag.Bool("update", false, "rewrite the want sections of testdata/cases with what comes out now")
+
+// Addresses are the pod's in every scenario; they are those of nettest's pod.
+var Addresses = []netip.Addr{nettest.PodIPv4, nettest.PodIPv6}
 
 // Case is one scenario.
 type Case struct {
@@ -112,7 +118,7 @@ func (c Case) Decide(t testing.TB) (mesh.Decision, error) {
 		t.Fatal(err)
 	}
 	dialect, _ := mesh.Find(c.Mesh)
-	return dialect.Decide(facts, objects.Config)
+	return dialect.Decide(mesh.Input{Pod: facts, Config: objects.Config, Addresses: Addresses})
 }
 
 // Want compares sections with what came out and reports each that differs. With -update it writes them instead; an
@@ -149,4 +155,15 @@ func (c Case) rewrite(t *testing.T, got map[string]string) {
 	if err := os.WriteFile(c.path, txtar.Format(&txtar.Archive{Comment: c.archive.Comment, Files: files}), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ProxyPorts are the ports on which a policy's proxy listens.
+func ProxyPorts(p redirect.Policy) []uint16 {
+	switch p := p.(type) {
+	case redirect.OSM:
+		return []uint16{p.Proxy.Outbound, p.Proxy.Inbound, 5300}
+	case redirect.Istio:
+		return []uint16{p.Proxy.Outbound, p.Proxy.Inbound, p.Proxy.DNS}
+	}
+	return nil
 }

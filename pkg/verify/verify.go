@@ -9,60 +9,73 @@ import (
 )
 
 // Differences returns what is wrong with got, the kernel's rules of one family, against want, the rules as they were
-// programmed: a chain that is missing, a rule of one of want's chains that is missing, altered or added, and a jump
-// into one of them that is missing or there more than once. Rules and chains of others are nobody's business here. The
-// order is that of want; nothing means that both agree.
+// programmed: a chain that is missing, a rule of one of want's chains that is missing, altered or added, and a rule in a
+// base chain that is missing, there more than once or out of order. Rules and chains of others are nobody's business
+// here. The order is that of want; nothing means that both agree.
 func Differences(f rules.Family, want, got rules.Save) []string {
 	var out []string
-	say := func(format string, args ...any) { out = append(out, f.String()+" "+fmt.Sprintf(format, args...)) }
-
-	for _, c := range want.Chains {
-		if !slices.Contains(got.Chains, c) {
-			say("%s: chain %s is missing", c.Table, c.Name)
-			continue
-		}
-		compareChain(c, want.In(c), got.In(c), say)
+	say := func(c rules.Chain, format string, args ...any) {
+		out = append(out, fmt.Sprintf("%s %s: ", f, c.Table)+fmt.Sprintf(format, args...))
 	}
-	compareJumps(want.JumpsInto(want.Chains), got.JumpsInto(want.Chains), say)
+	for _, c := range want.Chains {
+		if slices.Contains(got.Chains, c) {
+			compareChain(c, want.In(c), got.In(c), say)
+		} else {
+			say(c, "chain %s is missing", c.Name)
+		}
+	}
+	want, got = want.Owned(want), got.Owned(want)
+	for _, t := range rules.Tables {
+		for _, name := range []string{rules.Prerouting, rules.Output} {
+			c := rules.Chain{Table: t, Name: name}
+			compareBase(c, want.In(c), got.In(c), say)
+		}
+	}
 	return out
 }
 
-func compareChain(c rules.Chain, want, got []rules.SavedRule, say func(string, ...any)) {
+func compareChain(c rules.Chain, want, got []rules.SavedRule, say func(rules.Chain, string, ...any)) {
 	for i := range max(len(want), len(got)) {
 		switch {
 		case i >= len(got):
-			say("%s: rule %d of %s is missing: %s", c.Table, i+1, c.Name, want[i].Line)
+			say(c, "rule %d of %s is missing: %s", i+1, c.Name, want[i].Line)
 		case i >= len(want):
-			say("%s: rule %d of %s is not detour's: %s", c.Table, i+1, c.Name, got[i].Line)
-		case canonical(want[i]) != canonical(got[i]):
-			say("%s: rule %d of %s is %s, not %s", c.Table, i+1, c.Name, got[i].Line, want[i].Line)
+			say(c, "rule %d of %s is not detour's: %s", i+1, c.Name, got[i].Line)
+		case want[i].Canonical() != got[i].Canonical():
+			say(c, "rule %d of %s is %s, not %s", i+1, c.Name, got[i].Line, want[i].Line)
 		}
 	}
 }
 
-func compareJumps(want, got []rules.SavedRule, say func(string, ...any)) {
-	count := map[string]int{}
-	for _, r := range got {
-		count[canonical(r)]++
-	}
+// compareBase compares what of a base chain is detour's; between its rules there may be others.
+func compareBase(c rules.Chain, want, got []rules.SavedRule, say func(rules.Chain, string, ...any)) {
+	same := true
 	for _, r := range want {
-		if n := count[canonical(r)]; n != 1 {
-			say("%s: %s has %s %d times, not once", r.Chain.Table, r.Chain.Name, r.Line, n)
+		if n := count(got, r); n != 1 {
+			say(c, "%s has %s %d times, not once", c.Name, r.Line, n)
+			same = false
 		}
-		delete(count, canonical(r))
 	}
 	for _, r := range got {
-		if count[canonical(r)] > 0 {
-			say("%s: %s has %s, which is not detour's", r.Chain.Table, r.Chain.Name, r.Line)
+		if count(want, r) == 0 {
+			say(c, "%s has %s, which is not detour's", c.Name, r.Line)
+			same = false
+		}
+	}
+	for i := range want {
+		if same && want[i].Canonical() != got[i].Canonical() {
+			say(c, "%s has %s where %s should come first", c.Name, got[i].Line, want[i].Line)
+			return
 		}
 	}
 }
 
-// canonical irons out what differs between versions of iptables-save; a rule that detour has no types for stays as it is.
-func canonical(r rules.SavedRule) string {
-	parsed, err := rules.ParseRule(r.Chain.Table, r.Line)
-	if err != nil {
-		return r.Line
+func count(list []rules.SavedRule, r rules.SavedRule) int {
+	n := 0
+	for _, x := range list {
+		if x.Canonical() == r.Canonical() {
+			n++
+		}
 	}
-	return parsed.String()
+	return n
 }

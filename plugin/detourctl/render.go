@@ -68,11 +68,15 @@ func (o renderOptions) render(ctx context.Context, out, warnings io.Writer) erro
 	if !ok {
 		return fmt.Errorf("--mesh: %q is none of %s", o.mesh, strings.Join(mesh.Names(), ", "))
 	}
-	families, err := o.families()
+	addresses, err := o.addresses()
 	if err != nil {
 		return err
 	}
-	decision, err := o.decide(ctx, dialect)
+	families, err := o.families(addresses, dialect)
+	if err != nil {
+		return err
+	}
+	decision, err := o.decide(ctx, dialect, addresses)
 	if err != nil {
 		return err
 	}
@@ -92,7 +96,7 @@ func (o renderOptions) render(ctx context.Context, out, warnings io.Writer) erro
 	return fmt.Errorf("--format: %q is none of iptables, json", o.format)
 }
 
-func (o renderOptions) decide(ctx context.Context, dialect mesh.Dialect) (mesh.Decision, error) {
+func (o renderOptions) decide(ctx context.Context, dialect mesh.Dialect, addresses []netip.Addr) (mesh.Decision, error) {
 	namespace, name, ok := strings.Cut(o.pod, "/")
 	if !ok {
 		return mesh.Decision{}, fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.pod)
@@ -109,41 +113,43 @@ func (o renderOptions) decide(ctx context.Context, dialect mesh.Dialect) (mesh.D
 	if err != nil {
 		return mesh.Decision{}, err
 	}
-	decision, err := dialect.Decide(facts, objects.Config)
+	decision, err := dialect.Decide(mesh.Input{Pod: facts, Config: objects.Config, Addresses: addresses})
 	if objects.Config == nil {
 		decision.Warnings = append(decision.Warnings, objects.ConfigAbsent+": the mesh's defaults hold")
 	}
 	return decision, err
 }
 
-// families are those asked for: by --pod-ips, narrowed by --family.
-func (o renderOptions) families() ([]rules.Family, error) {
-	families := rules.Families
-	if len(o.podIPs) > 0 {
-		families = nil
-		for _, ip := range o.podIPs {
-			addr, err := netip.ParseAddr(ip)
-			if err != nil {
-				return nil, fmt.Errorf("--pod-ips: %q is not an IP address", ip)
-			}
-			families = append(families, rules.Of(addr))
+func (o renderOptions) addresses() ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, ip := range o.podIPs {
+		addr, err := netip.ParseAddr(ip)
+		if err != nil {
+			return nil, fmt.Errorf("--pod-ips: %q is not an IP address", ip)
 		}
-		slices.Sort(families)
-		families = slices.Compact(families)
+		out = append(out, addr.Unmap())
 	}
-	if o.family == 0 {
-		return families, nil
+	return out, nil
+}
+
+// families are those of the addresses, or both if none is given, narrowed by --family.
+func (o renderOptions) families(addresses []netip.Addr, dialect mesh.Dialect) ([]rules.Family, error) {
+	if f := rules.Family(o.family); o.family != 0 {
+		if !slices.Contains(rules.Families, f) {
+			return nil, fmt.Errorf("--family: %d is neither 4 nor 6", o.family)
+		}
+		return []rules.Family{f}, nil
 	}
-	if f := rules.Family(o.family); o.family == 4 || o.family == 6 {
-		return slices.DeleteFunc(slices.Clone(families), func(have rules.Family) bool { return have != f }), nil
+	if len(addresses) == 0 {
+		return rules.Families, nil
 	}
-	return nil, fmt.Errorf("--family: %d is neither 4 nor 6", o.family)
+	return rules.FamiliesOf(addresses, dialect.IPv4Always), nil
 }
 
 func (o renderOptions) printRestore(out io.Writer, rs rules.Ruleset, families []rules.Family) error {
 	programs := map[rules.Family]string{rules.IPv4: "iptables-restore", rules.IPv6: "ip6tables-restore"}
 	for _, f := range families {
-		if _, err := fmt.Fprintf(out, "# %s: %s --noflush\n%s", f, programs[f], rs.Restore(f, o.explain, nil)); err != nil {
+		if _, err := fmt.Fprintf(out, "# %s: %s --noflush\n%s", f, programs[f], rs.Restore(f, o.explain, rules.Save{})); err != nil {
 			return err
 		}
 	}

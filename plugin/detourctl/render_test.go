@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -23,12 +24,13 @@ func render(t *testing.T, args ...string) (out, warnings string, err error) {
 }
 
 func TestRenderPrintsWhatEveryCaseWants(t *testing.T) {
+	ips := fmt.Sprintf("%s,%s", testcase.Addresses[0], testcase.Addresses[1])
 	for _, c := range testcase.Load(t, "../..") {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
-			args := []string{"--mesh", c.Mesh, "--manifests", c.Manifests(t), "--pod", "shop/web"}
+			args := []string{"--mesh", c.Mesh, "--manifests", c.Manifests(t), "--pod", "shop/web", "--pod-ips", ips}
 			four, warnings, err := render(t, append(args, "--family", "4")...)
-			six, _, _ := render(t, append(args, "--pod-ips", "fd00::1")...)
+			six, _, _ := render(t, append(args, "--family", "6")...)
 			var skipped skippedError
 			switch {
 			case c.Section("want.skip") != "":

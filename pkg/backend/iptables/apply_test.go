@@ -17,8 +17,8 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-func policy() redirect.Policy {
-	return redirect.Policy{
+func policy() redirect.OSM {
+	return redirect.OSM{
 		Chains: redirect.Chains{Inbound: "PROXY_INBOUND", InboundRedirect: "PROXY_IN_REDIRECT", Outbound: "PROXY_OUTPUT", OutboundRedirect: "PROXY_REDIRECT"},
 		Proxy:  redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
 	}
@@ -66,7 +66,7 @@ func TestRulesOfOthersStay(t *testing.T) {
 			}
 		}
 		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
-			return b.Remove(ctx, lock, rs.Chains, rules.Families)
+			return b.Remove(ctx, lock, owned(rs))
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -83,7 +83,7 @@ func TestARuleThatTheKernelRefusesLeavesNothingAndIsNamed(t *testing.T) {
 		rs := rules.Build(policy())
 		rs.Rules = append(rs.Rules, rules.Rule{Chain: rs.Chains[0], Target: rules.Jump("NOWHERE")})
 		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
-			return b.Apply(ctx, lock, rs, rules.Families)
+			return b.Apply(ctx, lock, rs, rules.Families, nil)
 		})
 		if err == nil || !strings.Contains(err.Error(), "program IPv4 rules: iptables-"+string(b.variant)+"-restore") || !strings.Contains(err.Error(), "NOWHERE") {
 			t.Errorf("got error %v, want one that names the program and the rule", err)
@@ -102,7 +102,7 @@ func TestIPv6ThatFailsUndoesIPv4(t *testing.T) {
 		six.restore = "/bin/false" // a kernel without IPv6 NAT is not to be had
 		failing.tools[rules.IPv6] = six
 		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
-			return failing.Apply(ctx, lock, rules.Build(policy()), rules.Families)
+			return failing.Apply(ctx, lock, rules.Build(policy()), rules.Families, nil)
 		})
 		if err == nil || !strings.Contains(err.Error(), "program IPv6 rules") {
 			t.Errorf("got error %v", err)
@@ -122,7 +122,7 @@ func TestNativeTableInTheWayUndoesIPv4(t *testing.T) {
 	ns := nettest.StartNamespace(t, "native")
 	shell(t, b, ns, `nft 'add table ip6 nat; add chain ip6 nat OUTPUT { type filter hook output priority 0; }'`)
 	err = inside(t, ns, func(ctx context.Context, lock *os.File) error {
-		return b.Apply(ctx, lock, rules.Build(policy()), rules.Families)
+		return b.Apply(ctx, lock, rules.Build(policy()), rules.Families, nil)
 	})
 	if err == nil || !strings.Contains(err.Error(), "IPv6") {
 		t.Errorf("got error %v", err)
@@ -147,10 +147,10 @@ func TestTheHostsXtablesLockIsNotTaken(t *testing.T) {
 			ns := nettest.StartNamespace(t, "lock")
 			mustApply(t, b, ns, rs)
 			err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
-				if _, err := b.List(rules.IPv4, rs.Chains); err != nil {
+				if _, err := b.List(rules.IPv4, rs.Save(rules.IPv4)); err != nil {
 					return err
 				}
-				return b.Remove(ctx, lock, rs.Chains, rules.Families)
+				return b.Remove(ctx, lock, owned(rs))
 			})
 			if err != nil {
 				t.Error(err)
@@ -175,7 +175,7 @@ func TestAProgramThatHangsEndsWithTheDeadlineAndGivesTheLockBack(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	err = pod.Do(func() error { return hang.Apply(ctx, lock, rules.Build(policy()), []rules.Family{rules.IPv4}) })
+	err = pod.Do(func() error { return hang.Apply(ctx, lock, rules.Build(policy()), []rules.Family{rules.IPv4}, nil) })
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "iptables-save") {
 		t.Errorf("got error %v, want the deadline and the program that hangs", err)
 	}

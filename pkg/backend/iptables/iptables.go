@@ -35,82 +35,80 @@ func (b *Backend) Name() string { return "iptables-" + string(b.variant) }
 // undoTimeout bounds the removal of what a failed Apply has done; the caller's deadline may have passed by then.
 const undoTimeout = 5 * time.Second
 
-// Apply programs the ruleset for the families: each in one transaction, and all of them or none. What an earlier Apply
-// left is replaced, so that the result is the same however often it runs; rules of others stay. lock is the namespace's
-// lock, which the started programs inherit.
-func (b *Backend) Apply(ctx context.Context, lock *os.File, rs rules.Ruleset, families []rules.Family) error {
-	for i, f := range families {
-		err := b.apply(ctx, lock, rs, f)
+// Owned is what belongs to detour in each family: chains, and rules in the base chains.
+type Owned map[rules.Family]rules.Save
+
+// Apply programs the ruleset for the families, and all of them or none; within a family, each table is one transaction.
+// What an earlier Apply left, by the ruleset's own chains and rules and by those of old, is replaced, so that the result
+// is the same however often it runs; rules of others stay. lock is the namespace's lock, which the started programs
+// inherit.
+func (b *Backend) Apply(ctx context.Context, lock *os.File, rs rules.Ruleset, families []rules.Family, old Owned) error {
+	done := Owned{}
+	for _, f := range families {
+		done[f] = rs.Save(f)
+		err := b.replace(ctx, lock, f, rs, done[f].Join(old[f]))
 		if err == nil {
 			continue
 		}
 		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 		defer cancel()
-		return errors.Join(
-			fmt.Errorf("program %s rules: %w", f, err),
-			b.Remove(undo, lock, rs.Chains, families[:i]))
+		return errors.Join(fmt.Errorf("program %s rules: %w", f, err), b.Remove(undo, lock, done))
 	}
 	return nil
 }
 
-func (b *Backend) apply(ctx context.Context, lock *os.File, rs rules.Ruleset, f rules.Family) error {
-	have, err := b.save(ctx, lock, f)
-	if err != nil {
-		return err
-	}
-	return b.restore(ctx, lock, f, rs.Restore(f, false, have.JumpsInto(rs.Chains)))
-}
-
-// Remove takes the chains and every jump into them out of the families, each in one transaction. What is not there is
-// no error.
-func (b *Backend) Remove(ctx context.Context, lock *os.File, chains []rules.Chain, families []rules.Family) error {
+// Remove takes what is owned out of the families. What is not there is no error.
+func (b *Backend) Remove(ctx context.Context, lock *os.File, owned Owned) error {
 	var errs []error
-	for _, f := range families {
-		if err := b.remove(ctx, lock, chains, f); err != nil {
-			errs = append(errs, fmt.Errorf("remove %s rules: %w", f, err))
+	for _, f := range rules.Families {
+		if own, ok := owned[f]; ok {
+			if err := b.replace(ctx, lock, f, rules.Ruleset{}, own); err != nil {
+				errs = append(errs, fmt.Errorf("remove %s rules: %w", f, err))
+			}
 		}
 	}
 	return errors.Join(errs...)
 }
 
-func (b *Backend) remove(ctx context.Context, lock *os.File, chains []rules.Chain, f rules.Family) error {
-	have, err := b.save(ctx, lock, f)
+// replace puts the ruleset in the place of what is owned.
+func (b *Backend) replace(ctx context.Context, lock *os.File, f rules.Family, rs rules.Ruleset, own rules.Save) error {
+	have, err := b.save(ctx, lock, f, own)
 	if err != nil {
 		return err
 	}
-	input := have.Removal(chains)
+	input := rs.Restore(f, false, have.Owned(own))
 	if input == "" {
 		return nil
 	}
-	return b.restore(ctx, lock, f, input)
+	_, err = b.run(ctx, lock, b.tools[f].restore, input, "--noflush", "--wait="+waitSeconds(ctx))
+	return err
 }
 
-// List reads the base chains that redirection hooks into and those of chains that exist.
-func (b *Backend) List(f rules.Family, chains []rules.Chain) (rules.Save, error) {
+// List reads of the family's tables the chains that own has and the base chains that it has rules in.
+func (b *Backend) List(f rules.Family, own rules.Save) (rules.Save, error) {
 	ipt, err := b.client(f)
 	if err != nil {
 		return rules.Save{}, err
 	}
-	names, err := ipt.ListChains(string(rules.Nat))
-	if err != nil {
-		return rules.Save{}, fmt.Errorf("list %s chains: %w", f, err)
-	}
 	var s rules.Save
-	for _, c := range append([]rules.Chain{{Table: rules.Nat, Name: rules.Prerouting}, {Table: rules.Nat, Name: rules.Output}}, chains...) {
-		if !slices.Contains(names, c.Name) {
+	for _, t := range rules.Tables {
+		chains := own.ChainsIn(t)
+		if len(chains) == 0 {
 			continue
 		}
-		lines, err := ipt.List(string(c.Table), c.Name)
+		there, err := ipt.ListChains(string(t))
 		if err != nil {
-			return rules.Save{}, fmt.Errorf("list %s chain %s: %w", f, c.Name, err)
+			return rules.Save{}, fmt.Errorf("list %s chains of table %s: %w", f, t, err)
 		}
-		for _, line := range lines {
-			switch {
-			case strings.HasPrefix(line, "-N"):
-				s.Chains = append(s.Chains, c)
-			case strings.HasPrefix(line, "-A"):
-				s.Rules = append(s.Rules, rules.SavedRule{Chain: c, Line: line})
+		for _, c := range chains {
+			if !slices.Contains(there, c.Name) {
+				continue
 			}
+			lines, err := ipt.List(string(t), c.Name)
+			if err != nil {
+				return rules.Save{}, fmt.Errorf("list %s chain %s of table %s: %w", f, c.Name, t, err)
+			}
+			s = s.Join(rules.ParseList(c, lines))
 		}
 	}
 	return s, nil
@@ -139,24 +137,20 @@ func (b *Backend) client(f rules.Family) (*goiptables.IPTables, error) {
 	return ipt, nil
 }
 
-// save reads the family's nat table. A namespace without a legacy table is known to be empty without asking a program,
-// which would make the table.
-func (b *Backend) save(ctx context.Context, lock *os.File, f rules.Family) (rules.Save, error) {
+// save reads the family's tables. A namespace without any of the legacy tables that own is in is known to be empty
+// without asking a program.
+func (b *Backend) save(ctx context.Context, lock *os.File, f rules.Family, own rules.Save) (rules.Save, error) {
 	if b.variant == Legacy {
-		if names, err := legacyTables(f); err == nil && !slices.Contains(names, string(rules.Nat)) {
+		names, err := legacyTables(f)
+		if err == nil && !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 }) {
 			return rules.Save{}, nil
 		}
 	}
-	out, err := b.run(ctx, lock, b.tools[f].save, "", "-t", string(rules.Nat))
+	out, err := b.run(ctx, lock, b.tools[f].save, "")
 	if err != nil {
 		return rules.Save{}, err
 	}
 	return rules.ParseSave(out)
-}
-
-func (b *Backend) restore(ctx context.Context, lock *os.File, f rules.Family, input string) error {
-	_, err := b.run(ctx, lock, b.tools[f].restore, input, "--noflush", "--wait="+waitSeconds(ctx))
-	return err
 }
 
 // waitSeconds is for iptables before 1.8.6, which know no XTABLES_LOCKFILE and wait for the host's lock.

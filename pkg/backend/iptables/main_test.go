@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/backend/route"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -47,19 +48,22 @@ func inside(t *testing.T, ns *nettest.Namespace, fn func(ctx context.Context, lo
 func mustApply(t *testing.T, b *Backend, ns *nettest.Namespace, rs rules.Ruleset) {
 	t.Helper()
 	err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
-		return b.Apply(ctx, lock, rs, rules.Families)
+		if err := route.Apply(rs.Setup, rules.Families); err != nil {
+			return err
+		}
+		return b.Apply(ctx, lock, rs, rules.Families, nil)
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// dump is the family's nat table as iptables-save prints it, without comments and counters.
+// dump is the family's tables as iptables-save prints them, without comments and counters.
 func dump(t *testing.T, b *Backend, ns *nettest.Namespace, f rules.Family) string {
 	t.Helper()
 	var out []byte
 	err := ns.Do(func() (err error) {
-		cmd := exec.Command(b.tools[f].save, "-t", "nat")
+		cmd := exec.Command(b.tools[f].save)
 		cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE=/proc/self/stat")
 		out, err = cmd.Output()
 		return err
@@ -93,4 +97,9 @@ func shell(t *testing.T, b *Backend, ns *nettest.Namespace, script string) {
 	if err != nil {
 		t.Fatalf("%s: %v: %s", script, err, out)
 	}
+}
+
+// owned is what a ruleset has in both families.
+func owned(rs rules.Ruleset) Owned {
+	return Owned{rules.IPv4: rs.Save(rules.IPv4), rules.IPv6: rs.Save(rules.IPv6)}
 }

@@ -1,0 +1,218 @@
+package mesh
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+
+	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/redirect"
+)
+
+// istio's annotations and labels.
+const (
+	istioInject      = "sidecar.istio.io/inject"
+	istioStatus      = "sidecar.istio.io/status"
+	istioMode        = "sidecar.istio.io/interceptionMode"
+	istioTraffic     = "traffic.sidecar.istio.io/"
+	istioReroute     = "istio.io/reroute-virtual-interfaces"
+	istioKubevirt    = istioTraffic + "kubevirtInterfaces"
+	istioEverything  = "*"
+	istioMetricsPort = 15020 // merged Prometheus telemetry
+	istioHealthPort  = 15021
+	istioEnvoyPort   = 15090 // Envoy's own telemetry
+)
+
+func (d Dialect) skipIstio(p pod.Pod) (string, error) {
+	sidecar, _ := p.Find(d.Sidecar)
+	if off, err := boolEnv(sidecar, "DISABLE_ENVOY"); err != nil || off {
+		return fmt.Sprintf("container %q has DISABLE_ENVOY=true: there is no proxy", d.Sidecar), err
+	}
+	if args := sidecar.Args; len(args) > 1 && args[0] == "proxy" && args[1] != "sidecar" {
+		return fmt.Sprintf("container %q is a %s, not a sidecar", d.Sidecar, args[1]), nil
+	}
+	inject, where := p.Labels[istioInject], "label"
+	if inject == "" {
+		inject, where = p.Annotations[istioInject], "annotation"
+	}
+	if inject == "false" {
+		return fmt.Sprintf("its %s %s is %q", where, istioInject, inject), nil
+	}
+	if _, ok := p.Annotations[istioStatus]; !ok {
+		return fmt.Sprintf("it has no annotation %s: istio did not inject it", istioStatus), nil
+	}
+	if p.Annotations[istioMode] == "NONE" {
+		return fmt.Sprintf("its annotation %s is NONE", istioMode), nil
+	}
+	return "", nil
+}
+
+// istioAnnotations are the lists that a pod may have. A list that holds everything is "*", one that holds nothing is "".
+type istioAnnotations struct {
+	values map[string]string
+	err    error // the first
+}
+
+// list reads a list; all is true for "*", which only an include list may be.
+func istioList[T any](a *istioAnnotations, name, absent string, mayBeAll bool, parse func(origin, entry string) (T, error)) (entries []T, all bool) {
+	value, ok := a.values[name]
+	if !ok {
+		value = absent
+	}
+	value = strings.TrimSpace(value)
+	switch {
+	case value == "":
+		return nil, false
+	case value == istioEverything && mayBeAll:
+		return nil, true
+	}
+	entries, err := parseList(name, strings.Split(value, ","), parse)
+	if err != nil && a.err == nil {
+		a.err = err
+	}
+	return entries, false
+}
+
+func (d Dialect) decideIstio(in Input, out *Decision) error {
+	ports, err := d.istioPorts(in.Config)
+	if err != nil {
+		return fmt.Errorf("%s: %w", d.Config, err)
+	}
+	policy, err := d.istioPolicy(in, ports, out)
+	if err != nil {
+		return fmt.Errorf("pod %s: %w", in.Pod, err)
+	}
+	out.Policy = policy
+	d.warnPorts(in.Pod, []uint16{ports.Outbound, ports.Inbound, ports.Tunnel, istioMetricsPort, istioHealthPort, istioEnvoyPort}, out)
+	return nil
+}
+
+// istioPorts are the proxy's listeners, of which the mesh's ConfigMap may move two.
+func (d Dialect) istioPorts(config []byte) (Ports, error) {
+	ports := d.Ports
+	if config == nil {
+		return ports, nil
+	}
+	var object struct {
+		Kind string            `json:"kind"`
+		Data map[string]string `json:"data"`
+	}
+	if err := decode(config, &object); err != nil {
+		return ports, err
+	}
+	if object.Kind != d.Config.Kind {
+		return ports, fmt.Errorf("kind: got %q, want %q", object.Kind, d.Config.Kind)
+	}
+	var mesh struct {
+		Outbound *int64 `json:"proxyListenPort"`
+		Inbound  *int64 `json:"proxyInboundListenPort"`
+	}
+	if err := yaml.Unmarshal([]byte(object.Data["mesh"]), &mesh); err != nil {
+		return ports, fmt.Errorf("data.mesh: %w", err)
+	}
+	for _, p := range []struct {
+		field string
+		value *int64
+		port  *uint16
+	}{{"proxyListenPort", mesh.Outbound, &ports.Outbound}, {"proxyInboundListenPort", mesh.Inbound, &ports.Inbound}} {
+		if p.value == nil || *p.value == 0 { // 0 is protobuf's way to say nothing
+			continue
+		}
+		if *p.value < 1 || *p.value > 65535 {
+			return ports, fmt.Errorf("data.mesh: %s: %d: a port is 1 to 65535", p.field, *p.value)
+		}
+		*p.port = uint16(*p.value)
+	}
+	return ports, nil
+}
+
+func (d Dialect) istioPolicy(in Input, ports Ports, out *Decision) (redirect.Istio, error) {
+	sidecar, _ := in.Pod.Find(d.Sidecar)
+	policy := redirect.Istio{Proxy: redirect.IstioProxy{
+		UIDs:    []uint32{idOr(sidecar.RunAsUser, d.UID)},
+		GIDs:    []uint32{idOr(sidecar.RunAsGroup, d.GID)},
+		Inbound: ports.Inbound, Outbound: ports.Outbound, Tunnel: ports.Tunnel, DNS: ports.DNS,
+	}}
+	if err := d.refuseUser(in.Pod, policy.Proxy.UIDs[0]); err != nil {
+		return policy, err
+	}
+	switch mode := in.Pod.Annotations[istioMode]; mode {
+	case "", "REDIRECT":
+	case "TPROXY":
+		policy.TProxy = true
+	default:
+		return policy, fmt.Errorf("%s: %q is none of REDIRECT, TPROXY, NONE", istioMode, mode)
+	}
+	for _, e := range []struct {
+		name string
+		set  *bool
+	}{{"ISTIO_META_DNS_CAPTURE", &policy.DNSCapture}, {"INVALID_DROP", &policy.DropInvalid}, {"ISTIO_DUAL_STACK", new(bool)}} {
+		var err error
+		if *e.set, err = boolEnv(sidecar, e.name); err != nil {
+			return policy, err
+		}
+		if slices.Contains(sidecar.EnvFrom, e.name) {
+			out.warn("container %q takes %s from elsewhere, which can't be looked up: it counts as not set", sidecar.Name, e.name)
+		}
+	}
+	var err error
+	if policy.Outbound.ExcludeUsers, err = d.directUsers(in, policy.Proxy.UIDs[0], out); err != nil {
+		return policy, err
+	}
+	return policy, istioLists(in.Pod.Annotations, &policy)
+}
+
+// istioLists reads the lists of ports, ranges and interfaces into the policy.
+func istioLists(values map[string]string, p *redirect.Istio) error {
+	a := &istioAnnotations{values: values}
+	outbound, inbound := &p.Outbound, &p.Inbound
+	outbound.IncludeRanges, outbound.All = istioList(a, istioTraffic+"includeOutboundIPRanges", istioEverything, true, parseRange)
+	outbound.ExcludeRanges, _ = istioList(a, istioTraffic+"excludeOutboundIPRanges", "", false, parseRange)
+	outbound.IncludePorts, _ = istioList(a, istioTraffic+"includeOutboundPorts", "", false, parsePort)
+	outbound.ExcludePorts, _ = istioList(a, istioTraffic+"excludeOutboundPorts", fmt.Sprint(istioMetricsPort), false, parsePort)
+	inbound.IncludePorts, inbound.All = istioList(a, istioTraffic+"includeInboundPorts", istioEverything, true, parsePort)
+	inbound.ExcludePorts, _ = istioList(a, istioTraffic+"excludeInboundPorts", fmt.Sprint(istioMetricsPort), false, parsePort)
+	p.ExcludeInterfaces, _ = istioList(a, istioTraffic+"excludeInterfaces", "", false, parseInterface)
+	virtual := istioReroute
+	if values[virtual] == "" {
+		virtual = istioKubevirt
+	}
+	p.VirtualInterfaces, _ = istioList(a, virtual, "", false, parseInterface)
+
+	for _, n := range []uint16{istioMetricsPort, istioHealthPort, istioEnvoyPort} {
+		inbound.ExcludePorts = append(inbound.ExcludePorts, redirect.Port{Number: n, Origin: "istio, as the proxy serves it itself"})
+	}
+	inbound.ExcludePorts = union(portNumber, inbound.ExcludePorts)
+	outbound.ExcludePorts = union(portNumber, outbound.ExcludePorts)
+	outbound.IncludePorts = union(portNumber, outbound.IncludePorts)
+	inbound.IncludePorts = union(portNumber, inbound.IncludePorts)
+	outbound.IncludeRanges = union(rangePrefix, outbound.IncludeRanges)
+	outbound.ExcludeRanges = union(rangePrefix, outbound.ExcludeRanges)
+	p.ExcludeInterfaces = union(interfaceName, p.ExcludeInterfaces)
+	p.VirtualInterfaces = union(interfaceName, p.VirtualInterfaces)
+	return a.err
+}
+
+// idOr returns a container's user or group, or the mesh's if it names none or root.
+func idOr(id *int64, otherwise uint32) uint32 {
+	if id == nil || *id <= 0 || *id > maxUID {
+		return otherwise
+	}
+	return uint32(*id)
+}
+
+// boolEnv reads a variable with a literal value; not set is false.
+func boolEnv(c pod.Container, name string) (bool, error) {
+	value, ok := c.Env[name]
+	if !ok || value == "" {
+		return false, nil
+	}
+	v, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, fmt.Errorf("container %q: env %s: %q is neither true nor false", c.Name, name, value)
+	}
+	return v, nil
+}
