@@ -16,11 +16,13 @@ import (
 // Killed at any moment, the next ADD ends in exactly the right state: 200 times, each somewhere in the time that a whole
 // ADD takes, in namespaces that keep what earlier kills left.
 func TestAddAfterAKillAtAnyMomentProgramsExactlyTheRules(t *testing.T) {
-	const workers, rounds = 4, 50
-	for range workers {
-		t.Run("worker", func(t *testing.T) {
+	const rounds = 50
+	osm := func(t *testing.T) *attachment { return newAttachment(t, meshedPod(), meshConfig) }
+	istio := func(t *testing.T) *attachment { return newIstio(t, tproxy) } // three tables, routes, an address
+	for i, start := range []func(*testing.T) *attachment{osm, istio, osm, istio} {
+		t.Run(fmt.Sprint("worker ", i+1), func(t *testing.T) {
 			t.Parallel()
-			a := newAttachment(t, meshedPod(), meshConfig)
+			a := start(t)
 			began := time.Now()
 			a.must("ADD")
 			whole := time.Since(began)

@@ -7,15 +7,12 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
-// What becomes of a connection that gets no answer. Their texts are the reasons of the packet language.
+// What becomes of a connection or datagram that gets no answer. Their texts are the reasons of the packet language.
 var (
 	ErrRefused     = errors.New("refused")
 	ErrTimeout     = errors.New("timeout")
@@ -26,64 +23,102 @@ var (
 
 var dialErrors = []error{ErrRefused, ErrTimeout, ErrUnreachable, ErrReset, ErrSilent}
 
-// maxAnswer bounds the line that Dial reads.
+// maxAnswer bounds the line that Dial and Ask read.
 const maxAnswer = 256
 
-// Dial connects from the namespace to addr with a socket that belongs to uid, and returns the line that is answered.
-// timeout is for all of it. An error is one of the Err values of this package where the network is to blame, and says
-// more where the caller is. Dial may be called concurrently.
+// Call is a TCP connection to make, or a UDP datagram to send.
+type Call struct {
+	Protocol Protocol
+	// Source is what the socket is bound to; the kernel chooses what is zero of it.
+	Source      netip.AddrPort
+	Destination netip.AddrPort
+	// Timeout is for all of it, the answer too.
+	Timeout time.Duration
+}
+
+// Dial connects from the namespace to addr by TCP with a socket that belongs to uid and to this process's group, and
+// returns the line that is answered: it is the plain case of Process.Ask.
 func Dial(ns *Namespace, uid uint32, addr netip.AddrPort, timeout time.Duration) (string, error) {
-	deadline := time.Now().Add(timeout)
-	conn, err := connect(ns, uid, addr, deadline)
+	p := own(ns)
+	p.UID = uid
+	return p.Ask(Call{Destination: addr, Timeout: timeout})
+}
+
+// Ask makes the call and returns the line that is answered. Only an answer from the very address that was asked counts,
+// with UDP too. An error is one of the Err values of this package where the network is to blame, and says more where
+// the caller is.
+func (p Process) Ask(c Call) (string, error) {
+	var line string
+	err := p.converse(c, func(conn net.Conn) (err error) {
+		if c.Protocol == UDP {
+			if err := send(conn, []byte("?\n")); err != nil {
+				return err
+			}
+		}
+		line, err = bufio.NewReader(io.LimitReader(conn, maxAnswer)).ReadString('\n')
+		if err == nil && c.Protocol == TCP {
+			// Whoever counts packets or forgets connections next wants the server's last packet to be through.
+			_, _ = io.Copy(io.Discard, conn)
+		}
+		return err
+	})
 	if err != nil {
-		return "", classify(addr, err)
-	}
-	defer conn.Close()
-	if err := conn.SetDeadline(deadline); err != nil {
-		return "", fmt.Errorf("dial %s: %w", addr, err)
-	}
-	line, err := bufio.NewReader(io.LimitReader(conn, maxAnswer)).ReadString('\n')
-	if err != nil {
-		return "", classify(addr, err)
+		return "", err
 	}
 	return strings.TrimSuffix(line, "\n"), nil
 }
 
-// connect opens the connection. The socket is created by the thread that has become uid: netfilter's owner match looks
-// at the filesystem UID that the thread had then.
-func connect(ns *Namespace, uid uint32, addr netip.AddrPort, deadline time.Time) (conn net.Conn, err error) {
-	network := "tcp4"
-	if addr.Addr().Is6() {
-		network = "tcp6"
+// converse opens the call's connection, lets talk talk, closes it and classifies the error.
+func (p Process) converse(c Call, talk func(net.Conn) error) error {
+	deadline := time.Now().Add(c.Timeout)
+	conn, err := p.connect(c, deadline)
+	if err != nil {
+		return classify(c.Destination, err)
 	}
-	err = ns.Do(func() error {
-		if err := becomeUser(uid); err != nil {
-			return err
+	defer conn.Close()
+	if err := conn.SetDeadline(deadline); err != nil {
+		return fmt.Errorf("dial %s: %w", c.Destination, err)
+	}
+	return classify(c.Destination, talk(conn))
+}
+
+// connect opens the connection. The socket is created by the thread that has become the process: netfilter's owner
+// match looks at the filesystem UID and GID that the thread had then. A UDP socket is connected too: it receives from
+// its peer's address alone, and its peer's ICMP errors.
+func (p Process) connect(c Call, deadline time.Time) (conn net.Conn, err error) {
+	dialer := net.Dialer{Deadline: deadline, Control: setAllErrors}
+	if c.Source.IsValid() || c.Source.Port() != 0 {
+		dialer.LocalAddr = net.TCPAddrFromAddrPort(c.Source)
+		if c.Protocol == UDP {
+			dialer.LocalAddr = net.UDPAddrFromAddrPort(c.Source)
 		}
+	}
+	network := c.Protocol.String() + "4"
+	if c.Destination.Addr().Is6() {
+		network = c.Protocol.String() + "6"
+	}
+	err = p.do(func() error {
 		// With one literal address the dialer starts no goroutine of its own.
-		dialer := net.Dialer{Deadline: deadline}
-		conn, err = dialer.Dial(network, addr.String())
+		conn, err = dialer.Dial(network, c.Destination.String())
 		return err
 	})
 	return conn, err
 }
 
-// becomeUser sets the filesystem UID of the calling thread alone; the thread keeps its real UID.
-func becomeUser(uid uint32) error {
-	if _, err := unix.SetfsuidRetUid(int(uid)); err != nil {
-		return fmt.Errorf("become UID %d: %w", uid, err)
-	}
-	// setfsuid reports no failure: ask with a UID that doesn't exist, which changes nothing.
-	if now, err := unix.SetfsuidRetUid(-1); err != nil || uint32(now) != uid {
-		return fmt.Errorf("become UID %d: still UID %d: %w", uid, now, os.ErrPermission)
+// send writes a datagram. A rule that drops it says EPERM, also where it rejects it: that, reading tells.
+func send(conn net.Conn, datagram []byte) error {
+	if _, err := conn.Write(datagram); !errors.Is(err, syscall.EPERM) {
+		return err
 	}
 	return nil
 }
 
-// classify turns what the kernel said into one of dialErrors.
+// classify turns what the kernel said into one of dialErrors, and keeps nil nil.
 func classify(addr netip.AddrPort, err error) error {
 	var timeout interface{ Timeout() bool }
 	switch {
+	case err == nil:
+		return nil
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return ErrRefused
 	case errors.Is(err, syscall.ENETUNREACH), errors.Is(err, syscall.EHOSTUNREACH):

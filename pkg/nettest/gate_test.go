@@ -70,14 +70,35 @@ func TestRequireProgram(t *testing.T) {
 	}
 }
 
-// CheckPackets is a checker: it must fail where a packet goes astray.
+// CheckPackets is a checker: it must fail where a packet goes astray, whatever kind it is of.
 func TestCheckPacketsFails(t *testing.T) {
 	t.Parallel()
 	w := StartWorld(t)
-	packets := parse(t, "out 1.1.1.1:80 -> proxy 15001")
-	want := "failed: out 1.1.1.1:80 -> proxy 15001: got outside"
-	if got := outcomeOf(func(t TB) { CheckPackets(t, w, packets) }); got != want {
-		t.Errorf("got %q, want %q", got, want)
+	for line, got := range map[string]string{
+		"out 1.1.1.1:80 -> proxy 15001":                  "outside",
+		"out 1.1.1.1:80 gid=1337 -> app":                 "outside",
+		"out 10.77.0.2:80 src=127.0.0.6 -> proxy 15006":  "app",
+		"out 192.0.2.9:80 -> proxy 15001":                "outside",
+		"out [2001:db8:78::9]:80 -> error: timeout":      "outside",
+		"out udp 10.96.0.10:53 -> proxy 15053":           "outside",
+		"out udp [2001:db8::1]:53 -> error: timeout":     "outside",
+		"out udp 10.77.0.2:53 -> outside":                "app",
+		"in udp 53 -> error: refused":                    "app",
+		"in via=net1 8080 -> proxy 15006":                "app",
+		"in6 via=net1 8080 -> error: timeout":            "app",
+		"guest 1.1.1.1:80 -> proxy 15001":                "outside",
+		"guest udp [2001:db8::1]:53 -> error: refused":   "outside",
+		"guest [fd77::2]:80 -> outside":                  "app",
+		"out 127.0.0.1:15001 -> proxy 15001":             "proxy 15001 original unknown",
+		"out udp 10.77.0.2:15053 uid=0 gid=0 -> outside": "proxy 15053",
+		"guest 10.79.0.1:80 -> error: timeout":           "app",
+		"out udp [fd79::1]:80 -> error: unreachable":     "app",
+	} {
+		packets := parse(t, line)
+		want := fmt.Sprintf("failed: %s: got %s", line, got)
+		if got := outcomeOf(func(t TB) { CheckPackets(t, w, packets, 15053) }); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
 	}
 }
 

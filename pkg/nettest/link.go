@@ -1,9 +1,11 @@
 package nettest
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -23,87 +25,156 @@ const (
 	outsideLink = "pod0"
 )
 
+var everything = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
+// end is one end of a veth pair, with an address in a /24 and one in a /64.
+type end struct {
+	link   string
+	v4, v6 netip.Addr
+}
+
+func (e end) addrs() []netip.Addr { return []netip.Addr{e.v4, e.v6} }
+
+// subnets are the two networks of an end's addresses.
+func (e end) subnets() []netip.Prefix {
+	return []netip.Prefix{netip.PrefixFrom(e.v4, 24).Masked(), netip.PrefixFrom(e.v6, 64).Masked()}
+}
+
 var (
-	everything = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
-	subnets    = []netip.Prefix{netip.PrefixFrom(OutsideIPv4, 24).Masked(), netip.PrefixFrom(OutsideIPv6, 64).Masked()}
+	podEnd     = end{PodLink, PodIPv4, PodIPv6}
+	outsideEnd = end{outsideLink, OutsideIPv4, OutsideIPv6}
 )
 
 // Link connects pod and outside, which must be new namespaces, with a veth pair. The pod gets its addresses and default
 // routes via outside; in outside every address that isn't the pod's is local, so that a listener on a wildcard address
 // answers for all of the Internet.
 func Link(pod, outside *Namespace) error {
-	veth := &netlink.Veth{
-		LinkAttrs:     netlink.LinkAttrs{Name: PodLink},
-		PeerName:      outsideLink,
-		PeerNamespace: netlink.NsFd(int(outside.handle)),
-	}
-	if err := pod.Do(func() error { return netlink.LinkAdd(veth) }); err != nil {
-		return fmt.Errorf("create veth pair: %w", err)
+	if err := connect(pod, podEnd, outside, outsideEnd); err != nil {
+		return err
 	}
 	if err := outside.Do(setUpOutside); err != nil {
 		return fmt.Errorf("set up outside: %w", err)
 	}
-	return wrap("set up pod", pod.Do(setUpPod))
+	return wrap("set up pod", pod.Do(func() error { return routeVia(outsideEnd, podEnd, everything, unix.RT_TABLE_MAIN) }))
 }
 
 func setUpOutside() error {
-	veth, err := bringUp(outsideLink, OutsideIPv4, OutsideIPv6)
+	if err := routeBack(outsideEnd); err != nil {
+		return err
+	}
+	lo, err := findLink("lo")
 	if err != nil {
 		return err
 	}
-	lo, err := netlink.LinkByName("lo")
-	if err != nil {
-		return fmt.Errorf("find lo: %w", err)
-	}
-	// Table local, because the kernel looks there to decide whether a source address is its own. That table is asked
-	// before main, so the way back to the pod must stand in it too.
-	for i := range everything {
-		back := netlink.Route{LinkIndex: veth.Attrs().Index, Dst: ipNet(subnets[i]), Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_LINK}
-		if err := netlink.RouteAdd(&back); err != nil {
-			return fmt.Errorf("add route %s: %w", subnets[i], err)
-		}
-		all := netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(everything[i]), Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST, Type: unix.RTN_LOCAL}
-		if err := netlink.RouteAdd(&all); err != nil {
-			return fmt.Errorf("make %s local: %w", everything[i], err)
-		}
-	}
-	return nil
-}
-
-func setUpPod() error {
-	veth, err := bringUp(PodLink, PodIPv4, PodIPv6)
-	if err != nil {
-		return err
-	}
-	for i, via := range []netip.Addr{OutsideIPv4, OutsideIPv6} {
-		route := netlink.Route{LinkIndex: veth.Attrs().Index, Dst: ipNet(everything[i]), Gw: via.AsSlice()}
+	for _, all := range everything {
+		route := netlink.Route{LinkIndex: lo.Attrs().Index, Dst: ipNet(all), Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_HOST, Type: unix.RTN_LOCAL}
 		if err := netlink.RouteAdd(&route); err != nil {
-			return fmt.Errorf("add default route via %s: %w", via, err)
+			return fmt.Errorf("make %s local: %w", all, err)
 		}
 	}
 	return nil
 }
 
-// bringUp brings the link called name up and gives it the two addresses.
-func bringUp(name string, v4, v6 netip.Addr) (netlink.Link, error) {
-	link, err := netlink.LinkByName(name)
+// routeBack makes the networks of an end that outside has reachable. Everything is local to outside by table local,
+// because the kernel looks there to decide whether a source address is its own. That table is asked before main, so the
+// way back to the pod must stand in it too.
+func routeBack(e end) error {
+	link, err := findLink(e.link)
 	if err != nil {
-		return nil, fmt.Errorf("find %s: %w", name, err)
+		return err
+	}
+	for _, subnet := range e.subnets() {
+		route := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(subnet), Table: unix.RT_TABLE_LOCAL, Scope: netlink.SCOPE_LINK}
+		if err := netlink.RouteAdd(&route); err != nil {
+			return fmt.Errorf("add route %s: %w", subnet, err)
+		}
+	}
+	return nil
+}
+
+// routeVia routes an IPv4 and an IPv6 prefix over the end from, by the peer via.
+func routeVia(via, from end, prefixes []netip.Prefix, table int) error {
+	link, err := findLink(from.link)
+	if err != nil {
+		return err
+	}
+	for i, gateway := range via.addrs() {
+		route := netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(prefixes[i]), Gw: gateway.AsSlice(), Table: table}
+		if err := netlink.RouteAdd(&route); err != nil {
+			return fmt.Errorf("add route %s via %s: %w", prefixes[i], gateway, err)
+		}
+	}
+	return nil
+}
+
+// connect makes a veth pair of the ends a in namespace from and b in to, and waits until it carries packets.
+func connect(from *Namespace, a end, to *Namespace, b end) error {
+	veth := &netlink.Veth{
+		LinkAttrs:     netlink.LinkAttrs{Name: a.link},
+		PeerName:      b.link,
+		PeerNamespace: netlink.NsFd(int(to.handle)),
+	}
+	if err := from.Do(func() error { return netlink.LinkAdd(veth) }); err != nil {
+		return fmt.Errorf("create veth pair %s-%s: %w", a.link, b.link, err)
+	}
+	if err := from.Do(func() error { return bringUp(a) }); err != nil {
+		return err
+	}
+	if err := to.Do(func() error { return bringUp(b) }); err != nil {
+		return err
+	}
+	// The end that was up first learns of the other one later, and drops what it sends before.
+	return from.Do(func() error { return awaitCarrier(a.link) })
+}
+
+// bringUp brings the end's link up and gives it its addresses.
+func bringUp(e end) error {
+	link, err := findLink(e.link)
+	if err != nil {
+		return err
 	}
 	if err := netlink.LinkSetUp(link); err != nil {
-		return nil, fmt.Errorf("bring %s up: %w", name, err)
+		return fmt.Errorf("bring %s up: %w", e.link, err)
 	}
-	for _, prefix := range []netip.Prefix{netip.PrefixFrom(v4, 24), netip.PrefixFrom(v6, 64)} {
+	for _, prefix := range []netip.Prefix{netip.PrefixFrom(e.v4, 24), netip.PrefixFrom(e.v6, 64), netip.PrefixFrom(linkLocal(e.v6), 64)} {
 		addr := &netlink.Addr{IPNet: ipNet(prefix)}
 		if prefix.Addr().Is6() {
 			// Duplicate address detection would keep the address unusable for a second.
 			addr.Flags = unix.IFA_F_NODAD
 		}
 		if err := netlink.AddrAdd(link, addr); err != nil {
-			return nil, fmt.Errorf("add %s to %s: %w", prefix, name, err)
+			return fmt.Errorf("add %s to %s: %w", prefix, e.link, err)
 		}
 	}
-	return link, nil
+	return nil
+}
+
+// linkLocal is addr in fe80::/64. From such an address a router looks for its neighbours, and the one that the kernel
+// gives the link waits for duplicate address detection.
+func linkLocal(addr netip.Addr) netip.Addr {
+	bytes := addr.As16()
+	copy(bytes[:8], []byte{0xfe, 0x80, 0, 0, 0, 0, 0, 0})
+	return netip.AddrFrom16(bytes)
+}
+
+func awaitCarrier(name string) error {
+	for deadline := time.Now().Add(dialTimeout); ; time.Sleep(time.Millisecond) {
+		link, err := findLink(name)
+		if err != nil {
+			return err
+		}
+		if link.Attrs().OperState == netlink.OperUp {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return errors.New("bring " + name + " up: it has no carrier")
+		}
+	}
+}
+
+func findLink(name string) (netlink.Link, error) {
+	link, err := netlink.LinkByName(name)
+	return link, wrap("find "+name, err)
 }
 
 func ipNet(prefix netip.Prefix) *net.IPNet {

@@ -68,11 +68,11 @@ func TestSameNameTwice(t *testing.T) {
 	}
 }
 
-// A world whose sockets have been used must be freed by the kernel, not only unlisted: its veth goes last.
+// A world whose sockets have been used must be freed by the kernel, not only unlisted: its veths go last.
 func TestClosedWorldIsFreed(t *testing.T) {
 	t.Parallel()
 	w := StartWorld(t)
-	CheckPackets(t, w, parse(t, "out 1.1.1.1:80 -> outside\nin 8080 -> app"))
+	CheckPackets(t, w, parse(t, "out 1.1.1.1:80 -> outside\nin via=net1 8080 -> app\nguest udp 1.1.1.1:53 -> outside\nin udp 53 -> app"))
 	for at, listener := range w.listeners {
 		if at.ns != w.Pod {
 			continue
@@ -84,15 +84,22 @@ func TestClosedWorldIsFreed(t *testing.T) {
 	if err := w.Pod.Close(); err != nil {
 		t.Fatal(err)
 	}
+	awaitNoLink(t, w.Outside, outsideEnd)
+	awaitNoLink(t, w.Outside, outsideNet1)
+	awaitNoLink(t, w.Guest, guestEnd)
+}
+
+func awaitNoLink(t *testing.T, ns *Namespace, e end) {
+	t.Helper()
 	gone := func() error {
-		_, err := netlink.LinkByName(outsideLink)
+		_, err := netlink.LinkByName(e.link)
 		if errors.As(err, &netlink.LinkNotFoundError{}) {
 			return nil
 		}
-		return errors.Join(err, errors.New("the veth pair is still there"))
+		return errors.Join(err, errors.New(e.link+" is still there"))
 	}
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
-		err := w.Outside.Do(gone)
+		err := ns.Do(gone)
 		if err == nil {
 			return
 		}

@@ -3,7 +3,6 @@ package nettest
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -34,11 +33,7 @@ func parsePacket(line string) (Packet, error) {
 	if !found {
 		return Packet{}, errors.New("no -> between packet and outcome")
 	}
-	words := strings.Fields(sent)
-	if len(words) < 2 {
-		return Packet{}, fmt.Errorf("packet %q: a direction and a destination are needed", strings.TrimSpace(sent))
-	}
-	p, err := parseSent(words[0], words[1], words[2:])
+	p, err := parseSent(strings.Fields(sent))
 	if err != nil {
 		return Packet{}, err
 	}
@@ -51,45 +46,56 @@ func parsePacket(line string) (Packet, error) {
 	return p, nil
 }
 
-func parseSent(direction, dst string, options []string) (Packet, error) {
-	switch direction {
-	case "out":
-		return parseOut(dst, options)
-	case "in":
-		return parseIn(Both, dst, options)
-	case "in4":
-		return parseIn(IPv4, dst, options)
-	case "in6":
-		return parseIn(IPv6, dst, options)
-	}
-	return Packet{}, fmt.Errorf("direction %q: out, in, in4 or in6 is needed", direction)
+// directions are the words that a line begins with, and what they say.
+var directions = map[string]Packet{
+	"out":   {Direction: Out, UID: AppUID, GID: AppGID},
+	"in":    {Direction: In, Families: Both},
+	"in4":   {Direction: In, Families: IPv4},
+	"in6":   {Direction: In, Families: IPv6},
+	"guest": {Direction: Guest},
 }
 
-func parseOut(dst string, options []string) (Packet, error) {
-	addr, err := parseDestination(dst)
-	if err != nil {
-		return Packet{}, fmt.Errorf("destination %q: %w", dst, err)
+func parseSent(words []string) (Packet, error) {
+	incomplete := fmt.Errorf("packet %q: a direction and a destination are needed", strings.Join(words, " "))
+	if len(words) < 2 {
+		return Packet{}, incomplete
 	}
-	p := Packet{Direction: Out, Families: familyOf(addr.Addr()), Dst: addr, UID: AppUID}
-	if len(options) == 0 {
-		return p, nil
+	p, found := directions[words[0]]
+	if !found {
+		return Packet{}, fmt.Errorf("direction %q: out, in, in4, in6 or guest is needed", words[0])
 	}
-	if len(options) > 1 {
-		return Packet{}, fmt.Errorf("option %q: at most one option, uid=UID, may follow the destination", options[1])
+	words = words[1:]
+	if words[0] == UDP.String() {
+		p.Protocol, words = UDP, words[1:]
 	}
-	p.UID, err = parseUID(options[0])
-	return p, err
-}
-
-func parseIn(families Families, dst string, options []string) (Packet, error) {
-	port, err := parsePort(dst)
-	if err != nil {
+	if len(words) > 0 {
+		if found, err := p.setVia(words[0]); err != nil {
+			return Packet{}, err
+		} else if found {
+			words = words[1:]
+		}
+	}
+	if len(words) == 0 {
+		return Packet{}, incomplete
+	}
+	if err := p.setDestination(words[0]); err != nil {
 		return Packet{}, err
 	}
-	if len(options) > 0 {
-		return Packet{}, fmt.Errorf("option %q: an inbound packet has none", options[0])
+	return p, p.setOptions(words[1:])
+}
+
+func (p *Packet) setDestination(text string) error {
+	if p.Direction == In {
+		port, err := parsePort(text)
+		p.Dst = netip.AddrPortFrom(netip.Addr{}, port)
+		return err
 	}
-	return Packet{Direction: In, Families: families, Dst: netip.AddrPortFrom(netip.Addr{}, port)}, nil
+	dst, err := parseDestination(text)
+	if err == nil && p.Direction == Guest && dst.Addr().IsLoopback() {
+		err = errors.New("the guest's loopback is not the pod's")
+	}
+	p.Dst, p.Families = dst, familyOf(dst.Addr())
+	return wrap(fmt.Sprintf("destination %q", text), err)
 }
 
 // parseDestination accepts what a socket can connect to, and each address in its own family only.
@@ -104,21 +110,10 @@ func parseDestination(text string) (netip.AddrPort, error) {
 		return dst, errors.New("neither an IPv4 address in IPv6 form nor a zone is allowed")
 	case dst.Addr().IsUnspecified(), dst.Addr().IsMulticast():
 		return dst, errors.New("the address is no host's")
+	case dst.Addr() == GuestIPv4, dst.Addr() == GuestIPv6:
+		return dst, errors.New("nothing is served in the guest")
 	}
 	return dst, nil
-}
-
-func parseUID(option string) (uint32, error) {
-	text, found := strings.CutPrefix(option, "uid=")
-	if !found {
-		return 0, fmt.Errorf("option %q: uid=UID is the only one", option)
-	}
-	uid, err := strconv.ParseUint(text, 10, 32)
-	// The kernel reads the highest number as "no UID".
-	if err != nil || uid == math.MaxUint32 {
-		return 0, fmt.Errorf("option %q: a UID from 0 to %d is needed", option, uint32(math.MaxUint32-1))
-	}
-	return uint32(uid), nil
 }
 
 func parsePort(text string) (uint16, error) {

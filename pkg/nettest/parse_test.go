@@ -27,14 +27,30 @@ func TestParsePackets(t *testing.T) {
 		in 8080 -> proxy 15003
 		in4 15010 -> app
 		in6 65535 -> error: refused
+
+		out udp 10.96.0.10:53 gid=1337 uid=0 -> proxy 15053
+		out [2001:db8::1]:80 src=::0006 gid=1000 -> app
+		out 10.77.0.2:80 src=127.0.0.6 gid=0 uid=1337 -> app
+		in via=net1 8080 -> app
+		in6 udp via=net1 53 -> app
+		guest 1.1.1.1:80 -> proxy 15001
+		guest udp [2001:db8::1]:53 -> outside
 	`)
+	addrPort, port := netip.MustParseAddrPort, func(n uint16) netip.AddrPort { return netip.AddrPortFrom(netip.Addr{}, n) }
 	want := []Packet{
-		{Out, IPv4, netip.MustParseAddrPort("1.1.1.1:80"), 1000, Outcome{Kind: ToProxy, ProxyPort: 15001}},
-		{Out, IPv6, netip.MustParseAddrPort("[2001:db8::1]:80"), 1500, Outcome{Kind: ToOutside}},
-		{Out, IPv4, netip.MustParseAddrPort("127.0.0.1:9000"), 1000, Outcome{Kind: ToApp}},
-		{In, Both, netip.AddrPortFrom(netip.Addr{}, 8080), 0, Outcome{Kind: ToProxy, ProxyPort: 15003}},
-		{In, IPv4, netip.AddrPortFrom(netip.Addr{}, 15010), 0, Outcome{Kind: ToApp}},
-		{In, IPv6, netip.AddrPortFrom(netip.Addr{}, 65535), 0, Outcome{Kind: Failed, Err: ErrRefused}},
+		{Direction: Out, Families: IPv4, Dst: addrPort("1.1.1.1:80"), UID: 1000, GID: 1000, Want: Outcome{Kind: ToProxy, ProxyPort: 15001}},
+		{Direction: Out, Families: IPv6, Dst: addrPort("[2001:db8::1]:80"), UID: 1500, GID: 1000, Want: Outcome{Kind: ToOutside}},
+		{Direction: Out, Families: IPv4, Dst: addrPort("127.0.0.1:9000"), UID: 1000, GID: 1000, Want: Outcome{Kind: ToApp}},
+		{Direction: In, Families: Both, Dst: port(8080), Want: Outcome{Kind: ToProxy, ProxyPort: 15003}},
+		{Direction: In, Families: IPv4, Dst: port(15010), Want: Outcome{Kind: ToApp}},
+		{Direction: In, Families: IPv6, Dst: port(65535), Want: Outcome{Kind: Failed, Err: ErrRefused}},
+		{Direction: Out, Protocol: UDP, Families: IPv4, Dst: addrPort("10.96.0.10:53"), GID: 1337, Want: Outcome{Kind: ToProxy, ProxyPort: 15053}},
+		{Direction: Out, Families: IPv6, Dst: addrPort("[2001:db8::1]:80"), UID: 1000, GID: 1000, Src: netip.MustParseAddr("::6"), Want: Outcome{Kind: ToApp}},
+		{Direction: Out, Families: IPv4, Dst: addrPort("10.77.0.2:80"), UID: 1337, Src: netip.MustParseAddr("127.0.0.6"), Want: Outcome{Kind: ToApp}},
+		{Direction: In, Families: Both, Dst: port(8080), Via: "net1", Want: Outcome{Kind: ToApp}},
+		{Direction: In, Protocol: UDP, Families: IPv6, Dst: port(53), Via: "net1", Want: Outcome{Kind: ToApp}},
+		{Direction: Guest, Families: IPv4, Dst: addrPort("1.1.1.1:80"), Want: Outcome{Kind: ToProxy, ProxyPort: 15001}},
+		{Direction: Guest, Protocol: UDP, Families: IPv6, Dst: addrPort("[2001:db8::1]:53"), Want: Outcome{Kind: ToOutside}},
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
@@ -46,6 +62,13 @@ func TestParsePackets(t *testing.T) {
 		"in 8080 -> proxy 15003",
 		"in4 15010 -> app",
 		"in6 65535 -> error: refused",
+		"out udp 10.96.0.10:53 uid=0 gid=1337 -> proxy 15053",
+		"out [2001:db8::1]:80 src=::6 -> app",
+		"out 10.77.0.2:80 uid=1337 gid=0 src=127.0.0.6 -> app",
+		"in via=net1 8080 -> app",
+		"in6 udp via=net1 53 -> app",
+		"guest 1.1.1.1:80 -> proxy 15001",
+		"guest udp [2001:db8::1]:53 -> outside",
 	}
 	for i, p := range got {
 		if p.String() != canonical[i] {
@@ -66,7 +89,10 @@ func TestParsePacketsErrors(t *testing.T) {
 		{"out 1.1.1.1:80 -> error: odd", `outcome "error: odd": `},
 		{"out -> app", `packet "out": a direction and a destination are needed`},
 		{"-> app", `packet "": a direction and a destination are needed`},
-		{"to 1.1.1.1:80 -> app", `direction "to": out, in, in4 or in6 is needed`},
+		{"out udp -> app", `packet "out udp": a direction and a destination are needed`},
+		{"to 1.1.1.1:80 -> app", `direction "to": out, in, in4, in6 or guest is needed`},
+		{"udp out 1.1.1.1:80 -> app", `direction "udp": `},
+		{"out tcp 1.1.1.1:80 -> app", `destination "tcp": `},
 		{"out 1.1.1.1 -> app", `destination "1.1.1.1": IPV4:PORT or [IPV6]:PORT is needed`},
 		{"out 2001:db8::1:80 -> app", "IPV4:PORT or [IPV6]:PORT is needed"},
 		{"out example.com:80 -> app", "IPV4:PORT or [IPV6]:PORT is needed"},
@@ -76,13 +102,33 @@ func TestParsePacketsErrors(t *testing.T) {
 		{"out [fe80::1%eth0]:80 -> app", "neither an IPv4 address in IPv6 form nor a zone"},
 		{"out 0.0.0.0:80 -> app", "the address is no host's"},
 		{"out [ff02::1]:80 -> app", "the address is no host's"},
-		{"out 1.1.1.1:80 gid=1 -> app", `option "gid=1": uid=UID is the only one`},
+		{"out 1.1.1.1:80 pid=1 -> app", `option "pid=1": there are only uid, gid and src`},
+		{"out 1.1.1.1:80 via=net1 -> app", `option "via=net1": there are only uid, gid and src`},
+		{"out via=net1 1.1.1.1:80 -> app", `"via=net1": only what comes in has it, all else goes by its destination`},
+		{"out udp via=net1 -> app", `"via=net1": only what comes in has it`},
+		{"in via=net1 -> app", `packet "in via=net1": a direction and a destination are needed`},
+		{"in via=net1 udp 53 -> app", `port "udp": `},
+		{"in 80 via=net1 -> app", `option "via=net1": only out has options after the destination`},
 		{"out 1.1.1.1:80 uid=-1 -> app", `option "uid=-1": a UID from 0 to 4294967294 is needed`},
 		{"out 1.1.1.1:80 uid=4294967295 -> app", "a UID from 0 to 4294967294 is needed"},
-		{"out 1.1.1.1:80 uid=1 uid=2 -> app", `option "uid=2": at most one option`},
+		{"out 1.1.1.1:80 gid=x -> app", `option "gid=x": a GID from 0 to 4294967294 is needed`},
+		{"out 1.1.1.1:80 uid -> app", `option "uid": a UID from 0`},
+		{"out 1.1.1.1:80 uid=1 gid=1 uid=2 -> app", `option "uid=2": it is there twice`},
+		{"out 1.1.1.1:80 src=eth0 -> app", `option "src=eth0": an address is needed`},
+		{"out 1.1.1.1:80 src=::6 -> app", `option "src=::6": the destination is of the other family`},
+		{"out [::1]:80 src=127.0.0.6 -> app", `option "src=127.0.0.6": the destination is of the other family`},
+		{"out 1.1.1.1:80 src=0.0.0.0 -> app", "the address is no host's"},
+		{"out [::1]:80 src=fe80::1%lo -> app", "the address is no host's"},
+		{"out [::1]:80 src=::ffff:1.1.1.1 -> app", "the address is no host's"},
+		{"out 10.79.0.2:80 -> outside", `destination "10.79.0.2:80": nothing is served in the guest`},
+		{"in via=eth1 80 -> app", `"via=eth1": there is only net1`},
+		{"in udp 1.1.1.1:53 -> app", `port "1.1.1.1:53": `},
+		{"guest 80 -> app", `destination "80": `},
+		{"guest [::1]:80 -> app", `destination "[::1]:80": the guest's loopback is not the pod's`},
+		{"guest 1.1.1.1:80 uid=1 -> app", `option "uid=1": only out has options`},
 		{"in 0 -> app", `port "0": `},
 		{"in 1.1.1.1:80 -> app", `port "1.1.1.1:80": `},
-		{"in 80 uid=1 -> app", `option "uid=1": an inbound packet has none`},
+		{"in 80 uid=1 -> app", `option "uid=1": only out has options`},
 		{"in 80 -> outside", "outcome outside: an inbound packet stays in the pod"},
 	} {
 		packets, err := ParsePackets(c.text)
@@ -98,6 +144,8 @@ func FuzzParsePackets(f *testing.F) {
 		"", "# only a comment", "out 1.1.1.1:80 -> proxy 15001", "out [2001:db8::1]:80 uid=1500 -> outside",
 		"out 127.0.0.1:9000 -> app # why", "in 8080 -> proxy 15003\nin4 15010 -> app\r\nin6 1->error: timeout",
 		"out [::ffff:1.1.1.1]:80 -> app", "out [fe80::1%eth0]:80 -> app", "out 1.1.1.1:080 uid=0 -> error:  reset", "in 80 -> -> app",
+		"out udp 10.96.0.10:53 gid=1337 uid=1337 -> proxy 15053", "out [::1]:80 src=::6 -> app", "out udp udp -> app", "in6 udp via=net1 53 -> app",
+		"guest 1.1.1.1:80 -> proxy 15001", "guest udp [2001:db8::1]:53 -> outside", "out 127.0.0.1:80 src=::ffff:127.0.0.6 uid=1 uid=1 -> app",
 	} {
 		f.Add(seed)
 	}

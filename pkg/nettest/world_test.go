@@ -3,6 +3,7 @@ package nettest
 import (
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -62,15 +63,29 @@ const sidecarPackets = `
 
 func TestRedirect(t *testing.T) {
 	t.Parallel()
+	forBoth(t, func(t *testing.T, variant string) {
+		w := StartWorld(t)
+		restoreBoth(t, w.Pod, variant, sidecar)
+		CheckPackets(t, w, parse(t, sidecarPackets), 15001, 15003)
+	})
+}
+
+// forBoth runs the test with each variant of the iptables programs.
+func forBoth(t *testing.T, test func(t *testing.T, variant string)) {
+	t.Helper()
 	for _, variant := range []string{"nft", "legacy"} {
 		t.Run(variant, func(t *testing.T) {
 			t.Parallel()
-			w := StartWorld(t)
-			restore(t, w.Pod, "iptables-"+variant, sidecar)
-			restore(t, w.Pod, "ip6tables-"+variant, sidecar)
-			CheckPackets(t, w, parse(t, sidecarPackets), 15001, 15003)
+			test(t, variant)
 		})
 	}
+}
+
+// restoreBoth programs the same rules for both families.
+func restoreBoth(t *testing.T, ns *Namespace, variant, rules string) {
+	t.Helper()
+	restore(t, ns, "iptables-"+variant, rules)
+	restore(t, ns, "ip6tables-"+variant, rules)
 }
 
 // restore programs rules in ns with the restore sister of an iptables program.
@@ -150,8 +165,7 @@ func TestJudge(t *testing.T) {
 func TestOriginalDstOfDualStackSocket(t *testing.T) {
 	t.Parallel()
 	w := StartWorld(t)
-	restore(t, w.Pod, "iptables-nft", sidecar)
-	restore(t, w.Pod, "ip6tables-nft", sidecar)
+	restoreBoth(t, w.Pod, "nft", sidecar)
 	l := &Listener{}
 	t.Cleanup(func() { closeOrFail(t, l) })
 	err := w.Pod.Do(func() error {
@@ -159,8 +173,8 @@ func TestOriginalDstOfDualStackSocket(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		l.sockets = []net.Listener{socket}
-		l.running.Go(func() { l.serve(socket, Proxy) })
+		l.sockets = []io.Closer{socket}
+		l.running.Go(func() { l.acceptAll(socket, line(Proxy)) })
 		return nil
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package rules_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 
@@ -35,17 +36,40 @@ func TestEveryCaseGivesItsRules(t *testing.T) {
 func TestWhatIsPrintedIsParsedBackToTheSameRules(t *testing.T) {
 	for _, c := range testcase.Load(t, "../..") {
 		for _, section := range []string{"want.iptables", "want.ip6tables"} {
+			var table rules.Table
 			for line := range strings.Lines(c.Section(section)) {
+				if strings.HasPrefix(line, "*") {
+					table = rules.Table(strings.TrimSpace(line[1:]))
+				}
 				if !strings.HasPrefix(line, "-A") {
 					continue
 				}
 				line = strings.TrimSpace(line)
-				r, err := rules.ParseRule(rules.Nat, line)
+				r, err := rules.ParseRule(table, line)
 				if err != nil {
 					t.Errorf("%s: %v", c.Name, err)
 				} else if r.String() != line {
 					t.Errorf("%s: %q comes back as %q", c.Name, line, r)
 				}
+			}
+		}
+	}
+}
+
+func TestRenderingTwiceGivesTheSameBytes(t *testing.T) {
+	for _, c := range testcase.Load(t, "../..") {
+		render := func() string {
+			decision, err := c.Decide(t)
+			if err != nil || decision.Skip != "" {
+				return fmt.Sprint(decision.Skip, err)
+			}
+			rs := rules.Build(decision.Policy)
+			return rs.Restore(rules.IPv4, true, rules.Save{}) + rs.Restore(rules.IPv6, true, rules.Save{}) + fmt.Sprint(rs.Setup, decision.Warnings)
+		}
+		first := render()
+		for range 5 {
+			if again := render(); again != first {
+				t.Errorf("%s: first\n%sthen\n%s", c.Name, first, again)
 			}
 		}
 	}

@@ -64,6 +64,18 @@ func Load(t testing.TB, root string) []Case {
 	return cases
 }
 
+// Find returns the scenario called name, MESH/FILE.
+func Find(t testing.TB, root, name string) Case {
+	t.Helper()
+	for _, c := range Load(t, root) {
+		if c.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("there is no scenario %s", name)
+	return Case{}
+}
+
 // Section returns a section's text, "" if there is none.
 func (c Case) Section(name string) string {
 	for _, f := range c.archive.Files {
@@ -157,13 +169,20 @@ func (c Case) rewrite(t *testing.T, got map[string]string) {
 	}
 }
 
-// ProxyPorts are the ports on which a policy's proxy listens.
-func ProxyPorts(p redirect.Policy) []uint16 {
-	switch p := p.(type) {
-	case redirect.OSM:
-		return []uint16{p.Proxy.Outbound, p.Proxy.Inbound, 5300}
-	case redirect.Istio:
-		return []uint16{p.Proxy.Outbound, p.Proxy.Inbound, p.Proxy.DNS}
+// CheckPackets sends the scenario's packets through a world whose pod has the policy's rules, with the policy's proxy in
+// it, and reports each that ends elsewhere than wanted.
+func (c Case) CheckPackets(t testing.TB, w *nettest.World, policy redirect.Policy) {
+	t.Helper()
+	packets, err := nettest.ParsePackets(c.Section("packets"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	return nil
+	switch p := policy.(type) {
+	case redirect.OSM:
+		w.ProxyUID, w.ProxyGID = p.Proxy.UID, p.Proxy.UID
+		nettest.CheckPackets(t, w, packets, p.Proxy.Outbound, p.Proxy.Inbound, 5300)
+	case redirect.Istio:
+		w.ProxyUID, w.ProxyGID = p.Proxy.UIDs[0], p.Proxy.GIDs[0]
+		nettest.CheckPackets(t, w, packets, p.Proxy.Outbound, p.Proxy.Inbound, p.Proxy.DNS)
+	}
 }

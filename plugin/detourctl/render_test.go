@@ -60,13 +60,8 @@ func TestRenderPrintsWhatEveryCaseWants(t *testing.T) {
 
 func guide(t *testing.T) []string {
 	t.Helper()
-	for _, c := range testcase.Load(t, "../..") {
-		if c.Name == "osm/guide" {
-			return []string{"--mesh", "osm", "--manifests", c.Manifests(t), "--pod", "shop/web", "--family", "4"}
-		}
-	}
-	t.Fatal("there is no case osm/guide")
-	return nil
+	c := testcase.Find(t, "../..", "osm/guide")
+	return []string{"--mesh", c.Mesh, "--manifests", c.Manifests(t), "--pod", "shop/web", "--family", "4"}
 }
 
 func TestRenderExplainsEveryRule(t *testing.T) {

@@ -33,10 +33,6 @@ func checkCase(t *testing.T, b *Backend, c testcase.Case) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	packets, err := nettest.ParsePackets(c.Section("packets"))
-	if err != nil {
-		t.Fatal(err)
-	}
 	rs := rules.Build(decision.Policy)
 	world := nettest.StartWorld(t)
 	mustApply(t, b, world.Pod, rs)
@@ -49,7 +45,7 @@ func checkCase(t *testing.T, b *Backend, c testcase.Case) {
 		}
 		checkList(t, b, world.Pod, f, c.Section(section))
 	}
-	nettest.CheckPackets(t, world, packets, testcase.ProxyPorts(decision.Policy)...)
+	c.CheckPackets(t, world, decision.Policy)
 
 	mustApply(t, b, world.Pod, rs)
 	for f, want := range first {
