@@ -1,0 +1,78 @@
+// Package agentapi is what the plugin and the node agent say to each other over the agent's Unix socket: one JSON object
+// a line, a request and its answer, and then both sides hang up. It is kept free of everything that the plugin's start
+// would have to pay for.
+package agentapi
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"time"
+)
+
+// Request is one of the two things that the plugin wants of the agent.
+type Request struct {
+	Lookup *Lookup `json:"lookup,omitempty"`
+	Report *Report `json:"report,omitempty"`
+}
+
+// Lookup asks for a pod and the configuration of the agent's mesh.
+type Lookup struct {
+	Namespace string `json:"namespace"`
+	Name      string `json:"name"`
+	// UID is the one that the runtime starts; a cached pod with another is no answer. Empty if the runtime names none.
+	UID string `json:"uid"`
+}
+
+// Report tells the agent what became of an ADD.
+type Report struct {
+	Namespace string             `json:"namespace"`
+	Name      string             `json:"name"`
+	UID       string             `json:"uid"`
+	Outcome   string             `json:"outcome"` // programmed, skipped, allowed or failed
+	Reason    string             `json:"reason,omitempty"`
+	Code      uint               `json:"code,omitempty"` // the CNI error code of a failure
+	Backend   string             `json:"backend,omitempty"`
+	Stages    map[string]float64 `json:"stages"` // milliseconds
+}
+
+// Answer is the agent's answer to a Lookup; to a Report it is empty.
+type Answer struct {
+	Pod    json.RawMessage `json:"pod,omitempty"`
+	Config json.RawMessage `json:"config,omitempty"`
+	// ConfigAbsent says why Config is missing, as half a sentence.
+	ConfigAbsent string `json:"configAbsent,omitempty"`
+	// Error is why there is no answer, and NotFound whether that is because there is no such pod.
+	Error    string `json:"error,omitempty"`
+	NotFound bool   `json:"notFound,omitempty"`
+}
+
+// MaxLine is the length of the longest request or answer, in bytes.
+const MaxLine = 8 << 20
+
+// ErrNobody says that nobody answers at the socket, so that whoever asks may ask elsewhere.
+var ErrNobody = errors.New("the agent does not answer")
+
+// Call asks the agent at the socket. patience is how long it waits for somebody to accept and to begin an answer; the
+// error is ErrNobody if nobody does.
+func Call(ctx context.Context, socket string, r Request, patience time.Duration) (Answer, error) {
+	conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return Answer{}, fmt.Errorf("%w: %w", ErrNobody, err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		return Answer{}, fmt.Errorf("%w: %w", ErrNobody, err)
+	}
+	if err := json.NewEncoder(conn).Encode(r); err != nil {
+		return Answer{}, fmt.Errorf("%w: %w", ErrNobody, err)
+	}
+	var a Answer
+	if err := json.NewDecoder(bufio.NewReader(conn)).Decode(&a); err != nil {
+		return Answer{}, fmt.Errorf("%w: %w", ErrNobody, err)
+	}
+	return a, nil
+}
