@@ -162,7 +162,13 @@ func (d Dialect) istioPolicy(in Input, ports Ports, out *Decision) (redirect.Ist
 	if policy.Outbound.ExcludeUsers, err = d.directUsers(in, policy.Proxy.UIDs[0], out); err != nil {
 		return policy, err
 	}
-	return policy, istioLists(in.Pod.Annotations, &policy)
+	if err := istioLists(in.Pod.Annotations, &policy); err != nil {
+		return policy, err
+	}
+	if policy.TProxy && len(policy.VirtualInterfaces) > 0 {
+		out.warn("%s TPROXY and virtual interfaces do not go together: answers to the virtual machine are delivered to the pod", istioMode)
+	}
+	return policy, nil
 }
 
 // istioLists reads the lists of ports, ranges and interfaces into the policy.

@@ -170,12 +170,13 @@ type (
 		Ports []uint16
 		Not   bool
 	}
-	// OwnerUID matches locally made packets by the user that created the socket; never those without a socket.
+	// OwnerUID matches locally made packets by the user that created the socket; one without a socket, such as the
+	// kernel's own reset, only with Not.
 	OwnerUID struct {
 		ID  uint32
 		Not bool
 	}
-	// OwnerGID matches locally made packets by the group that created the socket; never those without a socket.
+	// OwnerGID matches locally made packets by the group that created the socket; without a socket as OwnerUID.
 	OwnerGID struct {
 		ID  uint32
 		Not bool

@@ -1,0 +1,332 @@
+package trace
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/backend/route"
+	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
+
+// proxyPorts are where a proxy listens in each test's pod.
+var proxyPorts = []uint16{15001, 15003, 15006, 15008, 15053, 5300}
+
+// proxyID is the user and the group of the proxies' own sockets.
+const proxyID = 1337
+
+// testPod is a pod in the kernel in which rulesets can be programmed one after the other.
+type testPod struct {
+	world   *nettest.World
+	backend *iptables.Backend
+	rs      rules.Ruleset // as programmed
+}
+
+func newPod(t *testing.T, b *iptables.Backend) *testPod {
+	t.Helper()
+	world := nettest.StartWorld(t)
+	world.ProxyUID, world.ProxyGID = proxyID, proxyID
+	// What a connection leaves behind when connection tracking was told to forget it must not meet the next one.
+	sysctl(t, world.Pod, "netfilter/nf_conntrack_tcp_loose", "0")
+	sysctl(t, world.Pod, "ipv4/tcp_max_tw_buckets", "0")
+	sysctl(t, world.Outside, "ipv4/tcp_max_tw_buckets", "0")
+	return &testPod{world: world, backend: b}
+}
+
+func sysctl(t *testing.T, ns *nettest.Namespace, name, value string) {
+	t.Helper()
+	if err := ns.Do(func() error { return os.WriteFile("/proc/sys/net/"+name, []byte(value), 0) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// forEachBackend runs a test with each variant of iptables, all at once.
+func forEachBackend(t *testing.T, test func(t *testing.T, b *iptables.Backend, number int)) {
+	nettest.RequireNetns(t)
+	nettest.RequireProgram(t, "iptables-nft-restore")
+	nettest.RequireProgram(t, "iptables-legacy-restore")
+	for i, b := range iptables.Installed(t.Context()) {
+		t.Run(b.Name(), func(t *testing.T) {
+			t.Parallel()
+			test(t, b, i)
+		})
+	}
+}
+
+// program puts a ruleset in the place of the one before, and has connection tracking forget everything.
+func (p *testPod) program(t *testing.T, rs rules.Ruleset) {
+	t.Helper()
+	ns, err := netns.Open(p.world.Pod.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	lock, err := ns.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ns.Do(func() error { return p.replace(t.Context(), lock, rs) }); err != nil {
+		t.Fatal(err)
+	}
+	p.rs = rs
+}
+
+func (p *testPod) replace(ctx context.Context, lock *os.File, rs rules.Ruleset) error {
+	old := iptables.Owned{}
+	for _, f := range rules.Families {
+		old[f] = p.rs.Save(f)
+	}
+	if err := route.Remove(p.rs.Setup, rules.Families); err != nil {
+		return err
+	}
+	if err := p.backend.Apply(ctx, lock, rs, rules.Families, old); err != nil {
+		return err
+	}
+	if err := route.Apply(rs.Setup, rules.Families); err != nil {
+		return err
+	}
+	return netlink.ConntrackTableFlush(netlink.ConntrackTable)
+}
+
+// ways says how the packet enters the pod: once for each family that it has.
+func ways(n nettest.Packet) []Packet {
+	p := Packet{Direction: Out, Protocol: rules.Protocol(n.Protocol.String()), UID: n.UID, GID: n.GID, Local: map[string][]netip.Addr{
+		nettest.PodLink:   {nettest.PodIPv4, nettest.PodIPv6},
+		nettest.Net1Link:  {nettest.Net1IPv4, nettest.Net1IPv6},
+		nettest.GuestLink: {gateway4, gateway6},
+	}}
+	if n.Direction == nettest.Out {
+		p.Dst, p.Interface = n.Dst, linkTo(n.Dst.Addr())
+		p.Src = netip.AddrPortFrom(sourceFor(n, p.Interface), 40000)
+		return []Packet{p}
+	}
+	p.Direction = In
+	if n.Direction == nettest.Guest {
+		p.Dst, p.Interface = n.Dst, nettest.GuestLink
+		p.Src = netip.AddrPortFrom(ofFamilyOf(n.Dst.Addr(), nettest.GuestIPv4, nettest.GuestIPv6), 40000)
+		return []Packet{p}
+	}
+	p.Interface = nettest.PodLink
+	to := []netip.Addr{nettest.PodIPv4, nettest.PodIPv6}
+	if n.Via != "" {
+		p.Interface = n.Via
+		to = []netip.Addr{nettest.Net1IPv4, nettest.Net1IPv6}
+	}
+	var all []Packet
+	for i, f := range []nettest.Families{nettest.IPv4, nettest.IPv6} {
+		if n.Families&f != 0 {
+			q := p
+			q.Dst = netip.AddrPortFrom(to[i], n.Dst.Port())
+			q.Src = netip.AddrPortFrom(to[i].Prev(), 40000) // outside's end
+			all = append(all, q)
+		}
+	}
+	return all
+}
+
+// The pod's addresses towards the guest, and what is reached elsewhere than by the default route.
+var (
+	gateway4    = netip.MustParseAddr("10.79.0.1")
+	gateway6    = netip.MustParseAddr("fd79::1")
+	net1Ranges  = prefixes("192.0.2.0/24 2001:db8:78::/48 10.78.0.0/24 fd78::/64")
+	guestRanges = prefixes("10.79.0.0/24 fd79::/64")
+)
+
+func linkTo(dst netip.Addr) string {
+	switch at := netip.AddrPortFrom(dst, 0); {
+	case within(at, net1Ranges):
+		return nettest.Net1Link
+	case within(at, guestRanges):
+		return nettest.GuestLink
+	}
+	return nettest.PodLink
+}
+
+// sourceFor is the address that the kernel chooses for a packet from the pod.
+func sourceFor(n nettest.Packet, link string) netip.Addr {
+	dst := n.Dst.Addr()
+	switch {
+	case n.Src.IsValid():
+		return n.Src
+	case dst.IsLoopback() && dst.Is4():
+		return netip.MustParseAddr("127.0.0.1")
+	case dst.IsLoopback(), dst == nettest.PodIPv4, dst == nettest.PodIPv6, dst == nettest.Net1IPv4, dst == nettest.Net1IPv6:
+		return dst
+	case link == nettest.Net1Link:
+		return ofFamilyOf(dst, nettest.Net1IPv4, nettest.Net1IPv6)
+	case link == nettest.GuestLink:
+		return ofFamilyOf(dst, gateway4, gateway6)
+	}
+	return ofFamilyOf(dst, nettest.PodIPv4, nettest.PodIPv6)
+}
+
+func ofFamilyOf(a, v4, v6 netip.Addr) netip.Addr {
+	if a.Is4() {
+		return v4
+	}
+	return v6
+}
+
+// outcome is the walk's verdict on what was sent to dst, as nettest says it of a pod with proxies at these ports.
+func outcome(v Verdict, protocol rules.Protocol, dst netip.AddrPort, proxies []uint16) string {
+	port, original := v.Addr.Port(), dst.String()
+	if v.Zone != 0 {
+		original = "unknown" // a socket asks for it in zone 0
+	}
+	switch v.Kind {
+	case Dropped:
+		return "error: timeout"
+	case Reset:
+		return "error: reset"
+	case TProxied:
+		port = v.Port
+		if v.Addr.Port() != port { // else the listener asks connection tracking
+			original = v.Addr.String()
+		}
+	case Direct, Redirected, Translated:
+	}
+	name := "app"
+	switch {
+	case !v.Local:
+		name = "outside"
+	case slices.Contains(proxies, port) && protocol == rules.TCP && original != dst.String():
+		return fmt.Sprintf("proxy %d original %s", port, original)
+	case slices.Contains(proxies, port):
+		return fmt.Sprintf("proxy %d", port)
+	}
+	if port != dst.Port() {
+		return fmt.Sprintf("%s %d", name, port)
+	}
+	return name
+}
+
+// predict walks the packet and says what World.Send will return, and by which paths.
+func predict(rs rules.Ruleset, n nettest.Packet, proxies []uint16) (string, []Path, error) {
+	var outcomes []string
+	var paths []Path
+	for _, p := range ways(n) {
+		path, err := Walk(rs, p)
+		if err != nil {
+			return "", nil, err
+		}
+		lines, err := Walk(rs.For(rules.Of(p.Dst.Addr())), p)
+		if err == nil && path.Verdict != lines.Verdict {
+			err = fmt.Errorf("the rules and iptables' lines for them part:\n%s%s", path, lines)
+		}
+		if err != nil {
+			return "", nil, err
+		}
+		outcomes = append(outcomes, outcome(path.Verdict, p.Protocol, p.Dst, proxies))
+		paths = append(paths, lines)
+	}
+	if len(outcomes) == 2 && outcomes[0] != outcomes[1] {
+		return fmt.Sprintf("IPv4 %s, IPv6 %s", outcomes[0], outcomes[1]), paths, nil
+	}
+	return outcomes[0], paths, nil
+}
+
+// differences sends the packets and says where one doesn't end where the walk says, or a rule of table nat has not been
+// matched as often.
+func (p *testPod) differences(t *testing.T, packets []nettest.Packet) []string {
+	t.Helper()
+	if err := p.world.Serve(packets, proxyPorts...); err != nil {
+		t.Fatal(err)
+	}
+	var all []string
+	hits := map[rules.Family]map[string]int{rules.IPv4: {}, rules.IPv6: {}}
+	for _, n := range packets {
+		sent, _, _ := strings.Cut(n.String(), " ->")
+		want, paths, err := predict(p.rs, n, proxyPorts)
+		if err != nil {
+			t.Fatalf("%s: %v", sent, err)
+		}
+		if strings.Contains(want, nettest.ErrTimeout.Error()) {
+			n.Want = nettest.Outcome{Kind: nettest.Failed, Err: nettest.ErrTimeout} // then Send doesn't wait for long
+		}
+		got, err := p.world.Send(n)
+		if err != nil {
+			t.Fatalf("send %s: %v", sent, err)
+		}
+		if got != want {
+			all = append(all, fmt.Sprintf("%s: the kernel says %s, the walk says %s\n%v", sent, got, want, paths))
+		}
+		count(hits, paths)
+	}
+	// An answer in another zone than its question begins a connection of its own, which isn't counted here.
+	if slices.ContainsFunc(p.rs.Rules, func(r rules.Rule) bool { _, ok := r.Target.(rules.Zone); return ok }) {
+		return all
+	}
+	return append(all, p.counterDifferences(t, hits)...)
+}
+
+// count notes each rule of table nat that the paths matched, as CHAIN NUMBER.
+func count(hits map[rules.Family]map[string]int, paths []Path) {
+	for _, path := range paths {
+		for _, s := range path.Steps {
+			if s.Rule.Chain.Table == rules.Nat && s.Missed == nil {
+				hits[rules.Of(path.Packet.Dst.Addr())][fmt.Sprintf("%s %d", s.Rule.Chain.Name, s.Number)]++
+			}
+		}
+	}
+}
+
+// counterDifferences compares how often the kernel matched each rule of table nat, which sees one packet of a connection,
+// with the walks.
+func (p *testPod) counterDifferences(t *testing.T, hits map[rules.Family]map[string]int) []string {
+	t.Helper()
+	var all []string
+	for f, want := range hits {
+		for chain, counts := range p.counters(t, f) {
+			for i, n := range counts {
+				if key := fmt.Sprintf("%s %d", chain, i+1); n != want[key] {
+					all = append(all, fmt.Sprintf("%s: the kernel matched rule %s %d times, the walks %d times", f, key, n, want[key]))
+				}
+			}
+		}
+	}
+	return all
+}
+
+// counters are how many packets each rule of table nat has matched, by chain.
+func (p *testPod) counters(t *testing.T, f rules.Family) map[string][]int {
+	t.Helper()
+	program := p.backend.Name() + "-save"
+	if f == rules.IPv6 {
+		program = "ip6" + strings.TrimPrefix(program, "ip")
+	}
+	var out []byte
+	err := p.world.Pod.Do(func() (err error) {
+		cmd := exec.Command(program, "-c", "-t", "nat")
+		cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE=/proc/self/stat")
+		out, err = cmd.Output()
+		return err
+	})
+	if err != nil {
+		t.Fatalf("%s: %v", program, err)
+	}
+	counts := map[string][]int{}
+	for line := range strings.Lines(string(out)) {
+		if fields := strings.Fields(line); len(fields) > 2 && fields[1] == "-A" { // [PACKETS:BYTES] -A CHAIN
+			packets, _, _ := strings.Cut(fields[0][1:], ":")
+			n, err := strconv.Atoi(packets)
+			if err != nil {
+				t.Fatalf("%s: %q: %v", program, line, err)
+			}
+			counts[fields[2]] = append(counts[fields[2]], n)
+		}
+	}
+	return counts
+}
