@@ -5,7 +5,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: ## redirect real connections in network namespaces, no cluster needed
+demo: ## redirect real connections in network namespaces, no cluster needed (MESH=istio and others)
 	scripts/demo.sh
 
 .PHONY: test

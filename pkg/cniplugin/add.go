@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/route"
@@ -40,19 +42,43 @@ func add(args *skel.CmdArgs) error {
 	if err == nil {
 		err = carryOut(ctx, conf, args, p, &record, took)
 	}
-	if err != nil && conf.AllowOnError {
-		record.Outcome, record.Reason, record.Rules = attachment.Allowed, err.Error(), nil
-		logAdd(log, slog.LevelError, "pod starts UNMESHED: it could not be programmed and onError is allow", p, record, took)
-		_ = attachment.NewStore(conf.StateDir).Save(record) // the log has it already
-		return types.PrintResult(conf.PrevResult, conf.CNIVersion)
-	}
+	level, message := slog.LevelInfo, "pod "+string(record.Outcome)
 	if err != nil {
-		record.Outcome, record.Reason = "failed", err.Error()
-		logAdd(log, slog.LevelError, "pod does not start: it could not be programmed", p, record, took)
+		level, message = slog.LevelError, "pod does not start: it could not be programmed"
+		record.Outcome, record.Reason, record.Rules = outcomeFailed, err.Error(), nil
+	}
+	if err != nil && conf.AllowOnError {
+		message = "pod starts UNMESHED: it could not be programmed and onError is allow"
+		record.Outcome = attachment.Allowed
+		_ = attachment.NewStore(conf.StateDir).Save(record) // the log has it already
+	}
+	logAdd(log, level, message, p, record, took)
+	report(conf, p, record, err, took)
+	if record.Outcome == outcomeFailed {
 		return cniError(err)
 	}
-	logAdd(log, slog.LevelInfo, "pod "+string(record.Outcome), p, record, took)
 	return types.PrintResult(conf.PrevResult, conf.CNIVersion)
+}
+
+// outcomeFailed is in the log and in what the agent is told; there is no record of it.
+const outcomeFailed attachment.Outcome = "failed"
+
+// reportPatience is how long the agent may take to hear what became of a pod; nobody waits for it longer.
+const reportPatience = 100 * time.Millisecond
+
+// report tells the agent, if there is one, what became of a pod's ADD.
+func report(conf Conf, p plan, record attachment.Record, err error, took *stages) {
+	if conf.AgentSocket == "" || p.ID == (identity{}) {
+		return
+	}
+	r := agentapi.Report{
+		Namespace: p.ID.Namespace, Name: p.ID.Name, UID: p.ID.UID,
+		Outcome: string(record.Outcome), Reason: record.Reason, Backend: record.Backend, Stages: took.byName(),
+	}
+	if coded, ok := errors.AsType[*types.Error](cniError(err)); err != nil && ok {
+		r.Code = coded.Code
+	}
+	_, _ = agentapi.Call(context.Background(), conf.AgentSocket, agentapi.Request{Report: &r}, reportPatience)
 }
 
 // carryOut does what the plan says and keeps it as attachment state; if it fails, it leaves no rules.

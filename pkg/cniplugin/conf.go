@@ -34,6 +34,7 @@ type netConf struct {
 		Namespace string `json:"namespace"`
 		Name      string `json:"name"`
 	} `json:"meshConfig"`
+	AgentSocket          string        `json:"agentSocket"`
 	Kubeconfig           string        `json:"kubeconfig"`
 	Manifests            string        `json:"manifests"`
 	Proxy                mesh.Override `json:"proxy"`
@@ -51,6 +52,7 @@ type netConf struct {
 type Conf struct {
 	types.PluginConf
 	Dialect           mesh.Dialect
+	AgentSocket       string
 	Kubeconfig        string
 	Manifests         string
 	ExcludeNamespaces []string
@@ -94,7 +96,7 @@ func describe(err error) error {
 
 // kindName is JSON's name for a kind of Go.
 func kindName(kind reflect.Kind) string {
-	switch kind {
+	switch kind { //nolint:exhaustive // the net conf has no others whose name differs
 	case reflect.Slice:
 		return "list"
 	case reflect.Struct, reflect.Map:
@@ -113,6 +115,7 @@ func (n netConf) conf() (Conf, error) {
 
 	c := Conf{
 		PluginConf:   n.PluginConf,
+		AgentSocket:  n.AgentSocket,
 		Kubeconfig:   n.Kubeconfig,
 		Manifests:    n.Manifests,
 		DirectInit:   n.DirectInitContainers,
@@ -144,8 +147,8 @@ func (n netConf) conf() (Conf, error) {
 	if n.ExcludeNamespaces != nil {
 		c.ExcludeNamespaces = *n.ExcludeNamespaces
 	}
-	if (n.Kubeconfig == "") == (n.Manifests == "") {
-		bad("kubeconfig, manifests: exactly one of them is needed")
+	if (n.AgentSocket == "" && n.Kubeconfig == "") == (n.Manifests == "") {
+		bad("agentSocket and kubeconfig, one or both, or else manifests are needed")
 	}
 	if !slices.Contains([]string{"", "auto", "iptables"}, n.Backend) {
 		bad("backend: %q is none of auto, iptables", n.Backend)

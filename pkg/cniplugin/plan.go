@@ -35,8 +35,11 @@ type source interface {
 }
 
 func openSource(conf Conf) (source, error) {
-	if conf.Manifests != "" {
+	switch {
+	case conf.Manifests != "":
 		return kube.NewManifests(conf.Manifests)
+	case conf.AgentSocket != "":
+		return kube.NewAgent(conf.AgentSocket, conf.Kubeconfig), nil
 	}
 	return kube.NewAPI(conf.Kubeconfig)
 }
@@ -70,7 +73,7 @@ func lookup(ctx context.Context, conf Conf, id identity) (kube.Objects, error) {
 	if err != nil {
 		return kube.Objects{}, err
 	}
-	objects, err := from.Lookup(ctx, kube.Request{Namespace: id.Namespace, Name: id.Name, Config: kube.ConfigRef(conf.Dialect.Config)})
+	objects, err := from.Lookup(ctx, kube.Request{Namespace: id.Namespace, Name: id.Name, UID: id.UID, Config: kube.ConfigRef(conf.Dialect.Config)})
 	if err != nil && ctx.Err() != nil {
 		return kube.Objects{}, types.NewError(types.ErrTryAgainLater, err.Error(), "")
 	}

@@ -25,6 +25,7 @@ type ConfigRef struct {
 // Request asks for one pod and the configuration of its mesh.
 type Request struct {
 	Namespace, Name string // of the pod
+	UID             string // of the pod, if known: so that a cache does not answer with another of the same name
 	Config          ConfigRef
 }
 

@@ -33,7 +33,7 @@ func (d *Decision) warn(format string, args ...any) {
 	d.Warnings = append(d.Warnings, fmt.Sprintf(format, args...))
 }
 
-// DirectInitAnnotation, if true, leaves the connections of those init containers alone that run as a UID of their own:
+// DirectInitAnnotation is an annotation that, if true, leaves the connections of those init containers alone that run as a UID of their own:
 // they run before the proxy, which could not serve them.
 const DirectInitAnnotation = "detour.io/direct-init-containers"
 

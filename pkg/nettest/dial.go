@@ -56,10 +56,6 @@ func (p Process) Ask(c Call) (string, error) {
 			}
 		}
 		line, err = bufio.NewReader(io.LimitReader(conn, maxAnswer)).ReadString('\n')
-		if err == nil && c.Protocol == TCP {
-			// Whoever counts packets or forgets connections next wants the server's last packet to be through.
-			_, _ = io.Copy(io.Discard, conn)
-		}
 		return err
 	})
 	if err != nil {

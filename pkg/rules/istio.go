@@ -2,6 +2,7 @@ package rules
 
 import (
 	"net/netip"
+	"slices"
 
 	"github.com/detour-cni/detour/pkg/redirect"
 )
@@ -104,7 +105,7 @@ func (b *builder) istioCapture(p redirect.Istio, why string, m ...Match) {
 		b.append(Nat, istioInbound, why, Jump(istioInRedirect), m...)
 		return
 	}
-	b.append(Mangle, istioInbound, why, Jump(istioDivert), append(m[:len(m):len(m)], CTState{Related, Established})...)
+	b.append(Mangle, istioInbound, why, Jump(istioDivert), append(slices.Clip(m), CTState{Related, Established})...)
 	b.append(Mangle, istioInbound, why, Jump(istioTProxy), m...)
 }
 
@@ -158,7 +159,7 @@ func (b *builder) istioOwner(p redirect.Istio, byUser bool, owner func(not bool)
 func (b *builder) istioIncluded(p redirect.Istio) {
 	virtual := func(why string, m ...Match) {
 		for _, i := range p.VirtualInterfaces {
-			b.insert(Nat, Prerouting, 1, why+", from a virtual machine too", Jump(istioRedirect), append(m[:len(m):len(m)], InInterface(i.Name))...)
+			b.insert(Nat, Prerouting, 1, why+", from a virtual machine too", Jump(istioRedirect), append(slices.Clip(m), InInterface(i.Name))...)
 		}
 	}
 	if p.Outbound.All {

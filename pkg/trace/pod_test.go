@@ -283,15 +283,15 @@ func count(hits map[rules.Family]map[string]int, paths []Path) {
 	}
 }
 
-// counterDifferences compares how often the kernel matched each rule of table nat, which sees one packet of a connection,
-// with the walks.
+// counterDifferences compares which rules of table nat, which sees one packet of a connection, the kernel matched with the
+// walks. More often is no difference: a packet that comes after its connection's end begins another one.
 func (p *testPod) counterDifferences(t *testing.T, hits map[rules.Family]map[string]int) []string {
 	t.Helper()
 	var all []string
 	for f, want := range hits {
 		for chain, counts := range p.counters(t, f) {
 			for i, n := range counts {
-				if key := fmt.Sprintf("%s %d", chain, i+1); n != want[key] {
+				if key := fmt.Sprintf("%s %d", chain, i+1); n < want[key] || n > 0 && want[key] == 0 {
 					all = append(all, fmt.Sprintf("%s: the kernel matched rule %s %d times, the walks %d times", f, key, n, want[key]))
 				}
 			}

@@ -40,7 +40,7 @@ func renderCommand() *cobra.Command {
 		Long: `Print exactly what ADD would program for a pod, as input for iptables-restore --noflush.
 Without --pod-ips and --family, both families are printed; the real ADD takes those of the pod's addresses.
 Exit code 3: the pod would be left alone, and why is said on standard error.`,
-		Example: `  detourctl render --mesh osm --manifests testdata/demo --pod shop/web --explain
+		Example: `  detourctl render --mesh osm --manifests testdata/demo/osm --pod shop/web --explain
   detourctl render --mesh osm --manifests pods.yaml --pod shop/web --family 4 | iptables-restore --noflush --test`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

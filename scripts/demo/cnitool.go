@@ -63,7 +63,7 @@ func (c cnitool) configure() error {
 	outside := fmt.Sprintf(bridgeConf, data, outsideRange4, outsideRange6, "")
 	pods := []string{fmt.Sprintf(bridgeConf, data, podRange4, podRange6, podRoutes)}
 	if !c.options.withoutDetour {
-		pods = append(pods, fmt.Sprintf(detourConf, c.options.scenario.Mesh, c.options.manifests, filepath.Join(c.dir, "state"), c.logFile()))
+		pods = append(pods, fmt.Sprintf(detourConf, c.options.scenario.Mesh, c.options.folder(), filepath.Join(c.dir, "state"), c.logFile()))
 	}
 	return errors.Join(
 		os.Mkdir(filepath.Join(c.dir, "varlib"), 0o700),

@@ -13,8 +13,6 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/detour-cni/detour/pkg/mesh"
 )
 
 // version is set by the build.
@@ -49,7 +47,7 @@ func run() int {
 }
 
 func parseFlags(args []string) (options, error) {
-	o := options{proxyUID: proxyUID}
+	var o options
 	flags := flag.NewFlagSet("demo "+version, flag.ExitOnError)
 	name := flags.String("mesh", "osm", "mesh whose rules are shown")
 	for _, path := range []struct {
@@ -58,7 +56,7 @@ func parseFlags(args []string) (options, error) {
 	}{
 		{&o.tools, "tools", "", "folder of cnitool, bridge and host-local"},
 		{&o.plugins, "plugins", "bin", "folder of detour"},
-		{&o.manifests, "manifests", "testdata/demo", "folder with the pods and the mesh's configuration"},
+		{&o.manifests, "manifests", "testdata/demo", "folder with one of YAML for each mesh: its pods and its configuration"},
 	} {
 		flags.StringVar(path.target, path.flag, path.value, path.help)
 	}
@@ -90,9 +88,8 @@ func show(ctx context.Context, o options, r report) (err error) {
 	if err != nil {
 		return err
 	}
-	dialect, _ := mesh.Find(o.scenario.Mesh)
 	r.stage(s, adds)
-	r.ways(dialect)
+	r.ways(o.scenario)
 	results, differ := connectAll(ctx, s, r)
 	if ctx.Err() != nil {
 		return interruptedOr(ctx, nil)
@@ -115,7 +112,7 @@ func connectAll(ctx context.Context, s *stage, r report) (results, differ []resu
 			return results, differ
 		}
 		part := s.connect(sec)
-		r.section(sec.Title, part)
+		r.section(sec, part)
 		results = append(results, part...)
 		for _, res := range part {
 			if !res.OK() {

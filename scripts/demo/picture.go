@@ -1,10 +1,12 @@
 package main
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 // lane is a way through the pod's chains, with the shorter ways that leave it.
@@ -24,22 +26,55 @@ type bypass struct {
 
 const arrow = " --> "
 
-// lanes are outbound and inbound with the mesh's own names.
-func lanes(d mesh.Dialect) []lane {
-	return []lane{
+// istioChains are not in the dialect: istio has more than these.
+var istioChains = redirect.Chains{
+	Inbound:          "ISTIO_INBOUND",
+	InboundRedirect:  "ISTIO_IN_REDIRECT",
+	Outbound:         "ISTIO_OUTPUT",
+	OutboundRedirect: "ISTIO_REDIRECT",
+}
+
+// lanes are those that the scenario's connections take, with the mesh's own names.
+func (s scenario) lanes() []lane {
+	d, _ := mesh.Find(s.Mesh)
+	c := d.Chains
+	if d.Istio {
+		c = istioChains
+	}
+	out, in := fmt.Sprintf("proxy :%d", s.Proxy.Outbound), fmt.Sprintf("proxy :%d", s.Proxy.Inbound)
+	into := lane{
+		Title:    "Into the pod",
+		Stops:    []string{"outside", "PREROUTING", c.Inbound, c.InboundRedirect, in, "app"},
+		From:     2,
+		Bypasses: []bypass{{"metrics and probes", 4}, {"excluded port", 5}},
+	}
+	lanes := []lane{
 		{
 			Title:    "Out of the pod",
-			Stops:    []string{"app", "OUTPUT", d.Chains.Outbound, d.Chains.OutboundRedirect, "proxy :15001", "destination"},
+			Stops:    []string{"app", "OUTPUT", c.Outbound, c.OutboundRedirect, out, "destination"},
 			From:     2,
-			Bypasses: []bypass{{"excluded range or port, UID 1500, localhost", 5}},
+			Bypasses: []bypass{{fmt.Sprintf("excluded range or port, UID %d, localhost", s.Proxy.UID), 5}},
 		},
-		{
-			Title:    "Into the pod",
-			Stops:    []string{"outside", "PREROUTING", d.Chains.Inbound, d.Chains.InboundRedirect, "proxy :15003", "app"},
-			From:     2,
-			Bypasses: []bypass{{"metrics and probes", 4}, {"excluded port", 5}},
-		},
+		into,
 	}
+	if s.shows(outsider, inboundAs) {
+		lanes = append(lanes, lane{
+			Title: "Into a pod of mode TPROXY",
+			Stops: []string{"outside", "PREROUTING", c.Inbound, "ISTIO_TPROXY", in, "app"},
+			From:  2, Bypasses: into.Bypasses,
+		})
+	}
+	if s.shows(sidecar, inbound) {
+		lanes = append(lanes, lane{Title: "From the proxy to its own pod", Stops: []string{"proxy", "OUTPUT", c.Outbound, c.InboundRedirect, in, "app"}})
+	}
+	if s.shows(application, dnsAnswers) {
+		stops := []string{"app", "OUTPUT"}
+		if d.Istio {
+			stops = append(stops, c.Outbound, "ISTIO_OUTPUT_DNS")
+		}
+		lanes = append(lanes, lane{Title: "DNS queries", Stops: append(stops, "proxy "+s.Proxy.DNS[0].String())})
+	}
+	return lanes
 }
 
 // draw returns the lane's lines, the title not among them:
@@ -48,6 +83,9 @@ func lanes(d mesh.Dialect) []lane {
 //	           |                      ^
 //	           +-- text --------------+
 func (l lane) draw() []string {
+	if len(l.Bypasses) == 0 {
+		return []string{strings.Join(l.Stops, arrow)}
+	}
 	middles := l.middles()
 	from := middles[l.From]
 	marks := canvas{}

@@ -3,13 +3,10 @@ package main
 import (
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/detour-cni/detour/pkg/mesh"
 )
 
 // report prints what the demo shows, in at most 100 columns.
@@ -52,16 +49,30 @@ func (r report) heading(s scenario) {
 
 // stage shows the networks and what detour said of each pod.
 func (r report) stage(s *stage, adds []logLine) {
-	outside, web, batch := s.outsideAddress, s.hosts[webPod], s.hosts[batchPod]
 	r.title("The networks, each in a namespace of its own")
-	const pod = "+--- pod %-11s %-10s %-8s %s\n"
-	r.printf("  outside %-10s --- node's bridge ---"+pod, outside[0], s.scenario.Meshed, web[0], web[1], "app and proxy")
-	r.printf("          %-10s %21s|\n", outside[1], "")
-	r.printf("%42s"+pod, "", s.scenario.Plain, batch[0], batch[1], "app")
+	pods := s.scenario.Pods
+	width := 0
+	for _, pod := range pods {
+		width = max(width, len(pod.ID.String()))
+	}
+	for i, pod := range pods {
+		left, own := "", s.hosts[pod.Host]
+		if i == 0 {
+			left = fmt.Sprintf("outside %-10s --- node's bridge ---", s.hosts[outside][0])
+		}
+		holds := "app and proxy"
+		if pod.Sidecar == noSidecar {
+			holds = "app"
+		}
+		r.printf("  %-40s+--- pod %-*s %-10s %-8s %s\n", left, width, pod.ID, own[0], own[1], holds)
+		if i == 0 {
+			r.printf("  %-40s|\n", fmt.Sprintf("        %s", s.hosts[outside][1]))
+		}
+	}
 
 	r.title("cnitool add: bridge, host-local, detour")
 	for _, add := range adds {
-		r.printf("  %-11s %s\n", add.Pod, add)
+		r.printf("  %-*s  %s\n", width, add.Pod, add)
 	}
 	if len(adds) == 0 {
 		r.printf("  detour logged nothing\n")
@@ -69,8 +80,8 @@ func (r report) stage(s *stage, adds []logLine) {
 }
 
 // ways draws how connections may go.
-func (r report) ways(d mesh.Dialect) {
-	for _, l := range lanes(d) {
+func (r report) ways(s scenario) {
+	for _, l := range s.lanes() {
 		r.title(l.Title)
 		for _, line := range l.draw() {
 			r.printf("  %s\n", line)
@@ -78,21 +89,28 @@ func (r report) ways(d mesh.Dialect) {
 	}
 }
 
+const cellWidth = 19
+
 const tableLine = "  %-30s%-3s%-24s%s%s%s\n"
 
 // tableHead names the columns and says what "seen" is.
 func (r report) tableHead() {
 	r.printf("\n"+tableLine, "connection", "", "to", r.cell("", "expected"), "seen", "")
-	example := way{outboundPort, atOutside}.answer(netip.AddrPortFrom(outsideHosts[server][0], 80))
-	r.printf("  %s\n  %s\n", r.paint(dim, "seen is what the client was answered, if all of it is right; in full for example"), r.paint(dim, example))
+	r.printf("  %s\n", r.paint(dim, "seen is what the client was answered, if all of it is right"))
 }
 
 // cell pads first and paints then: the codes have no width.
-func (r report) cell(s style, text string) string { return r.paint(s, fmt.Sprintf("%-19s", text)) }
+func (r report) cell(s style, text string) string {
+	return r.paint(s, fmt.Sprintf("%-*s", cellWidth, text))
+}
 
 // section prints a part of the table.
-func (r report) section(title string, results []result) {
-	r.title(title)
+func (r report) section(sec section, results []result) {
+	r.title(sec.Title)
+	if sec.Note != "" {
+		r.printf("  %s\n", r.paint(dim, sec.Note+" The first answer in full:"))
+		r.printf("  %s\n", r.paint(dim, results[0].Answer))
+	}
 	last := ""
 	for _, res := range results {
 		name := res.Name
@@ -104,7 +122,11 @@ func (r report) section(title string, results []result) {
 		if !res.OK() {
 			mark, s = "✗", red
 		}
-		r.printf(tableLine, name, res.Family(), res.Dst, r.cell("", res.Want.String()), r.cell(s, res.Seen()), r.paint(s, mark))
+		seen := res.Seen()
+		if len(seen) >= cellWidth {
+			seen = "other, see below"
+		}
+		r.printf(tableLine, name, res.Family(), res.Dst, r.cell("", res.Proxy.text(res.Want)), r.cell(s, seen), r.paint(s, mark))
 	}
 }
 
@@ -116,13 +138,17 @@ func (r report) summary(o options, results, differ []result, adds []logLine, too
 		r.title(r.paint(red, fmt.Sprintf("%d connections, and %d of them not where they should be:", len(results), len(differ))))
 	}
 	for _, d := range differ {
-		r.printf("  %s from %s: %s, %s\n      expected  %s\n      seen      %s\n", r.paint(red, "✗"), d.From, d.Name, d.Dst, d.Want.answer(d.Dst), d.Answer)
+		r.printf("  %s from %s: %s, %s\n      want %s\n      seen %s\n", r.paint(red, "✗"), d.From.Name, d.Name, d.Dst, d.answer(d.Want), d.Answer)
 	}
 	for _, add := range adds {
 		if add.Rules > 0 {
-			r.printf("ADD of detour took %.1f ms for pod %s, the demo %.1f s in all.\n", add.MS.Total, add.Pod, took.Seconds())
+			r.printf("ADD of detour took %.1f ms for pod %s.\n", add.MS.Total, add.Pod)
 		}
 	}
-	r.printf("The namespaces are gone again. The pod's rules, each with its reason:\n")
-	r.printf("  bin/detourctl render --mesh %s --manifests %s --pod %s --explain\n", o.scenario.Mesh, o.manifests, o.scenario.Meshed)
+	r.printf("The demo took %.1f s, and the namespaces are gone again. A pod's rules, each with its reason:\n", took.Seconds())
+	for _, pod := range o.scenario.Pods {
+		if pod.Sidecar != noSidecar {
+			r.printf("  bin/detourctl render --mesh %s --manifests %s --pod %s --explain\n", o.scenario.Mesh, o.folder(), pod.ID)
+		}
+	}
 }

@@ -8,12 +8,28 @@ import (
 // result is what became of one connection.
 type result struct {
 	row
+	Proxy  proxySpec
+	Client netip.Addr // from which the connection comes
 	Dst    netip.AddrPort
 	Answer string
 }
 
 // OK reports whether the connection went the wanted way: all of the answer must agree, addresses included.
-func (r result) OK() bool { return r.Answer == r.Want.answer(r.Dst) }
+func (r result) OK() bool { return r.Answer == r.answer(r.Want) }
+
+// answer is the line that the client reads if its connection goes that way.
+func (r result) answer(w way) string {
+	switch at := r.Dst.Addr(); w.Via {
+	case direct:
+		return answered(w.At, r.Dst, r.Client)
+	case dnsAnswers:
+		return answered(w.At, r.Proxy.dns(at), r.Client)
+	case inbound:
+		return relayed(answered(w.At, inPod(r.Dst), loopback.like(at)), r.Proxy.Inbound, r.Dst)
+	default:
+		return relayed(answered(w.At, r.Dst, r.Client), r.Proxy.port(w.Via), r.Dst)
+	}
+}
 
 // Family is "v4" or "v6".
 func (r result) Family() string {
@@ -25,9 +41,9 @@ func (r result) Family() string {
 
 // Seen is the way that the connection went, or the answer if there is no such way.
 func (r result) Seen() string {
-	for _, w := range ways {
-		if r.Answer == w.answer(r.Dst) {
-			return w.String()
+	for _, w := range ways() {
+		if r.Answer == r.answer(w) {
+			return r.Proxy.text(w)
 		}
 	}
 	return r.Answer
@@ -38,7 +54,13 @@ func (s *stage) connect(sec section) []result {
 	var results []result
 	for _, r := range sec.Rows {
 		for _, addr := range s.hosts[r.To] {
-			results = append(results, result{row: r, Dst: netip.AddrPortFrom(addr, r.Port)})
+			if addr.IsValid() {
+				client := s.hosts[r.From.At].like(addr)
+				if addr.IsLoopback() {
+					client = loopback.like(addr)
+				}
+				results = append(results, result{row: r, Proxy: s.scenario.Proxy, Client: client, Dst: netip.AddrPortFrom(addr, r.Service.Port)})
+			}
 		}
 	}
 	var running sync.WaitGroup

@@ -3,15 +3,51 @@ package main
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
+
+	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/nettest"
 )
 
 // scenario is what the demo sets up for a mesh and what it wants to see.
 type scenario struct {
-	Mesh string
-	// Meshed is the pod with the sidecar, Plain the one without. Both stand in the manifests.
-	Meshed, Plain podID
-	Sections      []section
+	Mesh     string
+	Proxy    proxySpec
+	Pods     []podSpec
+	Sections []section
+}
+
+// proxySpec is what the proxy and the rules have to agree on.
+type proxySpec struct {
+	UID               uint32 // and GID, but see user
+	Outbound, Inbound uint16
+	// DNS is where the proxy answers queries, at most once for each family.
+	DNS []netip.AddrPort
+}
+
+// podSpec is a pod that stands in the manifests.
+type podSpec struct {
+	Host    host
+	ID      podID
+	Sidecar sidecarKind
+}
+
+type sidecarKind int
+
+const (
+	noSidecar sidecarKind = iota
+	redirected
+	// transparent is a sidecar that connects to the application with its client's address.
+	transparent
+)
+
+// user is as whom a pod's proxy runs: where it is transparent it needs CAP_NET_ADMIN, and istio makes it root for that.
+func (p proxySpec) user(of sidecarKind) (uid, gid uint32) {
+	if of == transparent {
+		return 0, p.UID
+	}
+	return p.UID, p.UID
 }
 
 // podID names a pod as the runtime does.
@@ -22,39 +58,61 @@ func (p podID) String() string { return p.Namespace + "/" + p.Name }
 // section is a heading of the table and the connections below it.
 type section struct {
 	Title string
-	Rows  []row
+	// Note, if there is one, introduces the first answer in full.
+	Note string
+	Rows []row
 }
 
-// row is a connection that is made over IPv4 and over IPv6.
+// row is a connection that is made over IPv4 and over IPv6, as far as its host has addresses of both.
 type row struct {
-	Name string
-	From caller
-	To   host
-	Port uint16
-	Want way
+	Name    string
+	From    caller
+	To      host
+	Service service
+	Want    way
 }
+
+// service is where a host is connected to.
+type service struct {
+	Protocol nettest.Protocol
+	Port     uint16
+}
+
+func tcp(port uint16) service { return service{nettest.TCP, port} }
+func udp(port uint16) service { return service{nettest.UDP, port} }
 
 // caller is who connects.
-type caller string
+type caller struct {
+	Name string
+	At   host
+	As   sidecarKind // noSidecar for an application
+}
 
-const (
-	application caller = "the application" // in the meshed pod
-	sidecar     caller = "the proxy"       // in the meshed pod, as the proxy's user
-	outsider    caller = "outside"
-	plainApp    caller = "the pod without a sidecar"
+var (
+	application   = caller{"the application", webPod, noSidecar}
+	sidecar       = caller{"the proxy", webPod, redirected}
+	tproxyApp     = caller{"the application of web-tproxy", tproxyPod, noSidecar}
+	tproxySidecar = caller{"the proxy of web-tproxy", tproxyPod, transparent}
+	outsider      = caller{"outside", outside, noSidecar}
+	plainApp      = caller{"the pod without a sidecar", batchPod, noSidecar}
 )
 
 // host is who is connected to.
 type host string
 
 const (
-	server      host = "server"      // outside, like those below up to partner
+	outside     host = "outside"     // as the pods' gateway; the hosts down to dnsServer are all in its namespace
+	server      host = "server"      // a server like any other
+	elsewhere   host = "elsewhere"   // in no range that a pod's annotation includes
 	meshRange   host = "meshRange"   // in a range that the MeshConfig excludes
 	podRange    host = "podRange"    // in a range that the pod's annotation excludes
 	besideRange host = "besideRange" // the first addresses behind podRange
+	dnsServer   host = "dnsServer"   // the cluster's
 	localhost   host = "localhost"
-	webPod      host = "webPod"   // the meshed pod
-	batchPod    host = "batchPod" // the pod without a sidecar
+	localDNS    host = "localDNS"  // in the pod
+	webPod      host = "webPod"    // the meshed pod
+	tproxyPod   host = "tproxyPod" // another, whose proxy is transparent
+	batchPod    host = "batchPod"  // the pod without a sidecar
 )
 
 // dual is a pair of addresses: IPv4, IPv6.
@@ -62,20 +120,38 @@ type dual [2]netip.Addr
 
 func addresses(v4, v6 string) dual { return dual{netip.MustParseAddr(v4), netip.MustParseAddr(v6)} }
 
-// outsideHosts are all in the namespace outside; documentation's addresses, so that no one else's are meant.
-var outsideHosts = map[host]dual{
-	server:      addresses("203.0.113.10", "2001:db8:1::10"),
-	meshRange:   addresses("198.51.100.7", "2001:db8:100::7"),
-	podRange:    addresses("192.0.2.7", "2001:db8:200::7"),
-	besideRange: addresses("192.0.2.16", "2001:db8:200:1::7"),
+// like is the address of a's family.
+func (d dual) like(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return d[0]
+	}
+	return d[1]
 }
 
-var loopback = addresses("127.0.0.1", "::1")
+// outsideHosts are documentation's addresses, so that no one else's are meant, and those of a cluster's DNS.
+var outsideHosts = map[host]dual{
+	server:      addresses("203.0.113.10", "2001:db8::10"),
+	elsewhere:   addresses("203.0.113.200", "3fff::10"),
+	meshRange:   addresses("198.51.100.7", "2001:db8:1::7"),
+	podRange:    addresses("192.0.2.7", "2001:db8:2::7"),
+	besideRange: addresses("192.0.2.16", "2001:db8:2:1::7"),
+	dnsServer:   addresses("10.96.0.10", "fd00:96::a"),
+}
 
-// The proxy's listeners, the same in every mesh of the OSM family.
+var (
+	loopback      = addresses("127.0.0.1", "::1")
+	localDNSHosts = dual{netip.MustParseAddr("127.0.0.153")} // there is none of IPv6
+)
+
+// listener is one of the proxy's.
+type listener string
+
 const (
-	outboundPort = 15001
-	inboundPort  = 15003
+	direct     listener = "" // none
+	outbound   listener = "outbound"
+	inbound    listener = "inbound"
+	inboundAs  listener = "inboundAs" // inbound, and on to the application as the client itself
+	dnsAnswers listener = "dnsAnswers"
 )
 
 // Who answers a connection.
@@ -87,98 +163,74 @@ const (
 
 // way is how a connection goes: through one of the proxy's listeners, or none, to who answers.
 type way struct {
-	Via uint16 // 0 for none
+	Via listener
 	At  string
 }
 
-func (w way) String() string {
-	if w.Via == 0 {
-		return "direct -> " + w.At
+// ways are all that there are.
+func ways() []way {
+	var all []way
+	for _, via := range []listener{direct, outbound, inbound, inboundAs, dnsAnswers} {
+		for _, at := range []string{atOutside, atApp, atProxy} {
+			all = append(all, way{via, at})
+		}
 	}
-	return fmt.Sprintf("%d -> %s", w.Via, w.At)
+	return all
 }
 
-// answer is the line that a client reads who dialed dst and whose connection goes this way.
-func (w way) answer(dst netip.AddrPort) string {
-	switch w.Via {
-	case 0:
-		return fmt.Sprintf("%s %s", w.At, dst)
-	case inboundPort:
-		return relayed(fmt.Sprintf("%s %s", w.At, inPod(dst)), w.Via, dst)
+// port is where the proxy listens: 0 for none.
+func (p proxySpec) port(l listener) uint16 {
+	switch l {
+	case outbound:
+		return p.Outbound
+	case inbound, inboundAs:
+		return p.Inbound
+	case dnsAnswers:
+		return p.DNS[0].Port()
+	default:
+		return 0
 	}
-	return relayed(fmt.Sprintf("%s %s", w.At, dst), w.Via, dst)
+}
+
+// dns is where the proxy answers queries of the address's family: no valid address if nowhere.
+func (p proxySpec) dns(a netip.Addr) netip.AddrPort {
+	for _, at := range p.DNS {
+		if at.Addr().Is4() == a.Is4() {
+			return at
+		}
+	}
+	return netip.AddrPort{}
+}
+
+// text is a way in the table.
+func (p proxySpec) text(w way) string {
+	if w.Via == direct {
+		return "direct -> " + w.At
+	}
+	return fmt.Sprintf("%d -> %s", p.port(w.Via), w.At)
+}
+
+// answered is the line of who answers, at the address where the connection arrived and to the one from which it came.
+func answered(name string, at netip.AddrPort, by netip.Addr) string {
+	return fmt.Sprintf("%s %s asked by %s", name, at, by)
 }
 
 // relayed is an answer with what the proxy adds to it.
 func relayed(answer string, via uint16, original netip.AddrPort) string {
-	return fmt.Sprintf("%s via proxy %d (original %s)", answer, via, original)
+	return fmt.Sprintf("%s via %d (original %s)", answer, via, original)
 }
 
 // inPod is where the proxy finds the application that an inbound connection was meant for.
 func inPod(original netip.AddrPort) netip.AddrPort {
-	if original.Addr().Is4() {
-		return netip.AddrPortFrom(loopback[0], original.Port())
+	return netip.AddrPortFrom(loopback.like(original.Addr()), original.Port())
+}
+
+func findScenario(name string) (scenario, error) {
+	i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.Mesh == name })
+	if i < 0 {
+		return scenario{}, fmt.Errorf("mesh %q is none of %s", name, strings.Join(mesh.Names(), ", "))
 	}
-	return netip.AddrPortFrom(loopback[1], original.Port())
-}
-
-// ways are all that there are.
-var ways = []way{
-	{0, atOutside}, {outboundPort, atOutside},
-	{0, atApp}, {outboundPort, atApp}, {inboundPort, atApp},
-	{0, atProxy}, {outboundPort, atProxy}, {inboundPort, atProxy},
-}
-
-// scenarios are the meshes that the demo knows. What is wanted is written down here and not asked of the code that makes
-// the rules.
-var scenarios = []scenario{
-	{
-		Mesh:   "osm",
-		Meshed: podID{"shop", "web", "0d6c1a52-8c0e-4f0b-9a57-3f1f5c7f2a01"},
-		Plain:  podID{"shop", "batch", "0d6c1a52-8c0e-4f0b-9a57-3f1f5c7f2a02"},
-		Sections: []section{
-			{"From the application in pod shop/web (UID 1000)", []row{
-				{"a server outside", application, server, 80, way{outboundPort, atOutside}},
-				{"range excluded for the mesh", application, meshRange, 80, way{0, atOutside}},
-				{"range excluded for the pod", application, podRange, 80, way{0, atOutside}},
-				{"address beside that range", application, besideRange, 80, way{outboundPort, atOutside}},
-				{"port excluded for the mesh", application, server, 6379, way{0, atOutside}},
-				{"port excluded for the pod", application, server, 5432, way{0, atOutside}},
-				{"localhost", application, localhost, 8080, way{0, atApp}},
-				{"the pod's own address", application, webPod, 8080, way{outboundPort, atApp}},
-			}},
-			{"From the proxy in pod shop/web (UID 1500)", []row{
-				{"a server outside", sidecar, server, 80, way{0, atOutside}},
-				{"the application", sidecar, localhost, 8080, way{0, atApp}},
-			}},
-			{"From outside to pod shop/web", []row{
-				{"the application", outsider, webPod, 8080, way{inboundPort, atApp}},
-				{"the proxy's metrics", outsider, webPod, 15010, way{0, atProxy}},
-				{"the proxy's liveness probe", outsider, webPod, 15901, way{0, atProxy}},
-				{"the proxy's readiness probe", outsider, webPod, 15902, way{0, atProxy}},
-				{"the proxy's startup probe", outsider, webPod, 15903, way{0, atProxy}},
-				// osm is the one mesh of its family whose rules do not let this port pass.
-				{"the proxy's health check", outsider, webPod, 15904, way{inboundPort, atProxy}},
-				{"port excluded for the mesh", outsider, webPod, 9100, way{0, atApp}},
-				{"port excluded for the pod", outsider, webPod, 7946, way{0, atApp}},
-			}},
-			{"Pod shop/batch, which has no sidecar", []row{
-				{"a server outside", plainApp, server, 80, way{0, atOutside}},
-				{"its application, from outside", outsider, batchPod, 8080, way{0, atApp}},
-			}},
-		},
-	},
-}
-
-func findScenario(mesh string) (scenario, error) {
-	var names []string
-	for _, s := range scenarios {
-		if s.Mesh == mesh {
-			return s, nil
-		}
-		names = append(names, s.Mesh)
-	}
-	return scenario{}, fmt.Errorf("mesh %q: the demo knows %s", mesh, strings.Join(names, ", "))
+	return scenarios[i], nil
 }
 
 // rows are those of all sections.
@@ -188,4 +240,9 @@ func (s scenario) rows() []row {
 		all = append(all, section.Rows...)
 	}
 	return all
+}
+
+// shows reports whether there is a connection of that caller through that listener.
+func (s scenario) shows(from caller, via listener) bool {
+	return slices.ContainsFunc(s.rows(), func(r row) bool { return r.From == from && r.Want.Via == via })
 }
