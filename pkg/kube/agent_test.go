@@ -1,0 +1,115 @@
+package kube
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/detour-cni/detour/pkg/agentapi"
+)
+
+// agent answers at a socket with what answers has, one after the other, the last again and again; nil answers nothing.
+func agent(t *testing.T, answers ...*agentapi.Answer) (socket string, asked chan agentapi.Request) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	asked = make(chan agentapi.Request, 100)
+	go func() {
+		for i := 0; ; i++ {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			var r agentapi.Request
+			_ = json.NewDecoder(conn).Decode(&r)
+			asked <- r
+			if a := answers[min(i, len(answers)-1)]; a != nil {
+				_ = json.NewEncoder(conn).Encode(a)
+				conn.Close()
+			}
+		}
+	}()
+	return socket, asked
+}
+
+var cached = &agentapi.Answer{Pod: json.RawMessage(podJSON), Config: json.RawMessage(configJSON)}
+
+func TestTheAgentsAnswerIsTaken(t *testing.T) {
+	t.Parallel()
+	socket, asked := agent(t, cached)
+	r := request
+	r.UID = "u1"
+	got, err := NewAgent(socket, "/nowhere").Lookup(within(t, 10*time.Second), r)
+	if err != nil || string(got.Pod) != podJSON || string(got.Config) != configJSON {
+		t.Errorf("got %s, %s, %v", got.Pod, got.Config, err)
+	}
+	if l := (<-asked).Lookup; l == nil || *l != (agentapi.Lookup{Namespace: "shop", Name: "web", UID: "u1"}) {
+		t.Errorf("asked for %+v", l)
+	}
+}
+
+func TestAPodThatTheAgentDoesNotFindIsNotFound(t *testing.T) {
+	t.Parallel()
+	socket, _ := agent(t, &agentapi.Answer{NotFound: true})
+	if _, err := NewAgent(socket, "").Lookup(within(t, 10*time.Second), request); !errors.Is(err, ErrNotFound) {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestTheAPIServerIsAskedIfTheAgent(t *testing.T) {
+	gone := filepath.Join(t.TempDir(), "gone")
+	silent, _ := agent(t, (*agentapi.Answer)(nil))
+	failing, _ := agent(t, &agentapi.Answer{Error: "no"})
+	for name, socket := range map[string]string{"is not there": gone, "accepts and says nothing": silent, "has no answer": failing} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, true, routes{podPath: answer(200, podJSON), newConfig: answer(200, configJSON)})
+			got, err := NewAgent(socket, kubeconfig(t, s.URL, s.ca())).Lookup(within(t, 10*time.Second), request)
+			if err != nil || string(got.Pod) != podJSON {
+				t.Errorf("got %s, %v", got.Pod, err)
+			}
+		})
+	}
+}
+
+func TestWithoutAnAPIServerTheAgentIsAskedAgain(t *testing.T) {
+	t.Parallel()
+	socket, _ := agent(t, &agentapi.Answer{Error: "the cache is not filled yet"}, nil, cached)
+	if _, err := NewAgent(socket, "").Lookup(within(t, 10*time.Second), request); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnAgentThatStaysAwayIsNamedAtTheDeadline(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := NewAgent("/nowhere/agent.sock", "").Lookup(ctx, request)
+	if !errors.Is(err, agentapi.ErrNobody) || !strings.Contains(err.Error(), "/nowhere/agent.sock") || !strings.Contains(err.Error(), "is detour-agent running") {
+		t.Errorf("got error %v", err)
+	}
+}
+
+func TestReadyAsksTheAgentOrTheAPIServer(t *testing.T) {
+	t.Parallel()
+	there, _ := agent(t, &agentapi.Answer{NotFound: true})
+	if err := NewAgent(there, "").Ready(within(t, 10*time.Second), request.Config); err != nil {
+		t.Error(err)
+	}
+	if err := NewAgent("/nowhere", "").Ready(within(t, 10*time.Second), request.Config); err == nil {
+		t.Error("ready without anybody")
+	}
+	s := newServer(t, true, routes{"/api/v1/namespaces/osm-system/pods/detour-status": answer(404, strings.ReplaceAll(noPod, "web", "detour-status")), newConfig: answer(200, configJSON)})
+	if err := NewAgent("/nowhere", kubeconfig(t, s.URL, s.ca())).Ready(within(t, 10*time.Second), request.Config); err != nil {
+		t.Error(err)
+	}
+}
