@@ -1,0 +1,234 @@
+package install
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// crashNetworks are the ways in which a network may be configured, and the runtime's network of each.
+var crashNetworks = map[string]struct {
+	files   map[string]string
+	network string
+}{
+	"conflist": {map[string]string{"10-x.conflist": bridge}, "net: bridge portmap"},
+	"older entry": {map[string]string{"10-x.conflist": strings.Replace(bridge, "}]", `}, {"type": "detour"}, {"type": "detour"}]`, 1)},
+		"net: bridge portmap detour detour"},
+	"conf": {map[string]string{"10-x.conf": single}, "net: bridge"},
+	"json": {map[string]string{"10-x.json": single}, "net: bridge"},
+}
+
+const (
+	crashRoot = "DETOUR_INSTALL_ROOT"
+	crashStep = "DETOUR_INSTALL_STEP"
+	crashVerb = "DETOUR_INSTALL_VERB"
+)
+
+// TestKilled is the process that TestKilledAtEveryStep kills: it kills itself before the step.
+func TestKilled(t *testing.T) {
+	root := os.Getenv(crashRoot)
+	if root == "" {
+		t.Skip("only for TestKilledAtEveryStep")
+	}
+	i, err := New(at(root))
+	if err != nil {
+		t.Fatal(err)
+	}
+	left, err := strconv.Atoi(os.Getenv(crashStep))
+	if err != nil {
+		t.Fatal(err)
+	}
+	i.files.before = func(string, string) error {
+		if left == 0 {
+			return syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		}
+		left--
+		return nil
+	}
+	if err := crashDo(i, os.Getenv(crashVerb)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func crashDo(i *Installer, verb string) error {
+	if verb == "uninstall" {
+		return i.Uninstall()
+	}
+	_, err := i.Reconcile()
+	return err
+}
+
+// runtimeWorks says why the runtime could not start a pod on this network with what is installed now.
+func (w *world) runtimeWorks(network string) error {
+	got, err := runtimeNetwork(w.ConfDir)
+	if err != nil {
+		return err
+	}
+	if got != network && got != strings.ReplaceAll(network, " detour", "")+" detour" && got != strings.ReplaceAll(network, " detour", "") {
+		return fmt.Errorf("the runtime loads %s, want %s", got, network)
+	}
+	if got == network || !strings.HasSuffix(got, "detour") {
+		return nil // not ours, or somebody else's fault
+	}
+	files := contents(w.tb, w.ConfDir)
+	if contents(w.tb, w.BinDir)["detour"] != "\x7fELF the plugin" || files[TokenName] != "token 1" || files[KubeconfigName] == "" {
+		return errors.New("the list has the entry, but not all is there that it needs")
+	}
+	return nil
+}
+
+// crash makes verb fail before each step in turn. fail returns false when the verb had no such step any more.
+func crash(t *testing.T, fail func(w *world, verb string, step int) bool) {
+	for name, c := range crashNetworks {
+		clean := strings.ReplaceAll(c.network, " detour", "")
+		t.Run(name+"/install", func(t *testing.T) {
+			for step := 0; ; step++ {
+				w := newWorld(t, c.files)
+				failed := fail(w, "install", step)
+				if err := w.runtimeWorks(c.network); err != nil {
+					t.Errorf("after a failure before step %d: %v", step, err)
+				}
+				w.reconcile()
+				if got := w.network(); got != clean+" detour" {
+					t.Errorf("after a failure before step %d and another run the runtime loads %s", step, got)
+				}
+				w.uninstall()
+				if got := w.network(); got != clean || len(w.files()) != 1 {
+					t.Errorf("after a failure before step %d, another run and uninstall, there is %s in %v", step, got, w.files())
+				}
+				if !failed {
+					t.Logf("%d steps", step)
+					break
+				}
+			}
+		})
+		t.Run(name+"/uninstall", func(t *testing.T) {
+			for step := 0; ; step++ {
+				w := newWorld(t, c.files)
+				w.reconcile()
+				failed := fail(w, "uninstall", step)
+				if err := w.runtimeWorks(clean); err != nil {
+					t.Errorf("after a failure before step %d: %v", step, err)
+				}
+				if step%2 == 0 { // installed again in between
+					w.reconcile()
+					if got := w.network(); got != clean+" detour" {
+						t.Errorf("after a failure before step %d and another run the runtime loads %s", step, got)
+					}
+				}
+				w.uninstall()
+				if got := w.network(); got != clean || len(contents(t, w.ConfDir)) != 1 || len(contents(t, w.BinDir)) != 0 {
+					t.Errorf("after a failure before step %d and another run, there is %s in %v", step, got, w.files())
+				}
+				if !failed {
+					t.Logf("%d steps", step)
+					break
+				}
+			}
+		})
+	}
+}
+
+func TestKilledAtEveryStep(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	crash(t, func(w *world, verb string, step int) bool {
+		c := exec.Command(self, "-test.run", "^TestKilled$")
+		c.Env = append(os.Environ(), crashRoot+"="+filepath.Dir(w.BinDir), crashVerb+"="+verb, crashStep+"="+strconv.Itoa(step))
+		out, err := c.CombinedOutput()
+		if err == nil {
+			return false
+		}
+		if status, ok := c.ProcessState.Sys().(syscall.WaitStatus); !ok || status.Signal() != syscall.SIGKILL {
+			w.tb.Fatalf("%v: %s", err, out)
+		}
+		return true
+	})
+}
+
+func TestErrorAtEveryStep(t *testing.T) {
+	full := errors.New("no space left on device")
+	crash(t, func(w *world, verb string, step int) bool {
+		i := w.installer()
+		var at string
+		left := step
+		i.files.before = func(step, path string) error {
+			left--
+			if left == -1 {
+				at = step + " " + path
+				return full
+			}
+			return nil
+		}
+		err := crashDo(i, verb)
+		if at == "" {
+			if err != nil {
+				w.tb.Fatal(err)
+			}
+			return false
+		}
+		if !errors.Is(err, full) {
+			w.tb.Errorf("an error before %s is lost: %v", at, err)
+		}
+		for name := range w.files() {
+			if isTemp(name) {
+				w.tb.Errorf("an error before %s leaves %s", at, name)
+			}
+		}
+		return true
+	})
+}
+
+// rivalAt makes somebody else write the file when the installer is about to take the step.
+func (w *world) rivalAt(i *Installer, step, name, text string) {
+	i.files.before = func(s, path string) error {
+		if s == step && filepath.Base(path) == name {
+			i.files.before = nil
+			put(w.tb, w.path(name), text)
+		}
+		return nil
+	}
+}
+
+func TestSomebodyElseWritesAtTheSameTime(t *testing.T) {
+	next := strings.Replace(bridge, `"bridge"`, `"ptp"`, 1)
+	w := newWorld(t, map[string]string{"10-x.conflist": bridge})
+	i := w.installer()
+	w.rivalAt(i, "sync", "10-x.conflist", next)
+	if _, err := i.Reconcile(); !errors.Is(err, errChanged) {
+		t.Errorf("installing, got %v", err)
+	}
+	w.wantFiles(map[string]string{"10-x.conflist": next})
+	w.reconcile()
+	if got := w.network(); got != "net: ptp portmap detour" {
+		t.Errorf("the runtime loads %s", got)
+	}
+	w.rivalAt(i, "sync", "10-x.conflist", bridge)
+	if err := i.Uninstall(); !errors.Is(err, errChanged) {
+		t.Errorf("uninstalling, got %v", err)
+	}
+	w.wantFiles(map[string]string{"10-x.conflist": bridge})
+}
+
+func TestSomebodyElseWritesTheConfThatIsMovedAway(t *testing.T) {
+	next := strings.Replace(single, `"bridge"`, `"ptp"`, 1)
+	w := newWorld(t, map[string]string{"10-x.conf": single})
+	i := w.installer()
+	w.rivalAt(i, "move", "10-x.conf", next)
+	if _, err := i.Reconcile(); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.network(); got != "net: ptp detour" {
+		t.Errorf("the runtime loads %s", got)
+	}
+	w.uninstall()
+	w.wantFiles(map[string]string{"10-x.conf": next})
+}

@@ -1,0 +1,234 @@
+package install
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Temporary files are named so that neither the runtime takes them for a network configuration nor Run for news.
+const (
+	tempPrefix = ".detour-"
+	tempSuffix = ".tmp"
+)
+
+func isTemp(name string) bool {
+	return strings.HasPrefix(name, tempPrefix) && strings.HasSuffix(name, tempSuffix)
+}
+
+// errChanged says that a file was changed by somebody else between reading and replacing it. The next round sees it.
+var errChanged = errors.New("somebody else changed it meanwhile")
+
+// files changes files. Each change is durable when the method returns, so that the order of changes is also the order in
+// which a power failure may leave them.
+type files struct {
+	// before is called before each step, in tests.
+	before func(step, path string) error
+}
+
+func (f files) step(step, path string) error {
+	if f.before == nil {
+		return nil
+	}
+	return f.before(step, path)
+}
+
+// owned is what a file has beside its content.
+type owned struct {
+	mode     fs.FileMode
+	uid, gid int
+}
+
+// rootOnly is for credentials, anyone for programs.
+var (
+	rootOnly = owned{mode: 0o600, uid: -1, gid: -1}
+	anyone   = owned{mode: 0o755, uid: -1, gid: -1}
+)
+
+func ownedBy(info fs.FileInfo) owned {
+	stat := info.Sys().(*syscall.Stat_t)
+	return owned{info.Mode().Perm(), int(stat.Uid), int(stat.Gid)}
+}
+
+// write makes the file at path have that content, by way of a temporary file beside it: whoever has the old one open keeps
+// it. If old is not nil, the file is only replaced if that is still its content.
+func (f files) write(path string, content io.Reader, o owned, old []byte) (err error) {
+	if err := f.step("create", path); err != nil {
+		return err
+	}
+	temp, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*"+tempSuffix)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = temp.Close()           // it was not written whole
+			_ = os.Remove(temp.Name()) // and if it can't be removed now, the next run does
+		}
+	}()
+	if err := f.step("fill", path); err != nil {
+		return err
+	}
+	if _, err := io.Copy(temp, content); err != nil {
+		return err
+	}
+	if err := temp.Chmod(o.mode); err != nil {
+		return err
+	}
+	// Without CAP_CHOWN an owner that is not root is lost. The runtime is root, and a plugin that is not there is worse.
+	if err := temp.Chown(o.uid, o.gid); err != nil && !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	if err := f.step("sync", path); err != nil {
+		return err
+	}
+	if err := temp.Sync(); err != nil {
+		return err
+	}
+	if err := temp.Close(); err != nil {
+		return err
+	}
+	if old != nil {
+		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, old) {
+			return errors.Join(errChanged, err)
+		}
+	}
+	if err := f.step("rename", path); err != nil {
+		return err
+	}
+	if err := os.Rename(temp.Name(), path); err != nil {
+		return err
+	}
+	return f.syncDir(path)
+}
+
+// copy is write with the content of another file.
+func (f files) copy(from, to string, o owned) error {
+	source, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	return f.write(to, source, o, nil)
+}
+
+// move renames a file within its folder.
+func (f files) move(from, to string) error {
+	if err := f.step("move", from); err != nil {
+		return err
+	}
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	return f.syncDir(to)
+}
+
+// link gives a file a second name in its folder.
+func (f files) link(from, to string) error {
+	if err := f.step("link", to); err != nil {
+		return err
+	}
+	if err := os.Link(from, to); err != nil {
+		return err
+	}
+	return f.syncDir(to)
+}
+
+// remove removes a file and says whether there was one.
+func (f files) remove(path string) (bool, error) {
+	if err := f.step("remove", path); err != nil {
+		return false, err
+	}
+	if err := os.Remove(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return false, err
+	}
+	return true, f.syncDir(path)
+}
+
+// clean removes what killed writers have left in the folder.
+func (f files) clean(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("clean folder: %w", err)
+	}
+	for _, e := range entries {
+		if !isTemp(e.Name()) {
+			continue
+		}
+		if _, err := f.remove(filepath.Join(dir, e.Name())); err != nil {
+			return fmt.Errorf("clean folder: %w", err)
+		}
+	}
+	return nil
+}
+
+// syncDir makes durable which files the folder of path has.
+func (f files) syncDir(path string) error {
+	if err := f.step("sync folder", path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	return dir.Sync()
+}
+
+// identity tells a file from another, or from itself after a change.
+type identity struct {
+	dev, ino     uint64
+	size         int64
+	mtime, ctime time.Time
+	mode         fs.FileMode
+}
+
+func identify(info fs.FileInfo) identity {
+	stat := info.Sys().(*syscall.Stat_t)
+	return identity{stat.Dev, stat.Ino, stat.Size, time.Unix(stat.Mtim.Unix()), time.Unix(stat.Ctim.Unix()), info.Mode()}
+}
+
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return err == nil
+}
+
+// sameContent compares two files without holding them in memory.
+func sameContent(a, b string) (bool, error) {
+	x, err := os.Open(a)
+	if err != nil {
+		return false, err
+	}
+	defer x.Close()
+	y, err := os.Open(b)
+	if err != nil {
+		return false, err
+	}
+	defer y.Close()
+	var left, right [64 << 10]byte
+	for {
+		n, errLeft := io.ReadFull(x, left[:])
+		m, errRight := io.ReadFull(y, right[:])
+		if !bytes.Equal(left[:n], right[:m]) {
+			return false, nil
+		}
+		for _, err := range []error{errLeft, errRight} {
+			if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+				return false, err
+			}
+		}
+		if errLeft != nil && errRight != nil {
+			return true, nil
+		}
+	}
+}

@@ -1,0 +1,146 @@
+package install
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"sigs.k8s.io/yaml"
+)
+
+// render writes the kubeconfig. It has no secret in it, only where the token is.
+func (k Kubeconfig) render() ([]byte, error) {
+	type object = map[string]any
+	cluster := object{"server": k.Server}
+	if k.CAFile != "" {
+		ca, err := readSome(k.CAFile)
+		if err != nil {
+			return nil, err
+		}
+		cluster["certificate-authority-data"] = ca
+	}
+	return yaml.Marshal(object{
+		"apiVersion":      "v1",
+		"kind":            "Config",
+		"clusters":        []object{{"name": "detour", "cluster": cluster}},
+		"users":           []object{{"name": "detour", "user": object{"tokenFile": filepath.Join(k.HostDir, TokenName)}}},
+		"contexts":        []object{{"name": "detour", "context": object{"cluster": "detour", "user": "detour"}}},
+		"current-context": "detour",
+	})
+}
+
+// credentials copies the token and writes the kubeconfig. It says whether both are on the host, in whatever form.
+func (i *Installer) credentials(r *round) (present bool, _ error) {
+	k, tokenPath, configPath := i.conf.Kubeconfig, i.confPath(TokenName), i.confPath(KubeconfigName)
+	err := errors.Join(
+		i.secret(r, PartToken, tokenPath, func() ([]byte, error) { return readSome(k.TokenFile) }),
+		i.secret(r, PartKubeconfig, configPath, k.render),
+	)
+	return exists(tokenPath) && exists(configPath), err
+}
+
+// readSome reads a file that must not be empty.
+func readSome(path string) ([]byte, error) {
+	content, err := os.ReadFile(path)
+	if err == nil && len(bytes.TrimSpace(content)) == 0 {
+		err = fmt.Errorf("%s is empty", path)
+	}
+	return content, err
+}
+
+// secret makes a file have that content, for root only.
+func (i *Installer) secret(r *round, part Part, path string, read func() ([]byte, error)) error {
+	content, err := read()
+	if err != nil {
+		return fmt.Errorf("install %s: %w", part, err)
+	}
+	wrong := ""
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		wrong = "missing"
+	case err != nil:
+		return fmt.Errorf("install %s: %w", part, err)
+	case info.Mode() != rootOnly.mode: // a link, for one
+		wrong = "wrong mode " + info.Mode().String()
+	default:
+		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, content) {
+			wrong = "wrong content"
+		}
+	}
+	return r.ensure(part, path, string(content), wrong, func() error {
+		return i.files.write(path, bytes.NewReader(content), rootOnly, nil)
+	})
+}
+
+func (i *Installer) removeCredentials(r *round) error {
+	var failed error
+	for _, f := range []struct {
+		part Part
+		name string
+	}{{PartKubeconfig, KubeconfigName}, {PartToken, TokenName}} {
+		path := i.confPath(f.name)
+		was, err := i.files.remove(path)
+		if err != nil {
+			failed = errors.Join(failed, fmt.Errorf("remove %s: %w", f.part, err))
+		}
+		if was {
+			r.Changes = append(r.Changes, Change{Part: f.part, File: path, Reason: "not wanted"})
+		}
+	}
+	return failed
+}
+
+// binary copies the plugin. It says whether there is a program by its name, in whatever version.
+func (i *Installer) binary(r *round) (present bool, _ error) {
+	path := i.binaryPath()
+	wrong, err := i.wrongBinary(path)
+	if err != nil {
+		err = fmt.Errorf("install %s: %w", PartBinary, err)
+	} else {
+		err = r.ensure(PartBinary, path, "", wrong, func() error { return i.files.copy(i.conf.Plugin, path, anyone) })
+	}
+	info, statErr := os.Stat(path)
+	return statErr == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0, err
+}
+
+// wrongBinary says what is wrong with the installed plugin. Contents are only read if a file has changed since.
+func (i *Installer) wrongBinary(path string) (string, error) {
+	source, err := os.Stat(i.conf.Plugin)
+	if err != nil {
+		return "", err
+	}
+	installed, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "missing", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if installed.Mode() != anyone.mode { // a link, for one
+		return "wrong mode " + installed.Mode().String(), nil
+	}
+	if installed.Size() != source.Size() {
+		return "another version", nil
+	}
+	compared := [2]identity{identify(source), identify(installed)}
+	if compared == i.compared {
+		return "", nil
+	}
+	same, err := sameContent(i.conf.Plugin, path)
+	if err != nil {
+		return "", err
+	}
+	if !same {
+		return "another version", nil
+	}
+	// A file's times are coarse: one that has just changed may change again and look the same.
+	if time.Since(compared[1].ctime) > time.Second {
+		i.compared = compared
+	}
+	return "", nil
+}

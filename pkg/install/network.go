@@ -1,0 +1,242 @@
+package install
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/containernetworking/cni/libcni"
+)
+
+// keptSuffix marks the .conf (or .json) that we have made a .conflist of. The runtime ignores it, uninstall restores it.
+const keptSuffix = ".detour-original"
+
+// network is a configuration that the runtime can load.
+type network struct {
+	name string
+	file string // in the folder
+	path string // of the file itself, if the one in the folder is a link
+	text []byte
+	info fs.FileInfo
+	// single is true for one plugin's configuration, which is all that files other than a .conflist can have.
+	single bool
+}
+
+// extensions are those that containerd and CRI-O look at. Only a .conflist may have a list of plugins.
+var extensions = []string{".conf", ".conflist", ".json"}
+
+// confFiles lists what the runtime looks at, in its order: by name.
+func confFiles(dir string) ([]string, error) {
+	paths, err := libcni.ConfFiles(dir, extensions)
+	var names []string
+	for _, p := range paths {
+		names = append(names, filepath.Base(p))
+	}
+	slices.Sort(names)
+	return names, err
+}
+
+// firstNetwork returns the network that the runtime uses: the first configuration that libcni can load. Invalid ones are
+// passed over as CRI-O does; containerd has no network while one of them is first. A file that can't be read is an error,
+// as the runtime may well read it.
+func firstNetwork(dir string, passOver ...string) (network, error) {
+	names, err := confFiles(dir)
+	if err != nil {
+		return network{}, fmt.Errorf("list network configurations: %w", err)
+	}
+	var invalid []error
+	for _, name := range names {
+		if slices.Contains(passOver, name) {
+			continue
+		}
+		n, err := readFile(dir, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // it has gone since
+		}
+		if err != nil {
+			return network{}, fmt.Errorf("read network configuration: %w", err)
+		}
+		if err := n.load(); err != nil {
+			invalid = append(invalid, fmt.Errorf("%s: %w", name, err))
+			continue
+		}
+		return n, nil
+	}
+	err = fmt.Errorf("%w in %s", ErrNoNetwork, dir)
+	if len(invalid) > 0 {
+		err = fmt.Errorf("%w: %w", err, errors.Join(invalid...))
+	}
+	return network{}, err
+}
+
+// readFile reads a file of the folder. A link that leads out of it is an error: the host may see another file there.
+func readFile(dir, name string) (network, error) {
+	n := network{file: name, path: filepath.Join(dir, name)}
+	info, err := os.Lstat(n.path)
+	if err != nil {
+		return n, err
+	}
+	if info.Mode()&fs.ModeSymlink != 0 {
+		target, err := os.Readlink(n.path)
+		if err != nil {
+			return n, err
+		}
+		if target != filepath.Base(target) {
+			return n, fmt.Errorf("%s is a symbolic link that leads out of the folder, to %s", n.path, target)
+		}
+		return followed(dir, name, target)
+	}
+	n.info = info
+	n.text, err = os.ReadFile(n.path)
+	return n, err
+}
+
+// followed reads the file that a link of the folder leads to, by another name of the same folder.
+func followed(dir, name, target string) (network, error) {
+	n := network{file: name, path: filepath.Join(dir, target)}
+	var err error
+	if n.info, err = os.Lstat(n.path); err != nil {
+		return n, err
+	}
+	if !n.info.Mode().IsRegular() {
+		return n, fmt.Errorf("%s leads to %s, which is not a file", filepath.Join(dir, name), target)
+	}
+	n.text, err = os.ReadFile(n.path)
+	return n, err
+}
+
+// load judges the file as libcni does and takes its network's name.
+func (n *network) load() error {
+	if filepath.Ext(n.file) == ".conflist" {
+		loaded, err := libcni.ConfListFromFile(n.path)
+		if err != nil {
+			return err
+		}
+		n.name = loaded.Name
+		return nil
+	}
+	n.single = true
+	loaded, err := libcni.NetworkPluginConfFromBytes(n.text)
+	if err != nil {
+		return err
+	}
+	n.name = loaded.Network.Name
+	_, err = listOf(n.text, nil) // as libcni makes a list of it
+	return err
+}
+
+// conflist makes the network that the runtime uses have the entry.
+func (i *Installer) conflist(r *round) error {
+	n, err := firstNetwork(i.conf.ConfDir)
+	if err != nil {
+		return err
+	}
+	r.Network, r.Conflist = n.name, i.confPath(n.file)
+	if n.single {
+		return i.convert(r, n)
+	}
+	edited, err := setEntry(n.text, i.entry)
+	if err != nil {
+		return fmt.Errorf("install %s: %s: %w", PartConflist, r.Conflist, err)
+	}
+	wrong := ""
+	if !bytes.Equal(edited, n.text) {
+		wrong = "entry missing or different"
+	}
+	return r.ensure(PartConflist, r.Conflist, "", wrong, func() error {
+		return i.files.write(n.path, bytes.NewReader(edited), ownedBy(n.info), n.text)
+	})
+}
+
+// convert makes a .conflist of a single plugin's configuration, as there is no place for a second plugin in it. The
+// configuration itself is kept under a name that the runtime ignores. In between the runtime uses the one or the other,
+// which have the same network; while it still is the one, pods start as they did before detour was installed.
+func (i *Installer) convert(r *round, n network) error {
+	original, kept := i.confPath(n.file), i.confPath(n.file+keptSuffix)
+	made, err := listOf(n.text, &i.entry)
+	if err != nil {
+		return fmt.Errorf("install %s: %s: %w", PartConflist, original, err)
+	}
+	target, err := i.targetOf(n)
+	if err != nil {
+		return fmt.Errorf("install %s: %w", PartConflist, err)
+	}
+	r.Conflist = target
+	return r.ensure(PartConflist, target, "", n.file+" has place for one plugin only", func() error {
+		// The copy comes first: it is what tells a list that we have made from a foreign one of that name. It has to be a file
+		// of its own, as renaming a file to another name of itself does nothing.
+		if err := i.files.write(kept, bytes.NewReader(n.text), ownedBy(n.info), nil); err != nil {
+			return err
+		}
+		if err := i.files.write(target, bytes.NewReader(made), ownedBy(n.info), nil); err != nil {
+			return err
+		}
+		if err := i.files.move(original, kept); err != nil {
+			return err
+		}
+		// somebody may have rewritten it meanwhile
+		now, err := os.ReadFile(kept)
+		if err != nil || bytes.Equal(now, n.text) {
+			return err
+		}
+		if made, err = listOf(now, &i.entry); err != nil {
+			return err
+		}
+		return i.files.write(target, bytes.NewReader(made), ownedBy(n.info), nil)
+	})
+}
+
+// targets are the names that the list made of a file may have: the usual one, and one for the case that it is taken.
+func targets(file string) [2]string {
+	return [2]string{strings.TrimSuffix(file, filepath.Ext(file)) + ".conflist", file + ".conflist"}
+}
+
+// targetOf returns the path for the list that is made of n. The runtime must choose it when n has gone.
+func (i *Installer) targetOf(n network) (string, error) {
+	names := targets(n.file)
+	for _, name := range names {
+		if exists(i.confPath(name)) && !i.isMade(name, n.file) {
+			continue
+		}
+		rest, err := firstNetwork(i.conf.ConfDir, name, n.file)
+		if err != nil && !errors.Is(err, ErrNoNetwork) {
+			return "", err
+		}
+		if err == nil && rest.file < name {
+			continue
+		}
+		return i.confPath(name), nil
+	}
+	return "", fmt.Errorf("%s has place for one plugin only, and neither %s nor %s can take its place: make it a .conflist",
+		i.confPath(n.file), names[0], names[1])
+}
+
+// isMade says whether a list is one that we have made of that file, even if somebody has changed it since. One without
+// our entry is so only if it says the same as the file.
+func (i *Installer) isMade(name, file string) bool {
+	kept, err := os.ReadFile(i.confPath(file + keptSuffix))
+	if err != nil {
+		return false
+	}
+	n, err := readFile(i.conf.ConfDir, name)
+	if err != nil {
+		return false
+	}
+	l, err := parseList(n.text, i.entry.name)
+	return err == nil && (len(l.ours) > 0 || i.isUnchanged(n.text, kept))
+}
+
+// isUnchanged says whether a list is, but for our entry, what is made of a single plugin's configuration.
+func (i *Installer) isUnchanged(text, single []byte) bool {
+	made, err := listOf(single, nil)
+	if err != nil {
+		return false
+	}
+	same, err := sameForeign(text, made, i.entry.name)
+	return err == nil && same
+}

@@ -1,0 +1,255 @@
+package install
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// running is a Run whose states are collected.
+type running struct {
+	tb     testing.TB
+	states chan State
+	stop   func()
+}
+
+func (w *world) run(p pace) *running {
+	w.tb.Helper()
+	i := w.installer()
+	i.pace = p
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &running{tb: w.tb, states: make(chan State, 10000)}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		i.Run(ctx, func(s State) { r.states <- s })
+	}()
+	r.stop = func() { cancel(); <-done }
+	w.tb.Cleanup(r.stop)
+	return r
+}
+
+// until returns the first state, from now on, of which ok is true.
+func (r *running) until(what string, ok func(State) bool) State {
+	r.tb.Helper()
+	var last State
+	timeout := time.After(20 * time.Second)
+	for {
+		select {
+		case last = <-r.states:
+			if ok(last) {
+				return last
+			}
+		case <-timeout:
+			r.tb.Fatalf("%s: it has not come to that, the last state is %+v", what, last)
+		}
+	}
+}
+
+func changed(part Part) func(State) bool {
+	return func(s State) bool {
+		for _, c := range s.Changes {
+			if c.Part == part && s.Installed() {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+func installed(s State) bool { return s.Installed() }
+
+// patient is a pace at which nothing is found but by watching.
+func patient() pace {
+	p := defaultPace
+	p.period, p.retry = time.Hour, time.Hour
+	return p
+}
+
+func TestRunAnswersWithinASecond(t *testing.T) {
+	w := newWorld(t, map[string]string{"10-x.conflist": bridge})
+	plugin := filepath.Join(w.BinDir, "detour")
+	pod := filepath.Dir(w.Kubeconfig.TokenFile)
+	r := w.run(patient())
+	r.until("installed", installed)
+	for _, c := range []struct {
+		name  string
+		part  Part
+		rival bool
+		spoil func() error
+	}{
+		{"conflist rewritten", PartConflist, true, func() error { return os.WriteFile(w.path("10-x.conflist"), []byte(bridge), 0o644) }},
+		{"binary deleted", PartBinary, true, func() error { return os.Remove(plugin) }},
+		{"binary overwritten", PartBinary, true, func() error { return os.WriteFile(plugin, []byte("x"), 0o755) }},
+		{"kubeconfig deleted", PartKubeconfig, true, func() error { return os.Remove(w.path(KubeconfigName)) }},
+		{"another network moved to the fore", PartConflist, true, func() error {
+			return errors.Join(os.WriteFile(w.path("tmp"), []byte(bridge), 0o644), os.Rename(w.path("tmp"), w.path("05-y.conflist")))
+		}},
+		{"network gone and back", PartConflist, true, func() error {
+			return errors.Join(os.Remove(w.path("10-x.conflist")), os.Remove(w.path("05-y.conflist")),
+				os.WriteFile(w.path("10-x.conflist"), []byte(bridge), 0o644))
+		}},
+		{"token rotated as the kubelet does", PartToken, false, func() error {
+			return errors.Join(os.WriteFile(pod+"/token.new", []byte("token 2"), 0o600), os.Rename(pod+"/token.new", pod+"/token"))
+		}},
+	} {
+		start := time.Now()
+		if err := c.spoil(); err != nil {
+			t.Fatal(err)
+		}
+		s := r.until(c.name, changed(c.part))
+		if took := time.Since(start); took > time.Second {
+			t.Errorf("%s: answered after %s", c.name, took)
+		}
+		if s.Changes[0].Rival != c.rival {
+			t.Errorf("%s: %+v", c.name, s.Changes)
+		}
+	}
+	if got := w.network(); got != "net: bridge portmap detour" {
+		t.Errorf("the runtime loads %s", got)
+	}
+}
+
+func TestRunWaitsForANetwork(t *testing.T) {
+	w := newWorld(t, nil)
+	r := w.run(patient())
+	r.until("no network", func(s State) bool { return errors.Is(s.Err, ErrNoNetwork) })
+	put(t, w.path("10-x.conf"), single)
+	r.until("installed", changed(PartConflist))
+	if got := w.network(); got != "net: bridge detour" {
+		t.Errorf("the runtime loads %s", got)
+	}
+}
+
+func TestRunLeavesEverythingWhenItStops(t *testing.T) {
+	w := newWorld(t, map[string]string{"10-x.conflist": bridge})
+	r := w.run(defaultPace)
+	r.until("installed", installed)
+	then := stamps(t, w.ConfDir, w.BinDir)
+	r.stop()
+	r = w.run(defaultPace)
+	if s := <-r.states; !s.Installed() || len(s.Changes) > 0 {
+		t.Errorf("after an upgrade: %+v", s)
+	}
+	r.stop()
+	if now := stamps(t, w.ConfDir, w.BinDir); !maps.Equal(now, then) {
+		t.Errorf("files were touched:\n%v\n%v", now, then)
+	}
+}
+
+// Without a watch the folders are looked at all the same, and watched again as soon as that is possible.
+func TestRunWithoutWatch(t *testing.T) {
+	w := newWorld(t, map[string]string{"10-x.conflist": bridge})
+	if err := os.Remove(w.BinDir); err != nil {
+		t.Fatal(err)
+	}
+	p := patient()
+	p.retry = 20 * time.Millisecond
+	r := w.run(p)
+	r.until("no watch", func(s State) bool { return s.WatchErr != nil && !s.Installed() })
+	if err := os.Mkdir(w.BinDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.until("installed", func(s State) bool { return s.Installed() && s.WatchErr == nil })
+}
+
+// A rival that takes the entry out as soon as it sees it is answered, but less and less often; meanwhile another part is
+// put right at once; and when the rival gives up, detour is installed again.
+func TestRunAgainstARival(t *testing.T) {
+	w := newWorld(t, map[string]string{"10-x.conflist": bridge})
+	p := patient()
+	p.settle, p.backoff, p.maxBackoff, p.fight = time.Millisecond, 20*time.Millisecond, 640*time.Millisecond, 300*time.Millisecond
+	ctx, giveUp := context.WithCancel(t.Context())
+	defer giveUp()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for ; ctx.Err() == nil; time.Sleep(time.Millisecond) {
+			text, err := os.ReadFile(w.path("10-x.conflist"))
+			if err == nil && strings.Contains(string(text), "detour") {
+				err = os.WriteFile(w.path("10-x.conflist"), []byte(bridge), 0o644)
+			}
+			if err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	r := w.run(p)
+	s := r.until("a fight", func(s State) bool { return len(s.Conflicts) == 1 && s.Conflicts[0].Fight && s.Err != nil })
+	c := s.Conflicts[0]
+	conflict, ok := errors.AsType[*ConflictError](s.Err)
+	if !ok || conflict.Conflict != c || c.Part != PartConflist || c.File != w.path("10-x.conflist") {
+		t.Errorf("got %v and %+v", s.Err, c)
+	}
+	// 20, 40, 80, 160 ms between the first five answers, and 320 to the next
+	if took := c.Next.Sub(c.Since); c.Count < 5 || took < 620*time.Millisecond {
+		t.Errorf("answered %d times, and the next time %s after the first", c.Count, took)
+	}
+	mustContain(t, s.Err.Error(), "10-x.conflist", "somebody else has changed it 5 times")
+
+	if err := os.Remove(filepath.Join(w.BinDir, "detour")); err != nil {
+		t.Fatal(err)
+	}
+	r.until("binary back", func(s State) bool {
+		for _, c := range s.Changes {
+			if c.Part == PartBinary {
+				return true
+			}
+		}
+		return false
+	})
+	giveUp()
+	<-done
+	r.until("peace", changed(PartConflist))
+	if got := w.network(); got != "net: bridge portmap detour" {
+		t.Errorf("the runtime loads %s", got)
+	}
+}
+
+func TestBackoff(t *testing.T) {
+	now := time.Unix(1700000000, 0)
+	v := newRivals(defaultPace, func() time.Time { return now })
+	if v.answered(PartToken, "f", "1") {
+		t.Error("the first time is somebody else's change")
+	}
+	if v.answered(PartToken, "f", "2") {
+		t.Error("a rotated token is somebody else's change")
+	}
+	for n, want := range []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 51200, 60000, 60000} {
+		want *= time.Millisecond
+		if err := v.blocked(PartToken, "f", "2"); err != nil {
+			t.Fatalf("answer %d: %v", n, err)
+		}
+		if !v.answered(PartToken, "f", "2") {
+			t.Fatalf("answer %d is to nobody", n)
+		}
+		if got := v.next().Sub(now); got != want {
+			t.Errorf("after answer %d it waits %s, want %s", n, got, want)
+		}
+		if c := v.conflicts(); len(c) != 1 || c[0].Count != n+1 || c[0].Fight != (want >= time.Second) {
+			t.Errorf("after answer %d: %+v", n, c)
+		}
+		now = now.Add(want - 1)
+		if v.blocked(PartToken, "f", "2") == nil {
+			t.Errorf("answer %d may come early", n+1)
+		}
+		if v.blocked(PartToken, "f", "3") != nil || v.blocked(PartBinary, "b", "") != nil {
+			t.Error("others are kept waiting")
+		}
+		now = now.Add(1)
+	}
+	now = now.Add(defaultPace.calm + 1)
+	if c := v.conflicts(); len(c) != 0 || !v.next().IsZero() {
+		t.Errorf("after a while: %+v", c)
+	}
+	v.answered(PartToken, "f", "2")
+	if got := v.next().Sub(now); got != defaultPace.backoff {
+		t.Errorf("after a while it waits %s", got)
+	}
+}

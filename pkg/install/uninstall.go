@@ -1,0 +1,136 @@
+package install
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+// maxConfSize is the size of the largest file that is looked at; containerd takes none that is larger either.
+const maxConfSize = 2 << 20
+
+// Uninstall takes out exactly what is ours: the entry from every list in the folder, whatever its file is called by now,
+// then the credentials, then the binary. A .conf that a list was made of is put back, unless somebody has changed the list
+// since: then it stays, without our entry, and the original beside it. If the entry can't be taken out, the rest stays, as
+// the runtime could start no pod otherwise. Uninstall may be repeated. No Run may be going on, here or in another process.
+func (i *Installer) Uninstall() error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if err := errors.Join(i.restore(), i.dropEntries()); err != nil {
+		return fmt.Errorf("uninstall %s: %w", PartConflist, err)
+	}
+	if err := i.removeCredentials(&round{}); err != nil {
+		return fmt.Errorf("uninstall: %w", err)
+	}
+	if _, err := i.files.remove(i.binaryPath()); err != nil {
+		return fmt.Errorf("uninstall %s: %w", PartBinary, err)
+	}
+	if err := i.clean(); err != nil {
+		return fmt.Errorf("uninstall: %w", err)
+	}
+	return nil
+}
+
+// restore puts back the files that lists were made of.
+func (i *Installer) restore() error {
+	names, err := i.regular()
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, name := range names {
+		if file, ok := strings.CutSuffix(name, keptSuffix); ok {
+			if err := i.restoreFile(file); err != nil {
+				failed = errors.Join(failed, fmt.Errorf("restore %s: %w", i.confPath(file), err))
+			}
+		}
+	}
+	return failed
+}
+
+func (i *Installer) restoreFile(file string) error {
+	original, kept := i.confPath(file), i.confPath(file+keptSuffix)
+	text, err := os.ReadFile(kept)
+	if err != nil {
+		return err
+	}
+	// If it is there already, we were killed before the list was replaced by it or it by the list, or somebody has written
+	// it anew.
+	back := exists(original)
+	names := targets(file)
+	for _, name := range slices.Backward(names[:]) { // where the second is ours, the first was somebody else's
+		n, err := readFile(i.conf.ConfDir, name)
+		if err != nil || !i.isUnchanged(n.text, text) {
+			continue
+		}
+		// A second name and not another one, so that a list that nobody needs any more is recognised after a crash.
+		if !back {
+			if err := i.files.link(kept, original); err != nil {
+				return err
+			}
+			back = true
+		}
+		if _, err := i.files.remove(i.confPath(name)); err != nil {
+			return err
+		}
+		break
+	}
+	if back {
+		_, err = i.files.remove(kept)
+	}
+	return err
+}
+
+// dropEntries takes the entry out of all lists.
+func (i *Installer) dropEntries() error {
+	names, err := i.regular()
+	if err != nil {
+		return err
+	}
+	var failed error
+	for _, name := range names {
+		if err := i.dropFrom(name); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = errors.Join(failed, fmt.Errorf("%s: %w", i.confPath(name), err))
+		}
+	}
+	return failed
+}
+
+func (i *Installer) dropFrom(name string) error {
+	n, err := readFile(i.conf.ConfDir, name)
+	if errors.Is(err, fs.ErrPermission) && !slices.Contains(extensions, filepath.Ext(name)) {
+		return nil // somebody's secret, which the runtime does not read
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := parseList(n.text, i.entry.name); err != nil {
+		return nil //nolint:nilerr // no list, so it has no entry
+	}
+	edited, err := dropEntry(n.text, i.entry)
+	if err != nil || bytes.Equal(edited, n.text) {
+		return err
+	}
+	return i.files.write(n.path, bytes.NewReader(edited), ownedBy(n.info), n.text)
+}
+
+// regular lists the folder's files. What a link leads to is one of them, or not ours.
+func (i *Installer) regular() ([]string, error) {
+	entries, err := os.ReadDir(i.conf.ConfDir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() && info.Size() <= maxConfSize && !isTemp(e.Name()) {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
