@@ -30,19 +30,28 @@ func newAPI(kubeconfig string, sleep func(context.Context, time.Duration)) (*API
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
 	}
+	return newAPIFor(config, kubeconfig, sleep)
+}
+
+// NewAPIFor prepares a client from a configuration that was read already; origin is what errors call it.
+func NewAPIFor(config *rest.Config, origin string) (*API, error) {
+	return newAPIFor(rest.CopyConfig(config), origin, sleep)
+}
+
+func newAPIFor(config *rest.Config, origin string, sleep func(context.Context, time.Duration)) (*API, error) {
 	server, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
-		return nil, fmt.Errorf("read the server's address in kubeconfig %s: %w", kubeconfig, err)
+		return nil, fmt.Errorf("read the server's address in %s: %w", origin, err)
 	}
 	client, err := oneConnection(config)
 	if err != nil {
-		return nil, fmt.Errorf("prepare a client from kubeconfig %s: %w", kubeconfig, err)
+		return nil, fmt.Errorf("prepare a client from %s: %w", origin, err)
 	}
 	base := url.URL{Scheme: server.Scheme, Host: server.Host, Path: server.Path}
 	return &API{
 		client:     client,
 		server:     strings.TrimRight(base.String(), "/"),
-		kubeconfig: kubeconfig,
+		kubeconfig: origin,
 		sleep:      sleep,
 	}, nil
 }

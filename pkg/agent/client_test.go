@@ -1,0 +1,64 @@
+package agent
+
+import (
+	"encoding/pem"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/detour-cni/detour/pkg/kube"
+)
+
+func TestInAPodLiveLookupsUseItsServiceAccount(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.put(podPath("shop", "a"), testPod("a"))
+	s.put(configPath, testConfig())
+	seen := make(chan string, 10)
+	s.refuse["GET "+podPath("shop", "a")] = func(w http.ResponseWriter, r *http.Request) {
+		seen <- r.Header.Get("Authorization")
+		s.get(w, r)
+	}
+	secure := httptest.NewTLSServer(s) // no credential goes over plain HTTP
+	t.Cleanup(secure.Close)
+	dir := t.TempDir()
+	token, ca := filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt")
+	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
+	if err := errors.Join(os.WriteFile(token, []byte("of-the-pod"), 0o600), os.WriteFile(ca, certificate, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	api, err := kube.NewAPIFor(&rest.Config{Host: secure.URL, BearerTokenFile: token, TLSClientConfig: rest.TLSClientConfig{CAFile: ca}}, "the ServiceAccount")
+	if err != nil {
+		t.Fatal(err)
+	}
+	objects, err := api.Lookup(t.Context(), kube.Request{Namespace: "shop", Name: "a", Config: kube.ConfigRef(osm(t).Config)})
+	if err != nil || len(objects.Pod) == 0 || len(objects.Config) == 0 {
+		t.Fatalf("%v, %s", err, objects.Pod)
+	}
+	if got := <-seen; got != "Bearer of-the-pod" {
+		t.Errorf("asked as %q", got)
+	}
+}
+
+// What is told to come back later must not wait in the client.
+func TestAWriteIsTriedOnce(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.refuse["POST /x"] = func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Retry-After", "5")
+		refusal(429, "TooManyRequests")(w, r)
+	}
+	a := newTestAgent(t, s, nil)
+	began := time.Now()
+	err := a.client.send(t.Context(), "POST", "/x", plainJSON, fields{})
+	if err == nil || !strings.Contains(err.Error(), "POST /x: ") || time.Since(began) > 3*time.Second || s.count("POST /x") != 1 {
+		t.Errorf("%v after %s and %d requests", err, time.Since(began), s.count("POST /x"))
+	}
+}

@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/backend/route"
+	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/verify"
+)
+
+// RepairNetwork is the network in the key of a record that InPlace writes; the container ID in it is the pod's UID. Which
+// attachment of which network the pod really has is known to the runtime alone. CHECK and DEL of that one need no record:
+// they look into the namespace. The agent itself deletes the record when the pod is gone.
+const RepairNetwork = "detour-repair"
+
+// programTime bounds the programming of one pod.
+const programTime = 10 * time.Second
+
+// program programs a running pod, as ADD would have: it finds the pod's namespace by its addresses, programs routes and
+// rules, compares them with the kernel's and writes the record. That comes last, other than in ADD: a sweep after a crash
+// must find the pod again, as nobody else would. On an error nothing is left. It is idempotent.
+func (a *Agent) program(ctx context.Context, f finding) error {
+	ctx, cancel := context.WithTimeout(ctx, programTime)
+	defer cancel()
+	ns, place, err := openNamespaceOf(a.conf.NetnsDir, f.pod.addresses)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	lock, err := ns.Lock(ctx)
+	if err != nil {
+		return err
+	}
+	// An ADD may have had the lock before.
+	if records, err := a.records(); err != nil || slices.ContainsFunc(records, func(r attachment.Record) bool { return ofPod(r, f.pod) }) {
+		return err
+	}
+	record := a.record(f, place)
+	return ns.Do(func() error {
+		backend, err := iptables.Detect(ctx)
+		if err != nil {
+			return err
+		}
+		record.Backend = backend.Name()
+		return apply(ctx, lock, backend, f, func() error {
+			if err := compare(backend, f); err != nil {
+				return err
+			}
+			return a.store.Save(record)
+		})
+	})
+}
+
+func (a *Agent) record(f finding, p place) attachment.Record {
+	r := attachment.Record{
+		Key:     attachment.Key{Network: RepairNetwork, ContainerID: f.pod.runtimeUID(), IfName: p.link},
+		Netns:   p.path,
+		Pod:     f.pod.String(),
+		PodUID:  f.pod.runtimeUID(),
+		Mesh:    a.conf.Dialect.Name,
+		Outcome: attachment.Programmed,
+		Setup:   f.rules.Setup,
+		Rules:   map[rules.Family]string{},
+		Time:    time.Now().UTC(),
+	}
+	for _, family := range f.families {
+		r.Rules[family] = f.rules.Restore(family, false, rules.Save{})
+	}
+	return r
+}
+
+// apply programs routes and rules and then finishes, and leaves all or nothing. It runs in the pod's namespace.
+func apply(ctx context.Context, lock *os.File, backend *iptables.Backend, f finding, finish func() error) error {
+	if err := route.Apply(f.rules.Setup, f.families); err != nil {
+		return err
+	}
+	if err := backend.Apply(ctx, lock, f.rules, f.families, iptables.Owned{}); err != nil {
+		return errors.Join(err, route.Remove(f.rules.Setup, f.families))
+	}
+	err := finish()
+	if err == nil {
+		return nil
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), programTime)
+	defer cancel()
+	own := iptables.Owned{}
+	for _, family := range f.families {
+		own[family] = f.rules.Save(family)
+	}
+	return errors.Join(err, backend.Remove(undo, lock, own), route.Remove(f.rules.Setup, f.families))
+}
+
+// compare fails with the first difference between the kernel and what was programmed.
+func compare(backend *iptables.Backend, f finding) error {
+	different, err := route.Differences(f.rules.Setup, f.families)
+	if err != nil {
+		return err
+	}
+	for _, family := range f.families {
+		want := f.rules.Save(family)
+		got, err := backend.List(family, want)
+		if err != nil {
+			return err
+		}
+		different = append(different, verify.Differences(family, want, got)...)
+	}
+	if len(different) > 0 {
+		return fmt.Errorf("the kernel differs from what was programmed (%d times): %s", len(different), different[0])
+	}
+	return nil
+}
+
+// place is where a pod's network is.
+type place struct{ path, link string }
+
+// openNamespaceOf opens the one namespace under dir that has all the addresses. None, or more than one, is an error.
+func openNamespaceOf(dir string, addresses []netip.Addr) (*netns.Pod, place, error) {
+	if len(addresses) == 0 {
+		return nil, place{}, errors.New("the pod has no address by which to find its network namespace")
+	}
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, place{}, fmt.Errorf("list network namespaces: %w", err)
+	}
+	var found []place
+	var inodes []os.FileInfo
+	for _, file := range files {
+		path := filepath.Join(dir, file.Name())
+		link, err := linkOf(path, addresses)
+		if err != nil {
+			return nil, place{}, err
+		}
+		info, err := os.Stat(path)
+		if link == "" || err != nil || slices.ContainsFunc(inodes, func(other os.FileInfo) bool { return os.SameFile(info, other) }) {
+			continue
+		}
+		found, inodes = append(found, place{path, link}), append(inodes, info)
+	}
+	switch len(found) {
+	case 0:
+		return nil, place{}, fmt.Errorf("no network namespace in %s has %s", dir, join(addresses))
+	case 1:
+		ns, err := netns.Open(found[0].path)
+		return ns, found[0], err
+	}
+	return nil, place{}, fmt.Errorf("%s and %s both have %s", found[0].path, found[1].path, join(addresses))
+}
+
+func join(addresses []netip.Addr) string {
+	var out []string
+	for _, addr := range addresses {
+		out = append(out, addr.String())
+	}
+	return strings.Join(out, " and ")
+}
+
+// linkOf returns the interface that has the first of the addresses in the namespace at path, if that has all of them. The
+// host's namespace, and what is none, have none.
+func linkOf(path string, addresses []netip.Addr) (string, error) {
+	ns, err := netns.Open(path)
+	if errors.Is(err, netns.ErrGone) || errors.Is(err, netns.ErrHost) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	defer ns.Close()
+	var link string
+	err = ns.Do(func() error {
+		have, err := linksByAddress()
+		if err != nil {
+			return err
+		}
+		for _, addr := range addresses {
+			if have[addr] == "" {
+				return nil
+			}
+		}
+		link = have[addresses[0]]
+		return nil
+	})
+	if err != nil {
+		return "", fmt.Errorf("list addresses in %s: %w", path, err)
+	}
+	return link, nil
+}
+
+// linksByAddress lists the interfaces of the calling thread's namespace that are up.
+func linksByAddress() (map[netip.Addr]string, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	have := map[netip.Addr]string{}
+	for _, l := range links {
+		if l.Flags&net.FlagLoopback != 0 || l.Flags&net.FlagUp == 0 {
+			continue
+		}
+		addresses, err := l.Addrs()
+		if err != nil {
+			return nil, err
+		}
+		for _, address := range addresses {
+			if p, err := netip.ParsePrefix(address.String()); err == nil {
+				have[p.Addr().Unmap().WithZone("")] = l.Name
+			}
+		}
+	}
+	return have, nil
+}

@@ -1,0 +1,65 @@
+package agent
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+)
+
+// metrics are the agent's, in a registry of their own. No label has values that a pod or a user can make up.
+type metrics struct {
+	registry     *prometheus.Registry
+	adds         *prometheus.CounterVec
+	stages       *prometheus.HistogramVec
+	lookups      *prometheus.CounterVec
+	malformed    prometheus.Counter
+	installs     *prometheus.CounterVec
+	conflicts    prometheus.Counter
+	unprogrammed prometheus.Gauge
+	repairs      *prometheus.CounterVec
+	events       *prometheus.CounterVec
+}
+
+// stageBuckets are seconds: an ADD takes about 10 ms, and 10 s at most.
+var stageBuckets = []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}
+
+func newMetrics(version string, age func() time.Duration) *metrics {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "detour", Name: name, Help: help})
+	}
+	counters := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "detour", Name: name, Help: help}, labels)
+	}
+	m := &metrics{
+		registry:  prometheus.NewRegistry(),
+		adds:      counters("adds_total", "CNI ADDs that the plugin reported, by outcome and by class of the reason.", "outcome", "reason_class"),
+		lookups:   counters("lookups_total", "The plugin's lookups, by what answered: cache or live; or failed.", "from"),
+		malformed: counter("malformed_requests_total", "Requests at the socket that made no sense."),
+		installs:  counters("installs_total", "Writes of what is installed on the host.", "what"),
+		conflicts: counter("install_conflicts_total", "Times that another installer has undone what was installed."),
+		repairs:   counters("repairs_total", "Tries to repair an unprogrammed pod, by mode and result.", "mode", "result"),
+		events:    counters("events_total", "Kubernetes Events: written, repeated (too soon after the last), dropped (too many) or failed.", "result"),
+		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Namespace: "detour", Name: "add_stage_seconds", Buckets: stageBuckets,
+			Help: "Time of each stage of a CNI ADD as the plugin reported it.",
+		}, []string{"stage"}),
+		unprogrammed: prometheus.NewGauge(prometheus.GaugeOpts{
+			Namespace: "detour", Name: "pods_unprogrammed",
+			Help: "Meshed pods of this node that run without redirection, at the last look.",
+		}),
+	}
+	build := prometheus.NewGauge(prometheus.GaugeOpts{
+		Namespace: "detour", Name: "build_info", Help: "Always 1.",
+		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+	})
+	build.Set(1)
+	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.repairs, m.events, build,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Namespace: "detour", Name: "cache_age_seconds",
+			Help: "Time since the API server last said anything about this node's pods; it does about every minute.",
+		}, func() float64 { return age().Seconds() }),
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}

@@ -1,0 +1,189 @@
+package agent
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/cniplugin"
+)
+
+func tell(t testing.TB, a *Agent, r agentapi.Report) {
+	t.Helper()
+	answer, err := agentapi.Call(t.Context(), a.conf.Socket, agentapi.Request{Report: &r}, 5*time.Second)
+	if err != nil || answer.Error != "" {
+		t.Fatalf("report: %v %s", err, answer.Error)
+	}
+}
+
+func get(a *Agent, path string) (int, string) {
+	w := httptest.NewRecorder()
+	a.handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+	body, _ := io.ReadAll(w.Body)
+	return w.Code, string(body)
+}
+
+func wantMetrics(t testing.TB, a *Agent, lines ...string) {
+	t.Helper()
+	_, text := get(a, "/metrics")
+	for _, line := range lines {
+		if !strings.Contains("\n"+text, "\n"+line+"\n") {
+			t.Errorf("metrics lack %q", line)
+		}
+	}
+	if t.Failed() {
+		for line := range strings.Lines(text) {
+			if strings.HasPrefix(line, "detour_") {
+				t.Log(strings.TrimSpace(line))
+			}
+		}
+	}
+}
+
+func TestReportsAreCounted(t *testing.T) {
+	t.Parallel()
+	_, a, _ := startServed(t, func(c *Config) { c.Version, c.ExcludeNamespaces = "v1.2.3", []string{"shop"} })
+	tell(t, a, agentapi.Report{Namespace: "shop", Name: "a", UID: "uid-a", Outcome: "programmed", Backend: "iptables-nft", Stages: map[string]float64{"total": 8.5, "apply": 4, "invented": 1, "lookup": -1}})
+	tell(t, a, agentapi.Report{Namespace: "shop", Name: "b", Outcome: "skipped", Reason: "it has no container"})
+	tell(t, a, agentapi.Report{Outcome: "skipped", Reason: "it is not a Kubernetes pod"})
+	tell(t, a, agentapi.Report{Namespace: "shop", Name: "c", Outcome: "failed", Code: 11, Reason: "no answer"})
+	tell(t, a, agentapi.Report{Namespace: "shop", Name: "c", Outcome: "failed", Code: 12345})
+	tell(t, a, agentapi.Report{Namespace: "shop", Name: "c", Outcome: "allowed", Code: 999})
+	ask(t, a, "a", "uid-a")
+	a.CountInstall("binary")
+	a.CountConflict()
+	raw(t, a.conf.Socket, []byte("x"))
+	wantMetrics(t, a,
+		`detour_adds_total{outcome="programmed",reason_class="none"} 1`,
+		`detour_adds_total{outcome="skipped",reason_class="none"} 2`,
+		`detour_adds_total{outcome="failed",reason_class="api-server"} 1`,
+		`detour_adds_total{outcome="failed",reason_class="other"} 1`,
+		`detour_adds_total{outcome="allowed",reason_class="plugin-error"} 1`,
+		`detour_add_stage_seconds_bucket{stage="total",le="0.005"} 0`,
+		`detour_add_stage_seconds_bucket{stage="total",le="0.01"} 1`,
+		`detour_add_stage_seconds_count{stage="other"} 1`,
+		`detour_lookups_total{from="cache"} 1`,
+		`detour_malformed_requests_total 1`,
+		`detour_installs_total{what="binary"} 1`,
+		`detour_install_conflicts_total 1`,
+		`detour_pods_unprogrammed 0`,
+	)
+	_, text := get(a, "/metrics")
+	for _, words := range []string{`detour_build_info{goversion="go`, `version="v1.2.3"} 1`, "detour_cache_age_seconds 0", "go_goroutines", "process_resident_memory_bytes"} {
+		if !strings.Contains(text, words) {
+			t.Errorf("metrics lack %q", words)
+		}
+	}
+	if strings.Contains(text, `stage="lookup"`) {
+		t.Error("a time before now is counted")
+	}
+}
+
+func TestTheCodeOfARefusalIsThePluginsOwn(t *testing.T) {
+	if codeRefused != cniplugin.CodeRefused {
+		t.Errorf("%d is not %d", codeRefused, cniplugin.CodeRefused)
+	}
+}
+
+func TestAPodsOwnerIsToldOnceWhatOnlyHeCanMend(t *testing.T) {
+	t.Parallel()
+	s, a, _ := startServed(t, func(c *Config) { c.ExcludeNamespaces = []string{"shop"} }) // no pod counts as unprogrammed
+	refused := agentapi.Report{Namespace: "shop", Name: "a", UID: "uid-a", Outcome: "failed", Code: 100, Reason: strings.Repeat("ü", 1000)}
+	for range 5 {
+		tell(t, a, refused)
+	}
+	tell(t, a, agentapi.Report{Namespace: "shop", Name: "b", UID: "uid-b", Outcome: "failed", Code: 999})
+	tell(t, a, agentapi.Report{Namespace: "shop", Name: "c", UID: "uid-c", Outcome: "allowed", Code: 100, Reason: "bad list"})
+	const path = "/api/v1/namespaces/shop/events"
+	eventually(t, "two Events are written", func() bool { return len(s.written("POST", path)) == 2 })
+	first, second := s.written("POST", path)[0].body, s.written("POST", path)[1].body
+	object := first["involvedObject"].(fields)
+	message := first["message"].(string)
+	if object["uid"] != "uid-a" || object["name"] != "a" || object["kind"] != "Pod" || first["type"] != "Warning" || first["reason"] != "DetourRefused" ||
+		len(message) > 1024 || !strings.HasSuffix(message, "ü...") || !strings.HasPrefix(first["metadata"].(fields)["name"].(string), "a.") {
+		t.Errorf("Event %v", first)
+	}
+	if second["reason"] != "DetourUnmeshed" || !strings.Contains(second["message"].(string), "UNMESHED") {
+		t.Errorf("Event %v", second)
+	}
+	eventually(t, "repetitions are counted", func() bool {
+		_, text := get(a, "/metrics")
+		return strings.Contains(text, `detour_events_total{result="repeated"} 4`)
+	})
+	if patches := s.written("PATCH", path); patches != nil {
+		t.Errorf("patched within the window: %v", patches)
+	}
+}
+
+// The recorder alone, with a window that is over at once.
+func TestARepeatedEventIsOneObjectWithACount(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	a := newTestAgent(t, s, nil)
+	r := a.events
+	r.window = 0
+	e := event{namespace: "shop", pod: "a", uid: "uid-a", reason: reasonRefused, message: "m"}
+	for i, want := range []string{"written", "written", "written"} {
+		if got := r.write(t.Context(), e); got != want {
+			t.Errorf("%d: %s", i, got)
+		}
+	}
+	posts, patches := s.written("POST", "/api/v1/namespaces/shop/events"), s.written("PATCH", "/api/v1/namespaces/shop/events/a.")
+	if len(posts) != 1 || len(patches) != 2 || patches[1].body["count"] != 3.0 || patches[1].contentType != mergePatch {
+		t.Fatalf("%v, %v", posts, patches)
+	}
+	s.update(func() { s.refuse["PATCH "+patches[0].path] = refusal(404, "NotFound") })
+	if got := r.write(t.Context(), e); got != "written" || len(s.written("POST", "/api/v1/namespaces/shop/events")) != 2 {
+		t.Errorf("an Event that the API server has forgotten: %s", got)
+	}
+	s.update(func() { s.refuse["POST /api/v1/namespaces/shop/events"] = refusal(403, "Forbidden") })
+	e.uid = "other"
+	if got := r.write(t.Context(), e); got != "failed" {
+		t.Errorf("a refused Event: %s", got)
+	}
+}
+
+// The API server hangs; neither the socket nor whoever records waits for it.
+func TestEventsNeverBlock(t *testing.T) {
+	t.Parallel()
+	s, a, _ := startServed(t, nil)
+	var hanging atomic.Int64
+	s.update(func() {
+		s.refuse["POST /api/v1/namespaces/shop/events"] = func(_ http.ResponseWriter, r *http.Request) {
+			hanging.Add(1)
+			io.Copy(io.Discard, r.Body) // or the server would not notice the client's end
+			<-r.Context().Done()
+		}
+	})
+	began := time.Now()
+	for i := range 3 * eventQueue {
+		tell(t, a, agentapi.Report{Namespace: "shop", Name: "p", UID: fmt.Sprint(i), Outcome: "failed", Code: 100, Reason: "r"})
+	}
+	if took := time.Since(began); took > 8*time.Second {
+		t.Errorf("%d reports took %s", 3*eventQueue, took)
+	}
+	_, text := get(a, "/metrics")
+	if !strings.Contains(text, `detour_events_total{result="dropped"}`) {
+		t.Error("no Event was dropped, so nothing shows that recording does not wait")
+	}
+	if hanging.Load() > 1 {
+		t.Errorf("%d requests at once", hanging.Load())
+	}
+}
+
+func TestEventsAreKnownWithinBounds(t *testing.T) {
+	t.Parallel()
+	a := newTestAgent(t, newAPIServer(t), nil)
+	for i := range 5 * eventMemory {
+		a.events.remember(eventKey{uid: fmt.Sprint(i)}, &written{last: time.Now()})
+	}
+	if n := len(a.events.known); n > eventMemory {
+		t.Errorf("%d Events are remembered", n)
+	}
+}

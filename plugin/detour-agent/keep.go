@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+
+	"github.com/spf13/cobra"
+
+	"github.com/detour-cni/detour/pkg/agent"
+	"github.com/detour-cni/detour/pkg/install"
+)
+
+// keeper keeps detour installed, with the version of the mesh's configuration that the agent finds.
+type keeper struct {
+	log      *slog.Logger
+	options  runOptions
+	entry    entry
+	agent    *agent.Agent
+	versions chan string // the newest that was found
+
+	mu      sync.Mutex
+	missing error // nil once installed
+	known   bool  // whether anything is known yet
+}
+
+// found takes a version without blocking; of two that nobody has taken yet the newer stays.
+func (k *keeper) found(version string) {
+	for {
+		select {
+		case k.versions <- version:
+			return
+		case <-k.versions:
+		}
+	}
+}
+
+func (k *keeper) installed() (bool, string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.known {
+		return false, "the first look at the host is not done yet"
+	}
+	if k.missing != nil {
+		return false, k.missing.Error()
+	}
+	return true, ""
+}
+
+// run installs, and installs anew whenever another version was found, until ctx ends.
+func (k *keeper) run(ctx context.Context) error {
+	version := ""
+	for ctx.Err() == nil {
+		installer, err := k.installer(version)
+		if err != nil {
+			return err
+		}
+		round, stop := context.WithCancel(ctx)
+		var running sync.WaitGroup
+		running.Go(func() { installer.Run(round, k.state) })
+		select {
+		case version = <-k.versions:
+		case <-ctx.Done():
+		}
+		stop()
+		running.Wait()
+	}
+	return nil
+}
+
+func (k *keeper) installer(version string) (*install.Installer, error) {
+	o := k.options
+	entry, err := k.entry.withVersion(version)
+	if err != nil {
+		return nil, err
+	}
+	c := install.Config{Plugin: o.plugin, BinDir: o.bin, ConfDir: o.conf, Entry: entry}
+	if o.apiFallback {
+		c.Kubeconfig = &install.Kubeconfig{HostDir: o.hostConf, Server: o.apiServer, CAFile: o.caFile, TokenFile: o.tokenFile}
+	}
+	return install.New(c)
+}
+
+// state takes what a round of the installer found: into the log and the metrics what was done, for readiness what is missing.
+func (k *keeper) state(s install.State) {
+	for _, c := range s.Changes {
+		k.agent.CountInstall(string(c.Part))
+		k.log.Info("installed", "part", c.Part, "file", c.File, "reason", c.Reason)
+		if c.Rival {
+			k.agent.CountConflict()
+			k.log.Warn("somebody else had changed it", "file", c.File)
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if s.Err != nil && (k.missing == nil || k.missing.Error() != s.Err.Error()) {
+		k.log.Warn("not installed", "error", s.Err.Error())
+	}
+	k.missing, k.known = s.Err, true
+}
+
+func uninstallCommand() *cobra.Command {
+	var f folders
+	c := &cobra.Command{
+		Use:   "uninstall",
+		Short: "Take detour off this node: its entry in the network's configuration first, its binary last",
+		Args:  cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			i, err := install.New(install.Config{BinDir: f.bin, ConfDir: f.conf, Entry: []byte(`{"type":"detour"}`)})
+			if err != nil {
+				return err
+			}
+			return i.Uninstall()
+		},
+	}
+	f.flags(c)
+	return c
+}

@@ -1,0 +1,35 @@
+// Command detour-agent is the node agent: it keeps detour installed on its node and answers the plugin's lookups.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the build.
+var version = "development"
+
+func main() { os.Exit(run()) }
+
+func run() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := &cobra.Command{
+		Use:           "detour-agent",
+		Short:         "detour-agent keeps the CNI plugin detour installed on a node and serves it",
+		Version:       version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.AddCommand(runCommand(), uninstallCommand())
+	if err := root.ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "detour-agent: "+err.Error())
+		return 1
+	}
+	return 0
+}
