@@ -5,7 +5,7 @@ set -euo pipefail
 
 version=1.34.4
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/detour/kube-v$version
-known=' kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubelet '
+known=' kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet '
 
 say() { echo "kube-programs: $*" >&2; }
 

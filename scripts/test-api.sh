@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/deps.sh etcd ip iptables
-folder=$(scripts/kube-programs.sh kube-apiserver)
+folder=$(scripts/kube-programs.sh kube-apiserver kubectl)
 
 # The servers' data, logs and keys: go test may be stopped before it can remove them.
 TMPDIR=$(mktemp -d)

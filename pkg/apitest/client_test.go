@@ -59,6 +59,11 @@ func newClient(c *cluster, token string, certificates ...tls.Certificate) (*clie
 
 // send makes a request with a body of JSON, if there is one, and returns the answer, whatever its code.
 func (c *client) send(method, path string, body any) (int, []byte, error) {
+	return c.sendAs(contentTypes[method], method, path, body)
+}
+
+// sendAs is send with a body of another type of JSON.
+func (c *client) sendAs(contentType, method, path string, body any) (int, []byte, error) {
 	var content io.Reader
 	if body != nil {
 		data, err := json.Marshal(body)
@@ -71,7 +76,7 @@ func (c *client) send(method, path string, body any) (int, []byte, error) {
 	if err != nil {
 		return 0, nil, err
 	}
-	req.Header.Set("Content-Type", contentTypes[method])
+	req.Header.Set("Content-Type", contentType)
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)
 	}
@@ -119,13 +124,21 @@ func (c *client) waitFor(path string, codes ...int) error {
 
 // plurals are the resources of the kinds that the tests and deploy/ have.
 var plurals = map[string]string{
-	"ClusterRole":              "clusterroles",
-	"ClusterRoleBinding":       "clusterrolebindings",
-	"CustomResourceDefinition": "customresourcedefinitions",
-	"MeshConfig":               "meshconfigs",
-	"Namespace":                "namespaces",
-	"Pod":                      "pods",
-	"ServiceAccount":           "serviceaccounts",
+	"ClusterRole":                      "clusterroles",
+	"ClusterRoleBinding":               "clusterrolebindings",
+	"ConfigMap":                        "configmaps",
+	"CustomResourceDefinition":         "customresourcedefinitions",
+	"DaemonSet":                        "daemonsets",
+	"MeshConfig":                       "meshconfigs",
+	"MutatingAdmissionPolicy":          "mutatingadmissionpolicies",
+	"MutatingAdmissionPolicyBinding":   "mutatingadmissionpolicybindings",
+	"MutatingWebhookConfiguration":     "mutatingwebhookconfigurations",
+	"Namespace":                        "namespaces",
+	"Node":                             "nodes",
+	"Pod":                              "pods",
+	"ServiceAccount":                   "serviceaccounts",
+	"ValidatingAdmissionPolicy":        "validatingadmissionpolicies",
+	"ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
 }
 
 // collection returns the path under which objects of o's kind are.
@@ -182,6 +195,11 @@ func readManifest(path string) ([]object, error) {
 	if err != nil {
 		return nil, err
 	}
+	return parseManifest(path, data)
+}
+
+// parseManifest reads the objects of a YAML text; path is what errors call it.
+func parseManifest(path string, data []byte) ([]object, error) {
 	var objects []object
 	documents := utilyaml.NewYAMLReader(bufio.NewReader(bytes.NewReader(data)))
 	for {

@@ -101,18 +101,24 @@ func (k *keeper) state(s install.State) {
 
 func uninstallCommand() *cobra.Command {
 	var f folders
+	var wait bool
 	c := &cobra.Command{
 		Use:   "uninstall",
 		Short: "Take detour off this node: its entry in the network's configuration first, its binary last",
 		Args:  cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			i, err := install.New(install.Config{BinDir: f.bin, ConfDir: f.conf, Entry: []byte(`{"type":"detour"}`)})
 			if err != nil {
 				return err
 			}
-			return i.Uninstall()
+			if err := i.Uninstall(); err != nil || !wait {
+				return err
+			}
+			<-c.Context().Done()
+			return nil
 		},
 	}
 	f.flags(c)
+	c.Flags().BoolVar(&wait, "wait", false, "stay until told to stop, as a DaemonSet's container has to")
 	return c
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -52,7 +53,7 @@ func runCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return o.run(c.Context()) },
 	}
-	o.folders.flags(c)
+	o.flags(c)
 	f := c.Flags()
 	f.StringVar(&o.config, "config", "/etc/detour/netconf.json", "the plugin's entry in the network's configuration: {\"mesh\": ...}")
 	f.StringVar(&o.plugin, "plugin", "/detour", "the plugin's binary")
@@ -130,8 +131,11 @@ func (o runOptions) entry() (entry, error) {
 		return nil, fmt.Errorf("read the plugin's configuration: %w", err)
 	}
 	var e entry
-	if err := json.Unmarshal(data, &e); err != nil || e == nil {
-		return nil, fmt.Errorf("read the plugin's configuration %s: it is no JSON object: %v", o.config, err)
+	if err := json.Unmarshal(data, &e); err != nil {
+		return nil, fmt.Errorf("read the plugin's configuration %s: it is no JSON object: %w", o.config, err)
+	}
+	if e == nil {
+		return nil, fmt.Errorf("read the plugin's configuration %s: it is empty", o.config)
 	}
 	e.set("type", "detour")
 	e.set("stateDir", o.stateDir)
@@ -175,10 +179,7 @@ func (e entry) withVersion(version string) (json.RawMessage, error) {
 		config["versions"] = []string{version}
 		proxy["meshConfig"] = config
 	}
-	out := entry{}
-	for field, value := range e {
-		out[field] = value
-	}
+	out := maps.Clone(e)
 	if len(proxy) > 0 {
 		out.set("proxy", proxy)
 	}
