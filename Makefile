@@ -16,6 +16,14 @@ test: ## all tests but those against a real API server
 test-api: ## ADD against a real kube-apiserver and etcd (the first run builds them: minutes)
 	scripts/test-api.sh
 
+.PHONY: e2e
+e2e: ## a real node, without Docker: pods, traffic, reboot (the first run builds Kubernetes: minutes)
+	scripts/e2e.sh
+
+.PHONY: image
+image: ## the image for ARCHS (this machine's), by docker, buildah or as an OCI archive in bin/
+	scripts/image.sh
+
 .PHONY: bench
 bench: ## whole plugin processes against one that only prints prevResult, medians in ms
 	go test ./pkg/cniplugin -run "^$$" -bench WholeProcess -benchtime 50x

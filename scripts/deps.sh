@@ -6,6 +6,7 @@ PATH=$PATH:/usr/sbin:/sbin # a root that came by su may lack them
 
 # Where a package's name is not its program's.
 declare -A package_of=(
+	[busybox]=busybox-static
 	[etcd]=etcd-server
 	[ip]=iproute2
 	[iptables-legacy]=iptables

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Runs detour on a real Kubernetes node that is made of namespaces, and brings it down again. Needs root; arguments go to the
+# tests, -run NAME for one. The first run builds the Kubernetes programs, which takes minutes. KEEP=1 keeps disks and logs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if ((EUID != 0)); then
+	echo "e2e: a node needs root: sudo make e2e" >&2
+	exit 1
+fi
+
+export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
+scripts/deps.sh containerd runc etcd busybox iptables nft ip nsenter
+DETOUR_E2E_PROGRAMS=$(scripts/kube-programs.sh kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet)
+tools=$(scripts/tools.sh)
+
+work=$(mktemp -d "${TMPDIR:-/tmp}/detour-e2e-XXXXXX")
+
+# show_logs prints the ends of the logs of what the node runs, and detour's.
+show_logs() {
+	local log
+	for log in "$work"/cluster/logs/{containerd,kubelet}.log "$work"/cluster/node/var/log/detour*.log; do
+		if [[ -s $log ]]; then
+			echo "--- the end of ${log#"$work"/cluster/}"
+			tail --lines 20 "$log"
+		fi
+	done
+}
+
+finish() {
+	local code=$?
+	if ((code)); then show_logs >&2; fi
+	if [[ ${KEEP:-} == 1 ]]; then echo "e2e: kept $work" >&2; else rm -rf "$work"; fi
+	exit "$code"
+}
+trap finish EXIT
+DETOUR_E2E_WORK=$work/cluster
+DETOUR_E2E_PLUGINS=$work/plugins
+DETOUR_E2E_BIN=$work/bin
+export DETOUR_E2E_PROGRAMS DETOUR_E2E_WORK DETOUR_E2E_PLUGINS DETOUR_E2E_BIN
+mkdir "$DETOUR_E2E_WORK" "$DETOUR_E2E_PLUGINS" "$DETOUR_E2E_BIN" "$work/module"
+
+# build FOLDER PACKAGE...: static programs. The two CNI plugins that are no tools of go.mod need modules that it lacks.
+cp go.mod go.sum "$work/module"
+build() {
+	CGO_ENABLED=0 go build -modfile="$work/module/go.mod" -mod=mod -trimpath -buildvcs=false -ldflags "-s -w" -o "$1/" "${@:2}"
+}
+plugins=github.com/containernetworking/plugins/plugins
+cp "$tools/bridge" "$tools/host-local" "$DETOUR_E2E_PLUGINS"
+build "$DETOUR_E2E_PLUGINS" $plugins/main/loopback $plugins/meta/portmap
+build "$DETOUR_E2E_BIN" ./plugin/detour ./plugin/detour-agent ./scripts/e2e/workload
+go test -tags e2e -c -o "$work/e2e.test" ./scripts/e2e
+
+cd scripts/e2e # as go test does
+"$work/e2e.test" -test.v -test.failfast -test.timeout 20m "${@/#-/-test.}"

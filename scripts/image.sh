@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# Builds detour's image for each of ARCHS (this machine's architecture; "amd64 arm64" for both) and says how large it is. docker
+# or buildah gets it as NAME if one of them works here; without them it is an OCI archive in bin/. Nothing is pulled.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+export PATH=$PATH:/usr/local/go/bin
+
+version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
+name=${NAME:-detour:$version}
+programs=${PROGRAMS:-detour detour-agent detourctl}
+archs=${ARCHS:-$(go env GOARCH)}
+
+context=$(mktemp -d)
+trap 'rm -rf "$context"' EXIT
+
+# tool prints the first builder that works.
+tool() {
+	if docker info >/dev/null 2>&1; then
+		echo docker
+	elif command -v buildah >/dev/null; then
+		echo buildah
+	else
+		echo archive
+	fi
+}
+
+# mb FILE...: their sizes' sum in MB.
+mb() { du --apparent-size --bytes --total "$@" | awk 'END { printf "%.1f MB", $1 / 1e6 }'; }
+
+builder=$(tool)
+full=$name # as containerd calls it
+if [[ $name != */* ]]; then full=docker.io/library/$name; fi
+for arch in $archs; do
+	folder=$context/linux-$arch
+	mkdir "$folder"
+	for program in $programs; do
+		CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$folder/" "./plugin/$program"
+	done
+	tag=$name
+	if [[ $archs == *' '* ]]; then tag=$name-$arch; fi
+	case $builder in
+		docker) docker build --quiet --platform "linux/$arch" --build-arg "TARGETARCH=$arch" --file Dockerfile --tag "$tag" "$context" >/dev/null ;;
+		buildah) buildah build --quiet --arch "$arch" --build-arg "TARGETARCH=$arch" --file Dockerfile --tag "$tag" "$context" >/dev/null ;;
+		archive)
+			mkdir -p bin
+			tag=bin/image-$arch.tar
+			go run ./scripts/e2e/mkimage -name "$full" -arch "$arch" -entrypoint /detour-agent -o "$tag" "$folder"/*
+			;;
+	esac
+	echo "image: $tag, $arch, $(mb "$folder"/*) of programs, $(gzip -9 --to-stdout "$folder"/* | wc --bytes | awk '{ printf "%.1f MB", $1 / 1e6 }') compressed ($builder)"
+done
