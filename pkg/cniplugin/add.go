@@ -75,8 +75,8 @@ func report(conf Conf, p plan, record attachment.Record, err error, took *stages
 		Namespace: p.ID.Namespace, Name: p.ID.Name, UID: p.ID.UID,
 		Outcome: string(record.Outcome), Reason: record.Reason, Backend: record.Backend, Stages: took.byName(),
 	}
-	if coded, ok := errors.AsType[*types.Error](cniError(err)); err != nil && ok {
-		r.Code = coded.Code
+	if err != nil {
+		r.Code = cniError(err).Code
 	}
 	_, _ = agentapi.Call(context.Background(), conf.AgentSocket, agentapi.Request{Report: &r}, reportPatience)
 }

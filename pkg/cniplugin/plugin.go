@@ -34,7 +34,7 @@ type refusedError struct{ error }
 func refused(err error) error { return refusedError{err} }
 
 // cniError gives an error its code; one that has a code keeps it.
-func cniError(err error) error {
+func cniError(err error) *types.Error {
 	var coded *types.Error
 	switch {
 	case errors.As(err, &coded):

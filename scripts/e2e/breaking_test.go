@@ -49,7 +49,7 @@ func startMeshed(t *testing.T, namespace, name string) {
 
 func TestComponentsCanBeRestarted(t *testing.T) {
 	b := mustBreak(t)
-	installByHand(t)
+	installDetour(t)
 	namespace := newNamespace(t, "restarts", restricted)
 	for _, name := range []string{"containerd", "kubelet", "kube-proxy"} {
 		must(t, b.Restart(t.Context(), name))
@@ -59,7 +59,7 @@ func TestComponentsCanBeRestarted(t *testing.T) {
 
 func TestPodsAnswerWithoutAPIServer(t *testing.T) {
 	b := mustBreak(t)
-	installByHand(t)
+	installDetour(t)
 	namespace := newNamespace(t, "headless", restricted)
 	startMeshed(t, namespace, "web")
 	ip := podIPs(t, namespace, "web")[0]
@@ -74,7 +74,7 @@ func TestPodsAnswerWithoutAPIServer(t *testing.T) {
 
 func TestAMeshedPodIsMeshedAfterAReboot(t *testing.T) {
 	b := mustBreak(t)
-	installByHand(t)
+	installDetour(t)
 	namespace := newNamespace(t, "rebooted", restricted)
 	startMeshed(t, namespace, "web")
 	shell(t, "touch /run/before")

@@ -52,7 +52,7 @@ func TestTheRestrictedStandardIsEnforced(t *testing.T) {
 }
 
 func TestMeshedPodGoesThroughItsProxy(t *testing.T) {
-	installByHand(t)
+	installDetour(t)
 	namespace := newNamespace(t, "shop", restricted)
 	server := startServer(t, newNamespace(t, "elsewhere"))[0]
 	apply(t, manifest(t, "meshed.yaml", map[string]string{
@@ -76,7 +76,7 @@ func TestMeshedPodGoesThroughItsProxy(t *testing.T) {
 }
 
 func TestNothingIsLeftOfADeletedPod(t *testing.T) {
-	installByHand(t)
+	installDetour(t)
 	namespace := newNamespace(t, "short", restricted)
 	startMeshed(t, namespace, "web")
 	var added struct{ ContainerID, Netns string }

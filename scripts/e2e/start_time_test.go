@@ -27,7 +27,7 @@ const bare = "bare"
 // TestHowLongPodsTakeToStart prints the medians from creation to Ready of the same two containers in three pods: not
 // meshed, meshed by an init container, and meshed by detour.
 func TestHowLongPodsTakeToStart(t *testing.T) {
-	installByHand(t)
+	installDetour(t)
 	newNamespace(t, bare)
 	meshed := newNamespace(t, "timed", restricted)
 	kinds := []struct {
