@@ -1,0 +1,84 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+)
+
+// conflist is the node's network configuration.
+const conflist = "/etc/cni/net.d/10-bridge.conflist"
+
+// plugins are the types of the node's chain.
+func plugins(t *testing.T) []string {
+	t.Helper()
+	var list struct{ Plugins []struct{ Type string } }
+	if err := json.Unmarshal([]byte(shell(t, "cat "+conflist)), &list); err != nil {
+		t.Fatal(err)
+	}
+	var types []string
+	for _, p := range list.Plugins {
+		types = append(types, p.Type)
+	}
+	return types
+}
+
+func rollout(t *testing.T) {
+	t.Helper()
+	kubectl(t, "rollout", "status", "daemonset/detour-agent", "--namespace", "detour-system", "--timeout=60s")
+}
+
+func TestPodsStartMeshedWhileTheAgentRestarts(t *testing.T) {
+	installDetour(t)
+	namespace := newNamespace(t, "agent-restart", restricted)
+	kubectl(t, "delete", "pod", "--namespace", "detour-system", "--selector=app.kubernetes.io/component=agent", "--wait=false")
+	for i := range 3 {
+		startMeshed(t, namespace, fmt.Sprint("meanwhile-", i))
+	}
+	rollout(t)
+	startMeshed(t, namespace, "afterwards")
+}
+
+func TestARivalsConflistIsMended(t *testing.T) {
+	installDetour(t)
+	before := shell(t, "cat "+conflist)
+	var list map[string]any
+	if err := json.Unmarshal([]byte(before), &list); err != nil {
+		t.Fatal(err)
+	}
+	list["plugins"] = list["plugins"].([]any)[:1] // as an installer that knows nothing of detour writes it
+	text, err := json.Marshal(list)
+	must(t, err)
+	writeOnNode(t, conflist, "644", text)
+	eventually(t, func() error {
+		if got := plugins(t); !slices.Contains(got, "detour") {
+			return fmt.Errorf("the chain is %v", got)
+		}
+		return nil
+	})
+	shell(t, "rm /opt/cni/bin/detour")
+	eventually(t, func() error {
+		if shell(t, "test -x /opt/cni/bin/detour || echo missing") != "" {
+			return errors.New("the binary is missing")
+		}
+		return nil
+	})
+	rollout(t)
+	startMeshed(t, newNamespace(t, "rival", restricted), "web")
+}
+
+func TestMetricsCountAdds(t *testing.T) {
+	installDetour(t)
+	startMeshed(t, newNamespace(t, "metrics", restricted), "web")
+	eventually(t, func() error {
+		out := shell(t, `bash -c 'exec 3<>/dev/tcp/127.0.0.1/15014; printf "GET /metrics HTTP/1.0\r\n\r\n" >&3; grep "^detour_adds_total{.*programmed" <&3 || :'`)
+		if out == "" {
+			return errors.New("no ADD was counted as programmed")
+		}
+		return nil
+	})
+}
