@@ -43,6 +43,23 @@ func TestPodsStartMeshedWhileTheAgentRestarts(t *testing.T) {
 	startMeshed(t, namespace, "afterwards")
 }
 
+// None may start unmeshed, none may fail for good.
+func TestPodsStartMeshedDuringAnUpgrade(t *testing.T) {
+	installDetour(t)
+	namespace := newNamespace(t, "upgrade", restricted)
+	const next = "docker.io/library/detour:next"
+	importDetour(t, next)
+	kubectl(t, "set", "image", "daemonset/detour-agent", "--namespace", "detour-system", "agent="+next)
+	for i := range 6 {
+		startMeshed(t, namespace, fmt.Sprint("meanwhile-", i))
+	}
+	rollout(t)
+	if got := kubectl(t, "get", "pods", "--namespace", "detour-system", "-o", "jsonpath={.items[*].spec.containers[0].image}"); got != next {
+		t.Errorf("the agent's image is %s", got)
+	}
+	startMeshed(t, namespace, "afterwards")
+}
+
 func TestARivalsConflistIsMended(t *testing.T) {
 	installDetour(t)
 	before := shell(t, "cat "+conflist)

@@ -20,18 +20,23 @@ var once sync.Once
 func installDetour(t *testing.T) {
 	t.Helper()
 	once.Do(func() {
-		must(t, image.Import(kubernetes.Shell(t.Context(), image.ImportScript), image.Image{
-			Name: detourImage,
-			Files: []image.File{
-				{Path: "/detour", From: filepath.Join(folder("BIN"), "detour")},
-				{Path: "/detour-agent", From: filepath.Join(folder("BIN"), "detour-agent")},
-			},
-			Entrypoint: []string{"/detour-agent"},
-		}))
+		importDetour(t, detourImage)
 		kubectl(t, "apply", "-f", "../../testdata/api/meshconfig-crd.yaml")
 		kubectl(t, "wait", "--for=condition=Established", "crd/meshconfigs.config.openservicemesh.io")
 		apply(t, manifest(t, "mesh.yaml", nil))
 		kubectl(t, "apply", "-k", "../../testdata/e2e/detour")
 		kubectl(t, "rollout", "status", "daemonset/detour-agent", "--namespace", "detour-system", "--timeout=60s")
 	})
+}
+
+func importDetour(t *testing.T, name string) {
+	t.Helper()
+	must(t, image.Import(kubernetes.Shell(t.Context(), image.ImportScript), image.Image{
+		Name: name,
+		Files: []image.File{
+			{Path: "/detour", From: filepath.Join(folder("BIN"), "detour")},
+			{Path: "/detour-agent", From: filepath.Join(folder("BIN"), "detour-agent")},
+		},
+		Entrypoint: []string{"/detour-agent"},
+	}))
 }
