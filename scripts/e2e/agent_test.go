@@ -99,3 +99,18 @@ func TestMetricsCountAdds(t *testing.T) {
 		return nil
 	})
 }
+
+// A stale token on the host keeps no pod from starting: the agent answers, and puts the right one back.
+func TestAStaleTokenIsReplaced(t *testing.T) {
+	installDetour(t)
+	const token = "/etc/cni/net.d/detour-token"
+	before := shell(t, "cat "+token)
+	writeOnNode(t, token, "600", []byte("stale"))
+	startMeshed(t, newNamespace(t, "stale-token", restricted), "web")
+	eventually(t, func() error {
+		if shell(t, "cat "+token) != before {
+			return errors.New("the token is still another")
+		}
+		return nil
+	})
+}

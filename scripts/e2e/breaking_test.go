@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -93,4 +94,32 @@ func TestAMeshedPodIsMeshedAfterAReboot(t *testing.T) {
 	wantLine(t, namespace, "web", fmt.Sprintf("%[1]s: proxy 15001 original %[1]s", outsideAddr))
 	ip := podIPs(t, namespace, "web")[0]
 	wantAnswer(t, ip, 8080, fmt.Sprintf("proxy 15003 original %s:8080", ip))
+}
+
+// With the API server down, a pod that the agent's cache knows gets a new sandbox, meshed.
+func TestAKnownPodStartsMeshedWithoutAPIServer(t *testing.T) {
+	b := mustBreak(t)
+	installDetour(t)
+	namespace := newNamespace(t, "known", restricted)
+	startMeshed(t, namespace, "web")
+	must(t, b.StopAPIServer())
+	const added = `grep -c '"pod":"known/web".*"outcome":"programmed"' /var/log/detour.log || :`
+	before := shell(t, added)
+	shell(t, `id=$(ctr -n k8s.io containers list 'labels."io.kubernetes.pod.namespace"==known,labels."io.cri-containerd.kind"==sandbox' -q)
+		ctr -n k8s.io task kill --signal KILL "$id"`)
+	eventually(t, func() error {
+		if shell(t, added) == before {
+			return errors.New("the pod has no new sandbox yet")
+		}
+		return nil
+	})
+	must(t, b.StartAPIServer(t.Context()))
+	eventually(t, func() error { // the status tells the new address when the kubelet gets to it
+		ip := podIPs(t, namespace, "web")[0]
+		got, err := dial(t, ip, 8080)
+		if want := fmt.Sprintf("proxy 15003 original %s:8080", ip); err == nil && got != want {
+			err = fmt.Errorf("got %q, want %q", got, want)
+		}
+		return err
+	})
 }

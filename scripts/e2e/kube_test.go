@@ -182,7 +182,7 @@ func wantLine(t *testing.T, namespace, pod, want string) {
 // eventually asks until there is no error, and fails the test if that takes long.
 func eventually(t *testing.T, question func() error) {
 	t.Helper()
-	const atMost = 20 * time.Second
+	const atMost = 40 * time.Second
 	deadline := time.Now().Add(atMost)
 	for {
 		err := question()
