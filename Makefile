@@ -20,6 +20,10 @@ test-api: ## ADD against a real kube-apiserver and etcd (the first run builds th
 e2e: ## a real node, without Docker: pods, traffic, reboot (the first run builds Kubernetes: minutes)
 	scripts/e2e.sh
 
+.PHONY: e2e-kind
+e2e-kind: ## the same cases on kind, where Docker is
+	scripts/e2e-kind.sh
+
 .PHONY: image
 image: ## the image for ARCHS (this machine's), by docker, buildah or as an OCI archive in bin/
 	scripts/image.sh

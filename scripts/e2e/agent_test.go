@@ -7,17 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 )
 
 // conflist is the node's network configuration.
-const conflist = "/etc/cni/net.d/10-bridge.conflist"
+func conflist(t *testing.T) string {
+	t.Helper()
+	return strings.TrimSpace(shell(t, "ls /etc/cni/net.d/*.conflist | head -n 1"))
+}
 
 // plugins are the types of the node's chain.
 func plugins(t *testing.T) []string {
 	t.Helper()
 	var list struct{ Plugins []struct{ Type string } }
-	if err := json.Unmarshal([]byte(shell(t, "cat "+conflist)), &list); err != nil {
+	if err := json.Unmarshal([]byte(shell(t, "cat "+conflist(t))), &list); err != nil {
 		t.Fatal(err)
 	}
 	var types []string
@@ -62,7 +67,7 @@ func TestPodsStartMeshedDuringAnUpgrade(t *testing.T) {
 
 func TestARivalsConflistIsMended(t *testing.T) {
 	installDetour(t)
-	before := shell(t, "cat "+conflist)
+	before := shell(t, "cat "+conflist(t))
 	var list map[string]any
 	if err := json.Unmarshal([]byte(before), &list); err != nil {
 		t.Fatal(err)
@@ -70,7 +75,7 @@ func TestARivalsConflistIsMended(t *testing.T) {
 	list["plugins"] = list["plugins"].([]any)[:1] // as an installer that knows nothing of detour writes it
 	text, err := json.Marshal(list)
 	must(t, err)
-	writeOnNode(t, conflist, "644", text)
+	writeOnNode(t, conflist(t), "644", text)
 	eventually(t, func() error {
 		if got := plugins(t); !slices.Contains(got, "detour") {
 			return fmt.Errorf("the chain is %v", got)
@@ -113,4 +118,25 @@ func TestAStaleTokenIsReplaced(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// The agent's memory with 100 meshed pods on its node, at most 40 MB.
+func TestTheAgentsMemoryWithManyPods(t *testing.T) {
+	installDetour(t)
+	const pods, limitKB = 100, 40_000
+	namespace := newNamespace(t, "many", restricted)
+	var all strings.Builder
+	for i := range pods {
+		all.WriteString("---\n" + manifest(t, "meshed.yaml", map[string]string{
+			"NAMESPACE": namespace, "NAME": fmt.Sprint("web-", i), "IMAGE": workloadImage, "PROXY": "envoy", "ADDRS": "127.0.0.1:8080",
+		}))
+	}
+	apply(t, all.String())
+	kubectl(t, "wait", "--namespace", namespace, "--for=condition=Ready", "--timeout=180s", "--all", "pod")
+	kb, err := strconv.Atoi(strings.TrimSpace(shell(t, "sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$(pgrep -x detour-agent)/status")))
+	must(t, err)
+	t.Logf("the agent has %.1f MB with %d pods", float64(kb)/1000, pods)
+	if kb > limitKB {
+		t.Errorf("that is more than %d kB", limitKB)
+	}
 }

@@ -41,6 +41,13 @@ func TestMain(m *testing.M) {
 func run(m *testing.M) (code int) {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
+	if node := os.Getenv("DETOUR_E2E_KIND_NODE"); node != "" {
+		kubernetes = kind{filepath.Join(folder("PROGRAMS"), "kubectl"), folder("KUBECONFIG"), node}
+		if err := importImages(ctx); err != nil {
+			return fail(err)
+		}
+		return m.Run()
+	}
 	c, err := cluster.Start(ctx, cluster.Options{
 		Dir:      folder("WORK"),
 		Programs: folder("PROGRAMS"),

@@ -1,0 +1,19 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"os/exec"
+)
+
+// kind is a cluster that scripts/e2e-kind.sh made with kind: its one node is a container.
+type kind struct{ kubectl, kubeconfig, node string }
+
+func (k kind) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
+	return exec.CommandContext(ctx, k.kubectl, append([]string{"--kubeconfig", k.kubeconfig}, args...)...)
+}
+
+func (k kind) Shell(ctx context.Context, script string) *exec.Cmd {
+	return exec.CommandContext(ctx, "docker", "exec", "--interactive", k.node, "bash", "-euc", script)
+}
