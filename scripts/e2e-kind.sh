@@ -25,7 +25,7 @@ YAML
 kind create cluster --name "$name" --config "$work/kind.yaml" --kubeconfig "$work/kubeconfig" --wait 2m
 
 mkdir "$work/bin"
-CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$work/bin/" ./plugin/detour ./plugin/detour-agent ./scripts/e2e/workload
+CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$work/bin/" ./plugin/... ./scripts/e2e/workload
 programs=$(scripts/kube-programs.sh kubectl)
 export DETOUR_E2E_BIN=$work/bin DETOUR_E2E_PROGRAMS=$programs
 export DETOUR_E2E_KIND_NODE=$name-control-plane DETOUR_E2E_KUBECONFIG=$work/kubeconfig

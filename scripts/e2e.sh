@@ -48,7 +48,7 @@ build() {
 plugins=github.com/containernetworking/plugins/plugins
 cp "$tools/bridge" "$tools/host-local" "$DETOUR_E2E_PLUGINS"
 build "$DETOUR_E2E_PLUGINS" $plugins/main/loopback $plugins/meta/portmap
-build "$DETOUR_E2E_BIN" ./plugin/detour ./plugin/detour-agent ./scripts/e2e/workload
+build "$DETOUR_E2E_BIN" ./plugin/... ./scripts/e2e/workload
 go test -tags e2e -c -o "$work/e2e.test" ./scripts/e2e
 
 cd scripts/e2e # as go test does
