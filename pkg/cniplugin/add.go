@@ -166,7 +166,7 @@ func logAdd(log *slog.Logger, level slog.Level, message string, p plan, r attach
 		attrs = append(attrs, slog.String("backend", r.Backend))
 	}
 	if r.Outcome == attachment.Programmed {
-		attrs = append(attrs, slog.Int("rules", p.ruleCount()), slog.Any("families", p.Families))
+		attrs = append(attrs, slog.Int("rules", ruleCount(r)), slog.Any("families", p.Families))
 	}
 	if len(p.Warnings) > 0 {
 		attrs = append(attrs, slog.Any("warnings", p.Warnings))

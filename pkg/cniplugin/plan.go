@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -169,10 +170,11 @@ func (p plan) record(conf Conf, args *skel.CmdArgs) attachment.Record {
 	return r
 }
 
-func (p plan) ruleCount() int {
+// ruleCount counts the record's rules, of all families, in the text that was made for them anyway.
+func ruleCount(r attachment.Record) int {
 	n := 0
-	for _, f := range p.Families {
-		n += len(p.Rules.For(f).Rules)
+	for _, text := range r.Rules {
+		n += strings.Count(text, "\n-A ")
 	}
 	return n
 }

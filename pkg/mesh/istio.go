@@ -56,7 +56,7 @@ type istioAnnotations struct {
 	err    error // the first
 }
 
-// list reads a list; all is true for "*", which only an include list may be.
+// istioList reads a list; all is true for "*", which only an include list may be.
 func istioList[T any](a *istioAnnotations, name, absent string, mayBeAll bool, parse func(origin, entry string) (T, error)) (entries []T, all bool) {
 	value, ok := a.values[name]
 	if !ok {
