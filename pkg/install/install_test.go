@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/detour-cni/detour/pkg/nettest"
 )
 
 func TestInstall(t *testing.T) {
@@ -233,9 +235,7 @@ func TestOrder(t *testing.T) {
 }
 
 func TestModeAndOwnerAreKept(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("needs root to have files of others")
-	}
+	nettest.RequireNetns(t) // files of others need root, as namespaces do, and CI has it
 	for name, text := range map[string]string{"10-x.conflist": bridge, "10-x.conf": single} {
 		w := newWorld(t, map[string]string{name: text})
 		if err := errors.Join(os.Chmod(w.path(name), 0o640), os.Chown(w.path(name), 12, 34)); err != nil {
