@@ -40,13 +40,13 @@ func TakeSnapshot() (Snapshot, error) {
 }
 
 // endTime is how long what was told to end may take.
-const endTime = 2 * time.Second
+const endTime = 10 * time.Second
 
 // Leaks names what is left on the host after machines with disks in dir were killed: processes in their namespaces, mounts
 // of their disks, and network namespaces and links that were not there before. If there is anything, it looks again for
 // a while.
 func Leaks(before Snapshot, dir string, machines ...*Machine) ([]string, error) {
-	for deadline := time.Now().Add(endTime); ; time.Sleep(endTime / 20) {
+	for deadline := time.Now().Add(endTime); ; time.Sleep(endTime / 100) {
 		leaks, err := leaksNow(before, dir, machines)
 		if err != nil || leaks == nil || time.Now().After(deadline) {
 			return leaks, err

@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -134,8 +135,15 @@ func TestACommandEndsWithItsContext(t *testing.T) {
 	if err := cmd.Wait(); err == nil {
 		t.Error("the command ended well")
 	}
-	if got := shell(t, m, "cat /proc/[0-9]*/comm"); strings.Contains(got, "sleep") {
-		t.Errorf("processes are %q", got)
+	// What is killed takes a moment to be gone.
+	for deadline := time.Now().Add(endTime); ; time.Sleep(endTime / 100) {
+		got := shell(t, m, "cat /proc/[0-9]*/comm")
+		if !strings.Contains(got, "sleep") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("processes are %q", got)
+		}
 	}
 }
 
