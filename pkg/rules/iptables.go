@@ -131,6 +131,8 @@ func (p *printer) match(m Match) {
 		p.module("connmark", false, "--mark", hex(uint32(m)))
 	case CTState:
 		p.module("conntrack", false, "--ctstate", join(m))
+	case Armed:
+		p.module("armed", false)
 	default:
 		panic(fmt.Sprintf("rules: match %T is not printed", m))
 	}
@@ -182,6 +184,8 @@ func (RestoreMark) words() []string {
 	return []string{"-j", "CONNMARK", "--restore-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}
 }
 func (t Zone) words() []string { return []string{"-j", "CT", "--zone", fmt.Sprint(uint16(t))} }
+
+func (Arm) words() []string { return []string{"-j", "ARM"} }
 
 func hex(v uint32) string { return fmt.Sprintf("%#x", v) }
 

@@ -190,6 +190,8 @@ type (
 	ConnMark uint32
 	// CTState matches packets whose connection tracking state is one of the list.
 	CTState []State
+	// Armed matches every packet once some packet of the pod has met Arm. iptables has no such match.
+	Armed struct{}
 )
 
 // The protocols that sidecars intercept.
@@ -221,6 +223,7 @@ func (OwnerGID) match()     {}
 func (Mark) match()         {}
 func (ConnMark) match()     {}
 func (CTState) match()      {}
+func (Armed) match()        {}
 
 // Target is what a rule does, one of the types below.
 type Target interface {
@@ -260,4 +263,11 @@ type (
 	RestoreMark struct{}
 	// Zone has the packet's connection tracked in a zone of its own (CT) and goes on.
 	Zone uint16
+	// Arm makes Armed hold from now on, for this packet's later rules as well, and goes on. iptables has no such target.
+	Arm struct{}
 )
+
+// Gated reports whether the ruleset has a rule that waits for another to be met, which takes nftables.
+func (rs Ruleset) Gated() bool {
+	return slices.ContainsFunc(rs.Rules, func(r Rule) bool { return r.Target == Arm{} || slices.Contains(r.Matches, Match(Armed{})) })
+}
