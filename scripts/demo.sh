@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Shows detour at work on this machine, without a cluster: sets up a pod, a sidecar and an outside in network namespaces of
-# their own, makes real connections and compares where they go with where they should. MESH=... picks the mesh.
+# their own, makes real connections and compares where they go with where they should. MESH=... picks the mesh, BACKEND=... what the rules are programmed with.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 umask 022 # the proxy runs as a user of its own, from the demo's binary
@@ -15,4 +15,4 @@ scripts/deps.sh iptables
 tools=$(scripts/tools.sh)
 scripts/build.sh ./plugin/... ./scripts/demo
 
-exec bin/demo -mesh "${MESH:-osm}" -tools "$tools" -plugins bin -manifests testdata/demo
+exec bin/demo -mesh "${MESH:-osm}" -backend "${BACKEND:-}" -tools "$tools" -plugins bin -manifests testdata/demo

@@ -170,11 +170,24 @@ func New(conf Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the API server's address and credential: %w", err)
 	}
-	api, err := kube.NewAPIFor(config, cmp.Or(conf.Kubeconfig, "the ServiceAccount"))
+	api, err := newLive(config, cmp.Or(conf.Kubeconfig, "the ServiceAccount"))
 	if err != nil {
 		return nil, err
 	}
 	return newAgent(conf, config, api, patient)
+}
+
+// newLive prepares what asks the API server for what the cache does not have; origin is what errors call the configuration.
+func newLive(config *rest.Config, origin string) (*kube.API, error) {
+	server, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("read the server's address in %s: %w", origin, err)
+	}
+	transport, err := rest.TransportFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("prepare a client from %s: %w", origin, err)
+	}
+	return kube.NewAPIOver(transport, server, origin), nil
 }
 
 func newAgent(conf Config, config *rest.Config, api live, t timing) (*Agent, error) {

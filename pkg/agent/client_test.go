@@ -34,7 +34,7 @@ func TestInAPodLiveLookupsUseItsServiceAccount(t *testing.T) {
 	if err := errors.Join(os.WriteFile(token, []byte("of-the-pod"), 0o600), os.WriteFile(ca, certificate, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	api, err := kube.NewAPIFor(&rest.Config{Host: secure.URL, BearerTokenFile: token, TLSClientConfig: rest.TLSClientConfig{CAFile: ca}}, "the ServiceAccount")
+	api, err := newLive(&rest.Config{Host: secure.URL, BearerTokenFile: token, TLSClientConfig: rest.TLSClientConfig{CAFile: ca}}, "the ServiceAccount")
 	if err != nil {
 		t.Fatal(err)
 	}

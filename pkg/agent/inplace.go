@@ -13,24 +13,17 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/backend/iptables"
-	"github.com/detour-cni/detour/pkg/backend/route"
+	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/netns"
-	"github.com/detour-cni/detour/pkg/rules"
-	"github.com/detour-cni/detour/pkg/verify"
 )
-
-// RepairNetwork is the network in the key of a record that InPlace writes; the container ID in it is the pod's UID. Which
-// attachment of which network the pod really has is known to the runtime alone. CHECK and DEL of that one need no record:
-// they look into the namespace. The agent itself deletes the record when the pod is gone.
-const RepairNetwork = "detour-repair"
 
 // programTime bounds the programming of one pod.
 const programTime = 10 * time.Second
 
 // program programs a running pod, as ADD would have: it finds the pod's namespace by its addresses, programs routes and
 // rules, compares them with the kernel's and writes the record. That comes last, other than in ADD: a sweep after a crash
-// must find the pod again, as nobody else would. On an error nothing is left. It is idempotent.
+// must find the pod again, as nobody else would. On an error nothing is left. It is idempotent. The pod's DEL needs no
+// record, it looks into the namespace; the agent itself deletes the record when the pod is gone.
 func (a *Agent) program(ctx context.Context, f finding) error {
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
@@ -48,78 +41,49 @@ func (a *Agent) program(ctx context.Context, f finding) error {
 		return err
 	}
 	record := a.record(f, place)
-	return ns.Do(func() error {
-		backend, err := iptables.Detect(ctx)
-		if err != nil {
-			return err
-		}
-		record.Backend = backend.Name()
-		return apply(ctx, lock, backend, f, func() error {
-			if err := compare(backend, f); err != nil {
-				return err
-			}
-			return a.store.Save(record)
-		})
-	})
+	return ns.Do(func() error { return a.carryOut(ctx, lock, f, record, compare) })
 }
 
-func (a *Agent) record(f finding, p place) attachment.Record {
-	r := attachment.Record{
-		Key:     attachment.Key{Network: RepairNetwork, ContainerID: f.pod.runtimeUID(), IfName: p.link},
-		Netns:   p.path,
-		Pod:     f.pod.String(),
-		PodUID:  f.pod.runtimeUID(),
-		Mesh:    a.conf.Dialect.Name,
-		Outcome: attachment.Programmed,
-		Setup:   f.rules.Setup,
-		Rules:   map[rules.Family]string{},
-		Time:    time.Now().UTC(),
-	}
-	for _, family := range f.families {
-		r.Rules[family] = f.rules.Restore(family, false, rules.Save{})
-	}
-	return r
-}
-
-// apply programs routes and rules and then finishes, and leaves all or nothing. It runs in the pod's namespace.
-func apply(ctx context.Context, lock *os.File, backend *iptables.Backend, f finding, finish func() error) error {
-	if err := route.Apply(f.rules.Setup, f.families); err != nil {
+// carryOut programs, checks and writes the record, and leaves all or nothing. It runs in the pod's namespace.
+func (a *Agent) carryOut(ctx context.Context, lock *os.File, f finding, r attachment.Record, check func(context.Context, attachment.Record) error) error {
+	program, err := backend.Prepare(ctx, backend.Auto, f.rules, f.families)
+	if err != nil {
 		return err
 	}
-	if err := backend.Apply(ctx, lock, f.rules, f.families, iptables.Owned{}); err != nil {
-		return errors.Join(err, route.Remove(f.rules.Setup, f.families))
+	program.Keep(&r)
+	if err := program.Apply(ctx, lock, attachment.Record{}); err != nil {
+		return err
 	}
-	err := finish()
+	if err = check(ctx, r); err == nil {
+		err = a.store.Save(r)
+	}
 	if err == nil {
 		return nil
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), programTime)
 	defer cancel()
-	own := iptables.Owned{}
-	for _, family := range f.families {
-		own[family] = f.rules.Save(family)
+	return errors.Join(err, backend.Remove(undo, lock, r))
+}
+
+func (a *Agent) record(f finding, p place) attachment.Record {
+	return attachment.Record{
+		Key:     attachment.RepairKey(f.pod.runtimeUID(), p.link),
+		Netns:   p.path,
+		Pod:     f.pod.String(),
+		PodUID:  f.pod.runtimeUID(),
+		Mesh:    a.conf.Dialect.Name,
+		Outcome: attachment.Programmed,
+		Time:    time.Now().UTC(),
 	}
-	return errors.Join(err, backend.Remove(undo, lock, own), route.Remove(f.rules.Setup, f.families))
 }
 
 // compare fails with the first difference between the kernel and what was programmed.
-func compare(backend *iptables.Backend, f finding) error {
-	different, err := route.Differences(f.rules.Setup, f.families)
-	if err != nil {
-		return err
+func compare(ctx context.Context, r attachment.Record) error {
+	different, err := backend.Differences(ctx, r)
+	if err == nil && len(different) > 0 {
+		err = fmt.Errorf("the kernel differs from what was programmed (%d times): %s", len(different), different[0])
 	}
-	for _, family := range f.families {
-		want := f.rules.Save(family)
-		got, err := backend.List(family, want)
-		if err != nil {
-			return err
-		}
-		different = append(different, verify.Differences(family, want, got)...)
-	}
-	if len(different) > 0 {
-		return fmt.Errorf("the kernel differs from what was programmed (%d times): %s", len(different), different[0])
-	}
-	return nil
+	return err
 }
 
 // place is where a pod's network is.

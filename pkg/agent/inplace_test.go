@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -12,7 +13,6 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/testcase"
@@ -60,7 +60,7 @@ func TestAPodIsProgrammedInPlace(t *testing.T) {
 				conf.Repair = InPlace
 				conf.NetnsDir = runtimeDir(t, w.Pod.Path(), other.Path())
 			})
-			stale := attachment.Key{Network: RepairNetwork, ContainerID: "gone", IfName: "eth0"}
+			stale := attachment.RepairKey("gone", "eth0")
 			save(t, a, attachment.Record{Key: stale, Pod: "shop/gone", PodUID: "gone", Netns: w.Pod.Path(), Outcome: attachment.Programmed})
 			start(t, a)
 			eventually(t, "it is programmed", func() bool {
@@ -72,7 +72,7 @@ func TestAPodIsProgrammedInPlace(t *testing.T) {
 				t.Fatal(err)
 			}
 			nettest.CheckPackets(t, w, packets, 15001, 15003)
-			record, err := a.store.Load(attachment.Key{Network: RepairNetwork, ContainerID: "uid-web", IfName: nettest.PodLink})
+			record, err := a.store.Load(attachment.RepairKey("uid-web", nettest.PodLink))
 			if err != nil || record.PodUID != "uid-web" || record.Pod != "shop/"+name || record.Outcome != attachment.Programmed || len(record.Rules) != 2 || record.Backend == "" {
 				t.Errorf("record %+v, %v", record, err)
 			}
@@ -88,7 +88,7 @@ func TestAPodIsProgrammedInPlace(t *testing.T) {
 				t.Error("it was programmed again")
 			}
 			s.put(podPath("shop", name), nil)
-			eventually(t, "the record goes with the pod", func() bool { keys, err := a.store.Keys(RepairNetwork); return err == nil && len(keys) == 0 })
+			eventually(t, "the record goes with the pod", func() bool { keys, err := a.store.Keys(attachment.RepairNetwork); return err == nil && len(keys) == 0 })
 		})
 	}
 }
@@ -131,7 +131,7 @@ func TestAPodWhoseNamespaceIsUncertainIsNotProgrammed(t *testing.T) {
 			return len(posts) > 0 && strings.Contains(posts[0].body["message"].(string), tt.words)
 		})
 		wantMetrics(t, a, "detour_pods_unprogrammed 1")
-		if keys, _ := a.store.Keys(RepairNetwork); len(keys) > 0 {
+		if keys, _ := a.store.Keys(attachment.RepairNetwork); len(keys) > 0 {
 			t.Errorf("%s: record %v", tt.name, keys)
 		}
 	}
@@ -184,7 +184,7 @@ func TestAnAddThatCameFirstIsLeftAlone(t *testing.T) {
 		t.Error(err)
 	}
 	wantNoRules(t, w)
-	if keys, _ := a.store.Keys(RepairNetwork); len(keys) > 0 {
+	if keys, _ := a.store.Keys(attachment.RepairNetwork); len(keys) > 0 {
 		t.Errorf("record %v", keys)
 	}
 }
@@ -205,18 +205,15 @@ func TestADifferenceIsAnErrorAndLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = ns.Do(func() error {
-		backend, err := iptables.Detect(t.Context())
-		if err != nil {
-			return err
-		}
-		return apply(t.Context(), lock, backend, f, func() error {
-			if err := compare(backend, f); err != nil {
+		record := a.record(f, place{path: w.Pod.Path(), link: "eth0"})
+		return a.carryOut(t.Context(), lock, f, record, func(ctx context.Context, r attachment.Record) error {
+			if err := compare(ctx, r); err != nil {
 				t.Errorf("nothing is different: %v", err)
 			}
-			if out, err := exec.Command(backend.Name(), "-t", "nat", "-F", "PROXY_OUTPUT").CombinedOutput(); err != nil {
+			if out, err := exec.Command(r.Backend, "-t", "nat", "-F", "PROXY_OUTPUT").CombinedOutput(); err != nil {
 				t.Errorf("%v: %s", err, out)
 			}
-			return compare(backend, f)
+			return compare(ctx, r)
 		})
 	})
 	if err == nil || !strings.Contains(err.Error(), "the kernel differs from what was programmed") || !strings.Contains(err.Error(), "PROXY_OUTPUT is missing") {
@@ -239,7 +236,7 @@ func TestProgrammingAgainEndsTheSame(t *testing.T) {
 			t.Fatal(err)
 		}
 		dumps = append(dumps, strings.Join(rulesIn(t, w), "\n"))
-		if err := a.store.Delete(attachment.Key{Network: RepairNetwork, ContainerID: "uid-a", IfName: nettest.PodLink}); err != nil {
+		if err := a.store.Delete(attachment.RepairKey("uid-a", nettest.PodLink)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -265,7 +262,7 @@ func TestWhatCanNotBeProgrammedLeavesNothing(t *testing.T) {
 		t.Log(err)
 	}
 	wantNoRules(t, w)
-	if keys, _ := a.store.Keys(RepairNetwork); len(keys) > 0 {
+	if keys, _ := a.store.Keys(attachment.RepairNetwork); len(keys) > 0 {
 		t.Errorf("record %v", keys)
 	}
 }

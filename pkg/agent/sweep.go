@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
@@ -135,16 +134,13 @@ func ofPod(r attachment.Record, e entry) bool {
 // records returns the attachment records of all networks. One that makes no sense is none: its pod counts as
 // unprogrammed.
 func (a *Agent) records() ([]attachment.Record, error) {
-	networks, err := os.ReadDir(filepath.Join(a.conf.StateDir, "attachments"))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list attachment state: %w", err)
+	networks, err := a.store.Networks()
+	if err != nil {
+		return nil, err
 	}
 	var records []attachment.Record
 	for _, network := range networks {
-		if !network.IsDir() {
-			continue
-		}
-		keys, err := a.store.Keys(network.Name())
+		keys, err := a.store.Keys(network)
 		if err != nil {
 			return nil, err
 		}
@@ -154,10 +150,10 @@ func (a *Agent) records() ([]attachment.Record, error) {
 			case errors.Is(err, fs.ErrNotExist): // deleted meanwhile, or not written yet
 			case err != nil:
 				a.log.Warn("an attachment record makes no sense", "error", err.Error())
-			case a.conf.Repair == InPlace && k.Network == RepairNetwork && !exists(r.Netns):
+			case a.conf.Repair == InPlace && k.Network == attachment.RepairNetwork && !exists(r.Netns):
 				a.dropRecord(r) // the runtime has given the pod another namespace
 			default:
-				r.Rules = nil // long, and not needed here
+				r.Rules, r.Table = nil, "" // long, and not needed here
 				records = append(records, r)
 			}
 		}
@@ -168,7 +164,7 @@ func (a *Agent) records() ([]attachment.Record, error) {
 // dropOldRepairs deletes the records that InPlace wrote of pods that are gone: no CNI DEL does.
 func (a *Agent) dropOldRepairs(records []attachment.Record, pods []entry) {
 	for _, r := range records {
-		if r.Network == RepairNetwork && !slices.ContainsFunc(pods, func(e entry) bool { return ofPod(r, e) }) {
+		if r.Network == attachment.RepairNetwork && !slices.ContainsFunc(pods, func(e entry) bool { return ofPod(r, e) }) {
 			a.dropRecord(r)
 		}
 	}

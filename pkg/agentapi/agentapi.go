@@ -56,23 +56,43 @@ const MaxLine = 8 << 20
 // ErrNobody says that nobody answers at the socket, so that whoever asks may ask elsewhere.
 var ErrNobody = errors.New("the agent does not answer")
 
+// Tell sends the agent a report and hangs up: nobody waits for what the agent makes of it. patience is how long it waits for
+// somebody to accept it.
+func Tell(ctx context.Context, socket string, r Report, patience time.Duration) error {
+	conn, err := dial(ctx, socket, Request{Report: &r}, patience)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
 // Call asks the agent at the socket. patience is how long it waits for somebody to accept and to begin an answer; the
 // error is ErrNobody if nobody does.
 func Call(ctx context.Context, socket string, r Request, patience time.Duration) (Answer, error) {
-	conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "unix", socket)
+	conn, err := dial(ctx, socket, r, patience)
 	if err != nil {
-		return Answer{}, fmt.Errorf("%w: %w", ErrNobody, err)
+		return Answer{}, err
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-		return Answer{}, fmt.Errorf("%w: %w", ErrNobody, err)
-	}
-	if err := json.NewEncoder(conn).Encode(r); err != nil {
-		return Answer{}, fmt.Errorf("%w: %w", ErrNobody, err)
-	}
 	var a Answer
 	if err := json.NewDecoder(bufio.NewReader(conn)).Decode(&a); err != nil {
 		return Answer{}, fmt.Errorf("%w: %w", ErrNobody, err)
 	}
 	return a, nil
+}
+
+// dial connects, with a deadline for all that follows, and sends the request.
+func dial(ctx context.Context, socket string, r Request, patience time.Duration) (net.Conn, error) {
+	conn, err := (&net.Dialer{Timeout: patience}).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNobody, err)
+	}
+	if err = conn.SetDeadline(time.Now().Add(patience)); err == nil {
+		err = json.NewEncoder(conn).Encode(r)
+	}
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("%w: %w", ErrNobody, err)
+	}
+	return conn, nil
 }

@@ -31,6 +31,13 @@ type Key struct {
 	IfName      string `json:"ifName"`
 }
 
+// RepairKey is under which the node agent keeps what it did to a pod that was started without detour. Which attachment of which
+// network the pod really has is known to the runtime alone; uid is the pod's.
+func RepairKey(uid, ifName string) Key { return Key{RepairNetwork, uid, ifName} }
+
+// RepairNetwork is the network of all such keys.
+const RepairNetwork = "detour-repair"
+
 // Record is what ADD did for one attachment, or is about to do: it is written ahead, so that nothing is programmed that
 // no record knows of.
 type Record struct {
@@ -42,9 +49,13 @@ type Record struct {
 	Outcome Outcome `json:"outcome"`
 	Reason  string  `json:"reason,omitempty"` // why it was skipped or allowed
 	Backend string  `json:"backend,omitempty"`
-	// Rules are what was programmed for each family, as iptables-restore took it.
+	// Families are those that were programmed.
+	Families []rules.Family `json:"families,omitempty"`
+	// Rules are what was programmed for each family by iptables, as iptables-restore takes it.
 	Rules map[rules.Family]string `json:"rules,omitempty"`
-	// Setup is what else was set up for each of these families.
+	// Table is what was programmed by nftables, as nft -f takes it.
+	Table string `json:"table,omitempty"`
+	// Setup is what else was set up for each of the families.
 	Setup rules.Setup `json:"setup,omitzero"`
 	Time  time.Time   `json:"time"`
 }
@@ -116,6 +127,21 @@ func remove(path string) error {
 		return fmt.Errorf("delete attachment state: %w", err)
 	}
 	return nil
+}
+
+// Networks lists the networks that have, or had, records.
+func (s Store) Networks() ([]string, error) {
+	folders, err := os.ReadDir(s.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list attachment state: %w", err)
+	}
+	var names []string
+	for _, f := range folders {
+		if f.IsDir() {
+			names = append(names, f.Name())
+		}
+	}
+	return names, nil
 }
 
 // Keys lists a network's records and what interrupted writers left of some; none if the network is unknown.

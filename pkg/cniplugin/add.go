@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -13,10 +12,8 @@ import (
 
 	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/backend/iptables"
-	"github.com/detour-cni/detour/pkg/backend/route"
+	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/netns"
-	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // add programs the pod's redirection and passes prevResult on. It is idempotent. On any error nothing is programmed, and
@@ -45,7 +42,7 @@ func add(args *skel.CmdArgs) error {
 	level, message := slog.LevelInfo, "pod "+string(record.Outcome)
 	if err != nil {
 		level, message = slog.LevelError, "pod does not start: it could not be programmed"
-		record.Outcome, record.Reason, record.Rules = outcomeFailed, err.Error(), nil
+		record.Outcome, record.Reason, record.Rules, record.Table = outcomeFailed, err.Error(), nil, ""
 	}
 	if err != nil && conf.AllowOnError {
 		message = "pod starts UNMESHED: it could not be programmed and onError is allow"
@@ -78,7 +75,7 @@ func report(conf Conf, p plan, record attachment.Record, err error, took *stages
 	if err != nil {
 		r.Code = cniError(err).Code
 	}
-	_, _ = agentapi.Call(context.Background(), conf.AgentSocket, agentapi.Request{Report: &r}, reportPatience)
+	_ = agentapi.Tell(context.Background(), conf.AgentSocket, r, reportPatience)
 }
 
 // carryOut does what the plan says and keeps it as attachment state; if it fails, it leaves no rules.
@@ -87,13 +84,13 @@ func carryOut(ctx context.Context, conf Conf, args *skel.CmdArgs, p plan, record
 	if p.Skip != "" {
 		return store.Save(*record)
 	}
-	if err := program(ctx, args.Netns, p, store, record, took); err != nil {
+	if err := program(ctx, conf, args.Netns, p, store, record, took); err != nil {
 		return fmt.Errorf("program pod %s: %w", p.ID, err)
 	}
 	return nil
 }
 
-func program(ctx context.Context, path string, p plan, store attachment.Store, record *attachment.Record, took *stages) error {
+func program(ctx context.Context, conf Conf, path string, p plan, store attachment.Store, record *attachment.Record, took *stages) error {
 	ns, err := netns.Open(path)
 	if err != nil {
 		return err
@@ -104,46 +101,23 @@ func program(ctx context.Context, path string, p plan, store attachment.Store, r
 		return err
 	}
 	return ns.Do(func() error {
-		backend, err := iptables.Detect(ctx)
+		program, err := p.prepare(ctx, conf, record)
 		if err != nil {
 			return err
 		}
-		record.Backend = backend.Name()
 		took.done("enter")
 		old, _ := store.Load(record.Key) // none is the rule, and one that makes no sense is written anew
 		if err := store.Save(*record); err != nil {
 			return err
 		}
 		took.done("save")
-		err = apply(ctx, lock, backend, p, owned(old))
+		err = program.Apply(ctx, lock, old)
 		took.done("apply")
 		if err != nil {
 			return errors.Join(err, store.Delete(record.Key))
 		}
 		return nil
 	})
-}
-
-// apply programs routes and rules, and all of both or nothing.
-func apply(ctx context.Context, lock *os.File, backend *iptables.Backend, p plan, old iptables.Owned) error {
-	if err := route.Apply(p.Rules.Setup, p.Families); err != nil {
-		return err
-	}
-	if err := backend.Apply(ctx, lock, p.Rules, p.Families, old); err != nil {
-		return errors.Join(err, route.Remove(p.Rules.Setup, p.Families))
-	}
-	return nil
-}
-
-// owned is what a record says that was programmed; nothing of a record that was never written.
-func owned(r attachment.Record) iptables.Owned {
-	own := iptables.Owned{}
-	for f, text := range r.Rules {
-		if s, err := rules.ParseSave(text); err == nil {
-			own[f] = s
-		}
-	}
-	return own
 }
 
 // logAdd writes the one line that tells what became of an ADD and how long each stage took.
@@ -166,7 +140,7 @@ func logAdd(log *slog.Logger, level slog.Level, message string, p plan, r attach
 		attrs = append(attrs, slog.String("backend", r.Backend))
 	}
 	if r.Outcome == attachment.Programmed {
-		attrs = append(attrs, slog.Int("rules", ruleCount(r)), slog.Any("families", p.Families))
+		attrs = append(attrs, slog.Int("rules", backend.RuleCount(r)), slog.Any("families", p.Families))
 	}
 	if len(p.Warnings) > 0 {
 		attrs = append(attrs, slog.Any("warnings", p.Warnings))

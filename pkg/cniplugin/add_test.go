@@ -260,6 +260,7 @@ func TestOnErrorAllowStartsThePodUnmeshedAndSaysSo(t *testing.T) {
 func TestAPodThatIsNotProgrammedWithoutItsToolsDoesNotStart(t *testing.T) {
 	t.Parallel()
 	a := newAttachment(t, meshedPod(), meshConfig)
+	a.conf["backend"] = "iptables"
 	a.env["PATH"] = a.dir
 	a.fails("ADD", 999, "no iptables-restore", "install the package iptables")
 	a.fails("STATUS", 50, "no iptables-restore")

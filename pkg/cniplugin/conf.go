@@ -2,6 +2,7 @@ package cniplugin
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
+	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/mesh"
 )
 
@@ -34,18 +36,19 @@ type netConf struct {
 		Namespace string `json:"namespace"`
 		Name      string `json:"name"`
 	} `json:"meshConfig"`
-	AgentSocket          string        `json:"agentSocket"`
-	Kubeconfig           string        `json:"kubeconfig"`
-	Manifests            string        `json:"manifests"`
-	Proxy                mesh.Override `json:"proxy"`
-	ExcludeNamespaces    *[]string     `json:"excludeNamespaces"`
-	DirectInitContainers []string      `json:"directInitContainers"`
-	Backend              string        `json:"backend"`
-	OnError              string        `json:"onError"`
-	Timeout              string        `json:"timeout"`
-	StateDir             string        `json:"stateDir"`
-	LogFile              string        `json:"logFile"`
-	LogLevel             string        `json:"logLevel"`
+	AgentSocket             string        `json:"agentSocket"`
+	Kubeconfig              string        `json:"kubeconfig"`
+	Manifests               string        `json:"manifests"`
+	Proxy                   mesh.Override `json:"proxy"`
+	ExcludeNamespaces       *[]string     `json:"excludeNamespaces"`
+	DirectInitContainers    []string      `json:"directInitContainers"`
+	RedirectAfterProxyStart bool          `json:"redirectAfterProxyStart"`
+	Backend                 string        `json:"backend"`
+	OnError                 string        `json:"onError"`
+	Timeout                 string        `json:"timeout"`
+	StateDir                string        `json:"stateDir"`
+	LogFile                 string        `json:"logFile"`
+	LogLevel                string        `json:"logLevel"`
 }
 
 // Conf is a valid net conf with its defaults filled in.
@@ -57,7 +60,11 @@ type Conf struct {
 	Manifests         string
 	ExcludeNamespaces []string
 	// DirectInit are the namespaces whose pods' init containers go direct.
-	DirectInit   []string
+	DirectInit []string
+	// AfterProxyStart leaves what goes out of a pod alone until its proxy sends its first packet.
+	AfterProxyStart bool
+	// Backend is one of backend.Choices.
+	Backend      string
 	AllowOnError bool
 	Timeout      time.Duration
 	StateDir     string
@@ -123,6 +130,9 @@ func (n netConf) conf() (Conf, error) {
 		Timeout:      DefaultTimeout,
 		StateDir:     n.StateDir,
 		LogFile:      n.LogFile,
+
+		AfterProxyStart: n.RedirectAfterProxyStart,
+		Backend:         cmp.Or(n.Backend, backend.Auto),
 	}
 	var ok bool
 	if c.Dialect, ok = mesh.Find(n.Mesh); !ok {
@@ -150,8 +160,11 @@ func (n netConf) conf() (Conf, error) {
 	if (n.AgentSocket == "" && n.Kubeconfig == "") == (n.Manifests == "") {
 		bad("agentSocket and kubeconfig, one or both, or else manifests are needed")
 	}
-	if !slices.Contains([]string{"", "auto", "iptables"}, n.Backend) {
-		bad("backend: %q is none of auto, iptables", n.Backend)
+	if !slices.Contains(backend.Choices, c.Backend) {
+		bad("backend: %q is none of %s", c.Backend, strings.Join(backend.Choices, ", "))
+	}
+	if c.AfterProxyStart && c.Backend == backend.IPTables {
+		bad("redirectAfterProxyStart: it takes nftables, and backend is %s", backend.IPTables)
 	}
 	if !slices.Contains([]string{"", "fail", "allow"}, n.OnError) {
 		bad("onError: %q is none of fail, allow", n.OnError)

@@ -176,11 +176,11 @@ func (a *attachment) rules(f rules.Family) []string {
 func (a *attachment) save() string { return a.output("iptables-save") }
 
 // output runs a program in the pod's namespace and returns what it prints.
-func (a *attachment) output(program string) string {
+func (a *attachment) output(program string, args ...string) string {
 	a.t.Helper()
 	nettest.RequireProgram(a.t, program)
 	var out []byte
-	if err := a.ns.Do(func() (err error) { out, err = exec.Command(program).Output(); return err }); err != nil {
+	if err := a.ns.Do(func() (err error) { out, err = exec.Command(program, args...).Output(); return err }); err != nil {
 		a.t.Fatal(err)
 	}
 	return string(out)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -14,6 +13,7 @@ import (
 	"github.com/containernetworking/cni/pkg/version"
 
 	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/pod"
@@ -98,6 +98,8 @@ func (p *plan) decide(conf Conf, objects kube.Objects) error {
 		Config:     objects.Config,
 		Addresses:  addresses,
 		DirectInit: slices.Contains(conf.DirectInit, p.ID.Namespace),
+
+		AfterProxyStart: conf.AfterProxyStart,
 	})
 	if err != nil {
 		return refused(err)
@@ -146,7 +148,16 @@ func parsePrevResult(conf *Conf) error {
 	return nil
 }
 
-// record is the plan as attachment state.
+// prepare makes the plan's rules ready for the pod's namespace, in which it is called, and notes them in the record.
+func (p plan) prepare(ctx context.Context, conf Conf, r *attachment.Record) (*backend.Program, error) {
+	program, err := backend.Prepare(ctx, conf.Backend, p.Rules, p.Families)
+	if err == nil {
+		program.Keep(r)
+	}
+	return program, err
+}
+
+// record is the plan as attachment state, before prepare completes it.
 func (p plan) record(conf Conf, args *skel.CmdArgs) attachment.Record {
 	r := attachment.Record{
 		Key:     key(conf, args),
@@ -162,21 +173,7 @@ func (p plan) record(conf Conf, args *skel.CmdArgs) attachment.Record {
 		r.Outcome, r.Reason = attachment.Skipped, p.Skip
 		return r
 	}
-	r.Rules = map[rules.Family]string{}
-	for _, f := range p.Families {
-		r.Rules[f] = p.Rules.Restore(f, false, rules.Save{})
-	}
-	r.Setup = p.Rules.Setup
 	return r
-}
-
-// ruleCount counts the record's rules, of all families, in the text that was made for them anyway.
-func ruleCount(r attachment.Record) int {
-	n := 0
-	for _, text := range r.Rules {
-		n += strings.Count(text, "\n-A ")
-	}
-	return n
 }
 
 func key(conf Conf, args *skel.CmdArgs) attachment.Key {

@@ -6,20 +6,17 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"slices"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/backend/iptables"
-	"github.com/detour-cni/detour/pkg/backend/route"
+	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/rules"
-	"github.com/detour-cni/detour/pkg/verify"
 )
 
 // check compares the kernel with what ADD programmed and fails with the first difference. Where the state was lost it
@@ -29,9 +26,13 @@ func check(args *skel.CmdArgs) error {
 	if err != nil {
 		return err
 	}
-	record, err := attachment.NewStore(conf.StateDir).Load(key(conf, args))
-	if errors.Is(err, fs.ErrNotExist) {
-		record, err = planned(conf, args)
+	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
+	defer cancel()
+	record, err := loadRecord(conf, args)
+	var p plan
+	lost := errors.Is(err, fs.ErrNotExist)
+	if lost {
+		p, record, err = planned(ctx, conf, args)
 	}
 	if err != nil {
 		return cniError(err)
@@ -44,54 +45,49 @@ func check(args *skel.CmdArgs) error {
 		return cniError(err)
 	}
 	defer ns.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
-	defer cancel()
-	return ns.Do(func() error { return compare(ctx, record) })
+	return ns.Do(func() error {
+		if lost {
+			if _, err := p.prepare(ctx, conf, &record); err != nil {
+				return cniError(err)
+			}
+		}
+		return compare(ctx, record)
+	})
 }
 
-// planned is the state that an ADD would leave now.
-func planned(conf Conf, args *skel.CmdArgs) (attachment.Record, error) {
-	if err := parsePrevResult(&conf); err != nil {
-		return attachment.Record{}, err
+// loadRecord loads the attachment's state: ADD's, or else the node agent's, of a pod that it has repaired.
+func loadRecord(conf Conf, args *skel.CmdArgs) (attachment.Record, error) {
+	store := attachment.NewStore(conf.StateDir)
+	record, err := store.Load(key(conf, args))
+	if !errors.Is(err, fs.ErrNotExist) {
+		return record, err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
-	defer cancel()
+	id, idErr := parseArgs(args.Args)
+	if idErr != nil || id.UID == "" {
+		return record, err
+	}
+	return store.Load(attachment.RepairKey(id.UID, args.IfName))
+}
+
+// planned is what an ADD would do now, and the state that it would leave.
+func planned(ctx context.Context, conf Conf, args *skel.CmdArgs) (plan, attachment.Record, error) {
+	if err := parsePrevResult(&conf); err != nil {
+		return plan{}, attachment.Record{}, err
+	}
 	p, err := makePlan(ctx, conf, args, startStages())
-	return p.record(conf, args), err
+	return p, p.record(conf, args), err
 }
 
 // compare runs in the pod's namespace.
 func compare(ctx context.Context, record attachment.Record) error {
-	backend, err := backendOf(ctx, record)
+	different, err := backend.Differences(ctx, record)
 	if err != nil {
 		return cniError(err)
-	}
-	want := owned(record)
-	families := slices.Sorted(maps.Keys(want))
-	different, err := route.Differences(record.Setup, families)
-	if err != nil {
-		return cniError(err)
-	}
-	for _, f := range families {
-		got, err := backend.List(f, want[f])
-		if err != nil {
-			return cniError(err)
-		}
-		different = append(different, verify.Differences(f, want[f], got)...)
 	}
 	if len(different) == 0 {
 		return nil
 	}
 	return types.NewError(CodeDifferent, fmt.Sprintf("pod %s: %s", record.Pod, different[0]), fmt.Sprintf("%d differences in all; recreate the pod", len(different)))
-}
-
-func backendOf(ctx context.Context, record attachment.Record) (*iptables.Backend, error) {
-	for _, b := range iptables.Installed(ctx) {
-		if b.Name() == record.Backend {
-			return b, nil
-		}
-	}
-	return iptables.Detect(ctx)
 }
 
 // del removes the pod's rules and state. It succeeds without state, API server and namespace, and whatever is wrong with
@@ -139,41 +135,31 @@ func removeRules(conf Conf, args *skel.CmdArgs, record attachment.Record) error 
 	if err != nil {
 		return err
 	}
-	own, setup := owned(record), record.Setup
-	if len(own) == 0 {
-		own, setup = anything(conf)
+	if record.Families == nil {
+		record = anything(conf)
 	}
-	return ns.Do(func() error {
-		errs := []error{route.Remove(setup, slices.Sorted(maps.Keys(own)))}
-		for _, b := range iptables.Installed(ctx) {
-			if record.Backend == "" || record.Backend == b.Name() {
-				errs = append(errs, b.Remove(ctx, lock, own))
-			}
-		}
-		return errors.Join(errs...)
-	})
+	return ns.Do(func() error { return backend.Remove(ctx, lock, record) })
 }
 
-// anything is what may be in a namespace of which nothing is written down: the net conf's mesh and all others.
-func anything(conf Conf) (iptables.Owned, rules.Setup) {
+// anything is what may be in a namespace of which nothing is written down: of the net conf's mesh and of all others.
+func anything(conf Conf) attachment.Record {
 	dialects := []mesh.Dialect{conf.Dialect}
 	for _, name := range mesh.Names() {
 		d, _ := mesh.Find(name)
 		dialects = append(dialects, d)
 	}
-	own := iptables.Owned{}
-	var setup rules.Setup
+	r := attachment.Record{Families: rules.Families, Rules: map[rules.Family]string{}}
 	for _, d := range dialects {
 		if d.Name == "" { // the net conf names no mesh that there is
 			continue
 		}
 		rs := rules.Build(d.Broadest())
 		for _, f := range rules.Families {
-			own[f] = own[f].Join(rs.Save(f))
+			r.Rules[f] += rs.Restore(f, false)
 		}
-		setup = setup.Join(rs.Setup)
+		r.Setup = r.Setup.Join(rs.Setup)
 	}
-	return own, setup
+	return r
 }
 
 // gc drops the state of attachments that are not among the valid ones of this network.
@@ -215,11 +201,7 @@ func status(args *skel.CmdArgs) error {
 func ready(conf Conf) error {
 	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
 	defer cancel()
-	backend, err := iptables.Detect(ctx)
-	if err != nil {
-		return err
-	}
-	if err := backend.Works(); err != nil {
+	if err := backend.Works(ctx, conf.Backend); err != nil {
 		return err
 	}
 	if err := attachment.NewStore(conf.StateDir).Prepare(conf.Name); err != nil {

@@ -2,17 +2,17 @@ package install
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
-
-	"sigs.k8s.io/yaml"
 )
 
-// render writes the kubeconfig. It has no secret in it, only where the token is.
+// render writes the kubeconfig, as JSON, which the plugin reads faster than other YAML. It has no secret in it, only where the
+// token is.
 func (k Kubeconfig) render() ([]byte, error) {
 	type object = map[string]any
 	cluster := object{"server": k.Server}
@@ -23,14 +23,14 @@ func (k Kubeconfig) render() ([]byte, error) {
 		}
 		cluster["certificate-authority-data"] = ca
 	}
-	return yaml.Marshal(object{
+	return json.MarshalIndent(object{
 		"apiVersion":      "v1",
 		"kind":            "Config",
 		"clusters":        []object{{"name": "detour", "cluster": cluster}},
 		"users":           []object{{"name": "detour", "user": object{"tokenFile": filepath.Join(k.HostDir, TokenName)}}},
 		"contexts":        []object{{"name": "detour", "context": object{"cluster": "detour", "user": "detour"}}},
 		"current-context": "detour",
-	})
+	}, "", "  ")
 }
 
 // credentials copies the token and writes the kubeconfig. It says whether both are on the host, in whatever form.

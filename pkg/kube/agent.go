@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
@@ -29,8 +30,9 @@ func NewAgent(socket, kubeconfig string) *Agent {
 	return a
 }
 
-// Lookup asks the agent and then, if that gives no answer, the API server as API.Lookup does. Without an API server to
-// ask it tries the agent again, until ctx ends: an agent that is being replaced is back in seconds.
+// Lookup asks the agent and then, if that gives no answer, the API server as API.Lookup does. If there is none to ask, or it
+// refuses the token, Lookup tries the agent again until ctx ends: the token is bound to an agent's pod and ends with it, and an
+// agent that is being replaced is back in seconds.
 func (a *Agent) Lookup(ctx context.Context, r Request) (Objects, error) {
 	for attempt := 1; ; attempt++ {
 		objects, err := a.ask(ctx, r)
@@ -42,13 +44,20 @@ func (a *Agent) Lookup(ctx context.Context, r Request) (Objects, error) {
 			if apiErr != nil {
 				return Objects{}, errors.Join(err, apiErr)
 			}
-			return api.Lookup(ctx, r)
+			if objects, err = api.Lookup(ctx, r); !tokenRefused(err) {
+				return objects, err
+			}
 		}
 		sleep(ctx, pause(attempt, err))
 		if ctx.Err() != nil {
 			return Objects{}, fmt.Errorf("%w; is detour-agent running on this node?", err)
 		}
 	}
+}
+
+func tokenRefused(err error) bool {
+	status, ok := errors.AsType[*StatusError](err)
+	return ok && status.Code == http.StatusUnauthorized
 }
 
 // Ready reports whether a Lookup could be answered now.

@@ -113,3 +113,21 @@ func TestReadyAsksTheAgentOrTheAPIServer(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The token on the host ends with the agent's pod that it is bound to; the agent that comes next answers itself.
+func TestARefusedTokenIsNoReasonToFailWhileTheAgentMayComeBack(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, true, routes{podPath: answer(401, unauthorized), newConfig: answer(401, unauthorized)})
+	path := kubeconfig(t, s.URL, s.ca())
+	socket, _ := agent(t, &agentapi.Answer{Error: "the cache is not filled yet"}, cached)
+	if _, err := NewAgent(socket, path).Lookup(within(t, 10*time.Second), request); err != nil {
+		t.Error(err)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	_, err := NewAgent("/nowhere/agent.sock", path).Lookup(ctx, request)
+	if err == nil || !strings.Contains(err.Error(), "401") || !strings.Contains(err.Error(), "is detour-agent running") {
+		t.Errorf("got error %v", err)
+	}
+}

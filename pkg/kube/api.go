@@ -8,16 +8,14 @@ import (
 	"net/url"
 	"strings"
 	"time"
-
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 )
 
 // API looks objects up at an API server. It is safe for concurrent use.
 type API struct {
 	client     *http.Client
-	server     string // scheme, host and path prefix, without credentials
-	kubeconfig string // path, for errors
+	header     http.Header // of every request
+	server     string      // scheme, host and path prefix, without credentials
+	kubeconfig string      // path, or what else errors call the place of the credential
 	sleep      func(context.Context, time.Duration)
 }
 
@@ -26,90 +24,32 @@ type API struct {
 func NewAPI(kubeconfig string) (*API, error) { return newAPI(kubeconfig, sleep) }
 
 func newAPI(kubeconfig string, sleep func(context.Context, time.Duration)) (*API, error) {
-	config, err := readKubeconfig(kubeconfig)
+	a, err := readKubeconfig(kubeconfig)
 	if err != nil {
 		return nil, fmt.Errorf("read kubeconfig %s: %w", kubeconfig, err)
 	}
-	return newAPIFor(config, kubeconfig, sleep)
+	api := NewAPIOver(a.transport(), a.server, kubeconfig)
+	if a.token != "" {
+		api.header.Set("Authorization", "Bearer "+a.token)
+	}
+	api.sleep = sleep
+	return api, nil
 }
 
-// NewAPIFor prepares a client from a configuration that was read already; origin is what errors call it.
-func NewAPIFor(config *rest.Config, origin string) (*API, error) {
-	return newAPIFor(rest.CopyConfig(config), origin, sleep)
-}
-
-func newAPIFor(config *rest.Config, origin string, sleep func(context.Context, time.Duration)) (*API, error) {
-	server, _, err := rest.DefaultServerUrlFor(config)
-	if err != nil {
-		return nil, fmt.Errorf("read the server's address in %s: %w", origin, err)
-	}
-	client, err := oneConnection(config)
-	if err != nil {
-		return nil, fmt.Errorf("prepare a client from %s: %w", origin, err)
-	}
+// NewAPIOver asks server over a transport that adds the credential by itself; origin is what errors call the place that it
+// comes from.
+func NewAPIOver(transport http.RoundTripper, server *url.URL, origin string) *API {
 	base := url.URL{Scheme: server.Scheme, Host: server.Host, Path: server.Path}
 	return &API{
-		client:     client,
+		client: &http.Client{
+			Transport: transport,
+			// The credential is in every request, and would be in one that a redirect sends to another host.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+		header:     http.Header{"Accept": {"application/json"}, "User-Agent": {"detour"}},
 		server:     strings.TrimRight(base.String(), "/"),
 		kubeconfig: origin,
 		sleep:      sleep,
-	}, nil
-}
-
-// readKubeconfig does without clientcmd's deferred loader: that one takes the in-cluster configuration for an empty file.
-func readKubeconfig(path string) (*rest.Config, error) {
-	file, err := clientcmd.LoadFromFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if err := clientcmd.ResolveLocalPaths(file); err != nil {
-		return nil, err
-	}
-	config, err := clientcmd.NewNonInteractiveClientConfig(*file, "", &clientcmd.ConfigOverrides{}, nil).ClientConfig()
-	if err != nil {
-		return nil, err
-	}
-	config.UserAgent = "detour"
-	return config, nil
-}
-
-// oneConnection returns a client that never has more than one connection to a host. Without the limit two requests side
-// by side dial twice, as neither can know that the other's connection will speak HTTP/2; with it the second waits for
-// the first's handshake and shares its connection (HTTP/1.1: takes it over when the first is done).
-func oneConnection(config *rest.Config) (*http.Client, error) {
-	if config.Proxy == nil {
-		// It is client-go's default anyway; named, it keeps the transport out of client-go's cache, so that it is ours.
-		config.Proxy = http.ProxyFromEnvironment
-	}
-	var base http.RoundTripper
-	config.Wrap(func(rt http.RoundTripper) http.RoundTripper {
-		base = rt
-		return rt
-	})
-	client, err := rest.HTTPClientFor(config)
-	if err != nil {
-		return nil, err
-	}
-	transport, err := unwrap(base)
-	if err != nil {
-		return nil, err
-	}
-	transport.MaxConnsPerHost = 1
-	// client-go adds the credential to every request, also to one that a redirect sends to another host.
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	return client, nil
-}
-
-func unwrap(rt http.RoundTripper) (*http.Transport, error) {
-	for {
-		switch t := rt.(type) {
-		case *http.Transport:
-			return t, nil
-		case interface{ WrappedRoundTripper() http.RoundTripper }:
-			rt = t.WrappedRoundTripper()
-		default:
-			return nil, fmt.Errorf("client-go's transport is a %T, which detour does not know", rt)
-		}
 	}
 }
 

@@ -112,27 +112,12 @@ func TestASecondConnectionWouldBeCounted(t *testing.T) {
 	together := meeting(2)
 	s := newServer(t, false, routes{podPath: together(answer(200, podJSON)), newConfig: together(answer(200, configJSON))})
 	api := newTestAPI(t, kubeconfig(t, s.URL, s.ca()), sleep)
-	transport, err := unwrap(api.client.Transport)
-	if err != nil {
-		t.Fatal(err)
-	}
-	transport.MaxConnsPerHost = 0
+	api.client.Transport.(*http.Transport).MaxConnsPerHost = 0
 	if _, err := api.Lookup(within(t, 10*time.Second), request); err != nil {
 		t.Fatal(err)
 	}
 	if n := s.connections(); n != 2 {
 		t.Errorf("%d connections, want 2", n)
-	}
-}
-
-func TestTwoAPIsOfOneKubeconfigShareNoTransport(t *testing.T) {
-	t.Parallel()
-	s := newServer(t, true, nil)
-	path := kubeconfig(t, s.URL, s.ca())
-	one, err1 := unwrap(newTestAPI(t, path, sleep).client.Transport)
-	two, err2 := unwrap(newTestAPI(t, path, sleep).client.Transport)
-	if err1 != nil || err2 != nil || one == two || one == http.DefaultTransport {
-		t.Errorf("transports %p, %p; errors %v, %v", one, two, err1, err2)
 	}
 }
 

@@ -73,7 +73,7 @@ func (a *API) roundTrip(ctx context.Context, path string) (*http.Response, []byt
 	if err != nil {
 		return nil, nil, permanentError{err}
 	}
-	req.Header.Set("Accept", "application/json")
+	req.Header = a.header.Clone()
 	resp, err := a.client.Do(req)
 	if err != nil {
 		return nil, nil, withoutURL(err)

@@ -19,6 +19,8 @@ type Input struct {
 	Addresses []netip.Addr
 	// DirectInit leaves connections of the pod's init containers alone, as DirectInitAnnotation does.
 	DirectInit bool
+	// AfterProxyStart leaves what goes out alone until the proxy sends its first packet, as AfterProxyStartAnnotation does.
+	AfterProxyStart bool
 }
 
 // Decision is what a mesh wants of a pod: its Policy, or nothing, and then Skip says why.
@@ -36,6 +38,24 @@ func (d *Decision) warn(format string, args ...any) {
 // DirectInitAnnotation is an annotation that, if true, leaves the connections of those init containers alone that run as a UID of their own:
 // they run before the proxy, which could not serve them.
 const DirectInitAnnotation = "detour.io/direct-init-containers"
+
+// AfterProxyStartAnnotation is an annotation that, if true, leaves all that goes out of the pod alone until the proxy sends
+// its first packet: init containers have a network, and so has the application in the meantime. It overrides what is so
+// for the whole mesh, either way.
+const AfterProxyStartAnnotation = "detour.io/redirect-after-proxy-start"
+
+// switchOf reads an annotation that is true or false, or absent.
+func switchOf(p pod.Pod, annotation string, absent bool) (bool, error) {
+	value, ok := p.Annotations[annotation]
+	if !ok {
+		return absent, nil
+	}
+	on, err := strconv.ParseBool(value)
+	if err != nil {
+		return false, fmt.Errorf("%s: %q is neither true nor false", annotation, value)
+	}
+	return on, nil
+}
 
 // Decide says what the mesh wants of the pod. A skipped pod's lists and the configuration are not looked at; for any
 // other pod, whatever is malformed or cannot work is an error that names the pod and the annotation, field or container.
@@ -98,15 +118,9 @@ func (d Dialect) warnPorts(p pod.Pod, reserved []uint16, out *Decision) {
 
 // directUsers are the users whose connections stay direct because only init containers run as them.
 func (d Dialect) directUsers(in Input, proxy uint32, out *Decision) ([]redirect.User, error) {
-	direct := in.DirectInit
-	if value, ok := in.Pod.Annotations[DirectInitAnnotation]; ok {
-		var err error
-		if direct, err = strconv.ParseBool(value); err != nil {
-			return nil, fmt.Errorf("%s: %q is neither true nor false", DirectInitAnnotation, value)
-		}
-	}
-	if !direct {
-		return nil, nil
+	direct, err := switchOf(in.Pod, DirectInitAnnotation, in.DirectInit)
+	if err != nil || !direct {
+		return nil, err
 	}
 	var users []redirect.User
 	for _, c := range in.Pod.InitContainers {
@@ -121,6 +135,20 @@ func (d Dialect) directUsers(in Input, proxy uint32, out *Decision) ([]redirect.
 		}
 	}
 	return union(func(u redirect.User) uint32 { return u.UID }, users), nil
+}
+
+// afterProxyStart says whether redirection waits for the proxy's first packet.
+func (d Dialect) afterProxyStart(in Input, proxy uint32, out *Decision) (bool, error) {
+	wait, err := switchOf(in.Pod, AfterProxyStartAnnotation, in.AfterProxyStart)
+	if err != nil || !wait {
+		return false, err
+	}
+	for _, c := range in.Pod.InitContainers {
+		if c.Name != d.Sidecar && c.RunAsUser != nil && *c.RunAsUser == int64(proxy) {
+			out.warn("init container %q runs as UID %d, which is the proxy's: its first packet counts as the proxy's, and redirection starts with it", c.Name, proxy)
+		}
+	}
+	return true, nil
 }
 
 const maxUID = 1<<32 - 2 // the last one stands for none

@@ -88,6 +88,10 @@ func (d Dialect) osmPolicy(in Input, c meshConfig, out *Decision) (redirect.OSM,
 	if err != nil {
 		return redirect.OSM{}, err
 	}
+	wait, err := d.afterProxyStart(in, d.UID, out)
+	if err != nil {
+		return redirect.OSM{}, err
+	}
 	if len(included) > 0 && !d.Features.Inclusion {
 		out.warn("%s%s is set, but mesh %s knows no such thing: ignored", d.Prefix, outboundInclusion, d.Name)
 		included = nil
@@ -108,7 +112,8 @@ func (d Dialect) osmPolicy(in Input, c meshConfig, out *Decision) (redirect.OSM,
 			ExcludePorts:      union(portNumber, c.inboundPorts, inbound),
 			ExcludeInterfaces: c.interfaces,
 		},
-		LocalDNS: c.localDNS,
+		LocalDNS:        c.localDNS,
+		AfterProxyStart: wait,
 	}
 	if c.podIP {
 		policy.PodIPs = onePerFamily(in.Addresses)

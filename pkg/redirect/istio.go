@@ -21,6 +21,8 @@ type Istio struct {
 	DropInvalid bool
 	// DNSCapture sends DNS queries to the proxy.
 	DNSCapture bool
+	// AfterProxyStart leaves what goes out alone until the proxy sends its first packet.
+	AfterProxyStart bool
 }
 
 // IstioProxy is the sidecar: the users and groups it runs as and the ports it listens on.

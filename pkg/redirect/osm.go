@@ -15,6 +15,8 @@ type OSM struct {
 	PodIPs []netip.Addr
 	// LocalDNS sends queries to 127.0.0.153 to the proxy's DNS listener there.
 	LocalDNS bool
+	// AfterProxyStart leaves what goes out alone until the proxy sends its first packet.
+	AfterProxyStart bool
 }
 
 // Chains are the names under which the mesh's own guides look for the rules.

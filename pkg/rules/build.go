@@ -54,13 +54,26 @@ func (b *builder) insert(t Table, chain string, position int, why string, target
 	b.rs.Rules = append(b.rs.Rules, rule)
 }
 
+// gate has the redirection of what goes out wait for the first packet of one of the proxy's owners, if it is wanted, and
+// returns the condition for rules to wait. That packet is armed for itself, too: mangle comes ahead of nat.
+func (b *builder) gate(wanted bool, owners ...Match) []Match {
+	if !wanted {
+		return nil
+	}
+	for _, owner := range owners {
+		b.append(Mangle, Output, "the proxy's first packet starts the redirection of what goes out", Arm{}, owner)
+	}
+	return []Match{Armed{}}
+}
+
 func (b *builder) osm(p redirect.OSM) {
 	c := p.Chains
+	gate := b.gate(p.AfterProxyStart, OwnerUID{ID: p.Proxy.UID})
 	b.chains(Nat, c.Inbound, c.InboundRedirect, c.Outbound, c.OutboundRedirect)
 
 	b.append(Nat, c.OutboundRedirect, "outbound connections go to the proxy's outbound listener", Redirect(p.Proxy.Outbound), TCP)
 	b.append(Nat, c.OutboundRedirect, "never reached, kept as the mesh has it", Accept{}, TCP, DstPort{Port: p.Proxy.Admin})
-	b.append(Nat, Output, "every outbound TCP connection is looked at", Jump(c.Outbound), TCP)
+	b.append(Nat, Output, "every outbound TCP connection is looked at", Jump(c.Outbound), append([]Match{TCP}, gate...)...)
 	if p.SelfCalls {
 		b.append(Nat, c.Outbound, "the proxy's calls to the pod's own service come back in through its inbound listener", Jump(c.InboundRedirect),
 			Destination{Prefixes: redirect.Localhost, Not: true}, OutInterface("lo"), OwnerUID{ID: p.Proxy.UID})
@@ -80,8 +93,8 @@ func (b *builder) osm(p redirect.OSM) {
 			Destination{Prefixes: []netip.Prefix{localhostOf(ip)}}, OutInterface("lo"), TCP, OwnerUID{ID: p.Proxy.UID})
 	}
 	if p.LocalDNS {
-		b.append(Nat, Output, "DNS queries go to the proxy's DNS listener", DNAT{localDNS, 5300},
-			Destination{Prefixes: []netip.Prefix{netip.PrefixFrom(localDNS, 32)}}, UDP, DstPort{Port: 53})
+		query := []Match{Destination{Prefixes: []netip.Prefix{netip.PrefixFrom(localDNS, 32)}}, UDP, DstPort{Port: 53}}
+		b.append(Nat, Output, "DNS queries go to the proxy's DNS listener", DNAT{localDNS, 5300}, append(query, gate...)...)
 	}
 }
 

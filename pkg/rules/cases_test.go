@@ -22,8 +22,11 @@ func TestEveryCaseGivesItsRules(t *testing.T) {
 				got["want.skip"] = decision.Skip + "\n"
 			default:
 				rs := rules.Build(decision.Policy)
-				got["want.iptables"] = rs.Restore(rules.IPv4, false, rules.Save{})
-				got["want.ip6tables"] = rs.Restore(rules.IPv6, false, rules.Save{})
+				if rs.Gated() {
+					break // not for iptables
+				}
+				got["want.iptables"] = rs.Restore(rules.IPv4, false)
+				got["want.ip6tables"] = rs.Restore(rules.IPv6, false)
 			}
 			for _, w := range decision.Warnings {
 				got["want.warnings"] += w + "\n"
@@ -64,7 +67,7 @@ func TestRenderingTwiceGivesTheSameBytes(t *testing.T) {
 				return fmt.Sprint(decision.Skip, err)
 			}
 			rs := rules.Build(decision.Policy)
-			return rs.Restore(rules.IPv4, true, rules.Save{}) + rs.Restore(rules.IPv6, true, rules.Save{}) + fmt.Sprint(rs.Setup, decision.Warnings)
+			return rs.Restore(rules.IPv4, true) + rs.Restore(rules.IPv6, true) + fmt.Sprint(rs.Setup, decision.Warnings)
 		}
 		first := render()
 		for range 5 {

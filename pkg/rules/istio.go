@@ -35,8 +35,21 @@ const (
 
 var notLocalhost = Destination{Prefixes: redirect.Localhost, Not: true}
 
+// owners match the proxy's own packets: by each of its users, then by each of its groups.
+func owners(p redirect.IstioProxy) []Match {
+	var out []Match
+	for _, uid := range p.UIDs {
+		out = append(out, OwnerUID{ID: uid})
+	}
+	for _, gid := range p.GIDs {
+		out = append(out, OwnerGID{ID: gid})
+	}
+	return out
+}
+
 // istio emits the rules in the order in which istio-iptables does.
 func (b *builder) istio(p redirect.Istio) {
+	gate := b.gate(p.AfterProxyStart, owners(p.Proxy)...)
 	b.istioInterfaces(p)
 	if p.DropInvalid {
 		b.chains(Mangle, istioDrop)
@@ -48,7 +61,7 @@ func (b *builder) istio(p redirect.Istio) {
 	b.append(Nat, istioRedirect, "outbound connections go to the proxy's outbound listener", Redirect(p.Proxy.Outbound), TCP)
 	b.append(Nat, istioInRedirect, "inbound connections go to the proxy's inbound listener", Redirect(p.Proxy.Inbound), TCP)
 	b.istioInbound(p)
-	b.append(Nat, Output, "every outbound packet that begins a connection is looked at", Jump(istioOutput))
+	b.append(Nat, Output, "every outbound packet that begins a connection is looked at", Jump(istioOutput), gate...)
 	b.istioOutbound(p)
 	if p.DNSCapture {
 		b.istioDNS(p)
@@ -183,15 +196,9 @@ func (b *builder) istioDNS(p redirect.Istio) {
 		b.append(Nat, istioOutputDNS, "DNS queries go to the proxy's DNS listener", Redirect(p.Proxy.DNS), protocol, DstPort{Port: dnsPort})
 	}
 	b.append(Raw, Output, "DNS queries are tracked in zones of their own", Jump(istioOutputDNS))
-	owners := func(owner Match) {
+	for _, owner := range owners(p.Proxy) {
 		b.append(Raw, istioOutputDNS, "the proxy's own queries", zoneProxy, UDP, DstPort{Port: dnsPort}, owner)
 		b.append(Raw, istioOutputDNS, "the proxy's answers to the application", zoneApp, UDP, SrcPort(p.Proxy.DNS), owner)
-	}
-	for _, uid := range p.Proxy.UIDs {
-		owners(OwnerUID{ID: uid})
-	}
-	for _, gid := range p.Proxy.GIDs {
-		owners(OwnerGID{ID: gid})
 	}
 	b.append(Raw, Prerouting, "answers to the proxy's queries are tracked in its zone", Jump(istioInbound))
 	b.append(Raw, istioOutputDNS, "the application's queries", zoneApp, UDP, DstPort{Port: dnsPort})
@@ -203,12 +210,8 @@ func (b *builder) istioTProxyTail(p redirect.Istio) {
 	b.chains(Mangle, istioInbound)
 	b.append(Mangle, Prerouting, "a connection remembers that the transparent listener serves it", SaveMark{}, TCP, Mark{Value: tproxyMark})
 	b.append(Mangle, Output, "the proxy's connections to the application keep their mark", Return{}, lo, TCP, Mark{Value: tproxyMark})
-	proxys := "the proxy's own packets on lo are told from the application's"
-	for _, uid := range p.Proxy.UIDs {
-		b.append(Mangle, Output, proxys, SetMark(outMark), notLocalhost, lo, TCP, OwnerUID{ID: uid})
-	}
-	for _, gid := range p.Proxy.GIDs {
-		b.append(Mangle, Output, proxys, SetMark(outMark), notLocalhost, lo, TCP, OwnerGID{ID: gid})
+	for _, owner := range owners(p.Proxy) {
+		b.append(Mangle, Output, "the proxy's own packets on lo are told from the application's", SetMark(outMark), notLocalhost, lo, TCP, owner)
 	}
 	b.append(Mangle, Output, "answers of a connection that the transparent listener serves find back to it", RestoreMark{}, TCP, ConnMark(tproxyMark))
 	b.insert(Mangle, istioInbound, 1, "it has been through the proxy", Return{}, TCP, Mark{Value: tproxyMark})

@@ -61,10 +61,10 @@ func TestRemovalTakesOutTheChainsAndEveryJumpIntoThem(t *testing.T) {
 -X PROXY_OUTPUT
 COMMIT
 `
-	if got := (Ruleset{}).Restore(IPv4, false, s.Owned(own)); got != want {
+	if got := (Save{}).Restore(s.Owned(own)); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	if got := (Ruleset{}).Restore(IPv4, false, s.Owned(Save{Chains: own.Chains[1:]})); got != "" {
+	if got := (Save{}).Restore(s.Owned(Save{Chains: own.Chains[1:]})); got != "" {
 		t.Errorf("removes what is not there:\n%s", got)
 	}
 }
@@ -105,7 +105,7 @@ func FuzzParseRule(f *testing.F) {
 
 func FuzzParseSave(f *testing.F) {
 	f.Add(saved)
-	f.Add(Build(testPolicy).Restore(IPv6, true, Save{}))
+	f.Add(Build(testPolicy).Restore(IPv6, true))
 	f.Add("*nat\nCOMMIT\n*filter\n:INPUT ACCEPT\nCOMMIT")
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := ParseSave(text)
@@ -116,7 +116,7 @@ func FuzzParseSave(f *testing.F) {
 		if len(owned.Chains) != len(s.Chains) {
 			t.Errorf("of %v, %v are its own", s.Chains, owned.Chains)
 		}
-		_ = Ruleset{}.Restore(IPv4, false, owned)
+		_ = Save{}.Restore(owned)
 	})
 }
 

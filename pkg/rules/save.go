@@ -40,35 +40,40 @@ func (rs Ruleset) Save(f Family) Save {
 }
 
 // Restore prints the ruleset of one family as input for iptables-restore --noflush: it makes the chains, or empties
-// them if they are there, and fills them. stale is taken out in the same transactions, one a table. With explain, a
-// comment ahead of each rule says why it is there.
-func (rs Ruleset) Restore(f Family, explain bool, stale Save) string {
-	rs = rs.For(f)
+// them if they are there, and fills them. With explain, a comment ahead of each rule says why it is there.
+func (rs Ruleset) Restore(f Family, explain bool) string {
+	s := rs.Save(f)
+	if explain {
+		for i, r := range rs.For(f).Rules {
+			s.Rules[i].Line = "# " + r.Why + "\n" + s.Rules[i].Line
+		}
+	}
+	return s.Restore(Save{})
+}
+
+// Restore prints s as input for iptables-restore --noflush. stale is taken out in the same transactions, one a table.
+func (s Save) Restore(stale Save) string {
 	var b strings.Builder
 	for _, t := range Tables {
-		if part := rs.table(t, explain, stale); part != "" {
+		if part := s.table(t, stale); part != "" {
 			fmt.Fprintf(&b, "*%s\n%sCOMMIT\n", t, part)
 		}
 	}
 	return b.String()
 }
 
-func (rs Ruleset) table(t Table, explain bool, stale Save) string {
+func (s Save) table(t Table, stale Save) string {
 	var b strings.Builder
-	for _, c := range rs.Chains {
+	for _, c := range s.Chains {
 		if c.Table == t {
 			fmt.Fprintf(&b, ":%s - [0:0]\n", c.Name)
 		}
 	}
-	stale.remove(&b, t, rs.Chains)
-	for _, r := range rs.Rules {
-		if r.Chain.Table != t {
-			continue
+	stale.remove(&b, t, s.Chains)
+	for _, r := range s.Rules {
+		if r.Chain.Table == t {
+			fmt.Fprintln(&b, r.Line)
 		}
-		if explain {
-			fmt.Fprintf(&b, "# %s\n", r.Why)
-		}
-		fmt.Fprintln(&b, r)
 	}
 	return b.String()
 }

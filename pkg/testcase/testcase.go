@@ -5,12 +5,13 @@
 //	meshconfig.yaml  the mesh's configuration, if there is one
 //	want.iptables    the IPv4 rules, as input for iptables-restore
 //	want.ip6tables   the IPv6 rules
+//	want.nft         the rules of both families, as input for nft -f
 //	want.skip        why the pod is left alone
 //	want.error       why the pod is refused
 //	want.warnings    what is said beside the rules, one a line
 //	packets          connections and where they end, in nettest's language
 //
-// A scenario has want.iptables and want.ip6tables, or want.skip, or want.error.
+// A scenario has want.nft, and want.iptables and want.ip6tables too unless iptables can't do it, or want.skip, or want.error.
 package testcase
 
 import (
@@ -156,9 +157,13 @@ func (c Case) rewrite(t *testing.T, got map[string]string) {
 			files = append(files, f)
 		}
 	}
-	for _, name := range []string{"want.skip", "want.error", "want.warnings", "want.iptables", "want.ip6tables"} {
-		if got[name] != "" {
-			files = append(files, txtar.File{Name: name, Data: []byte(got[name])})
+	for _, name := range []string{"want.skip", "want.error", "want.warnings", "want.iptables", "want.ip6tables", "want.nft"} {
+		text, ok := got[name]
+		if !ok { // another test's
+			text = c.Section(name)
+		}
+		if text != "" {
+			files = append(files, txtar.File{Name: name, Data: []byte(text)})
 		}
 	}
 	if packets := c.Section("packets"); packets != "" {

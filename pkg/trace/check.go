@@ -91,7 +91,7 @@ func checkTarget(rs rules.Ruleset, r rules.Rule, protocol bool) error {
 		if r.Chain.Table == rules.Nat {
 			return fmt.Errorf("table nat can't drop")
 		}
-	case rules.Return, rules.Accept, rules.SetMark, rules.SaveMark, rules.RestoreMark:
+	case rules.Return, rules.Accept, rules.SetMark, rules.SaveMark, rules.RestoreMark, rules.Arm:
 	case rules.Redirect:
 		only, ports = rules.Nat, true
 	case rules.DNAT:

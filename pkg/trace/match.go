@@ -28,6 +28,7 @@ type state struct {
 	connMark uint32
 	ct       tracking
 	ctState  rules.State
+	armed    bool
 }
 
 // matches tells whether the packet meets one condition of a rule.
@@ -59,6 +60,8 @@ func (s *state) matches(m rules.Match) (bool, error) {
 		return s.ct != untracked && s.connMark == uint32(m), nil
 	case rules.CTState:
 		return slices.Contains(m, s.seenState()), nil
+	case rules.Armed:
+		return s.armed, nil
 	}
 	return false, fmt.Errorf("match %T is not known", m)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/vishvananda/netlink"
 
 	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/backend/route"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
@@ -30,12 +31,36 @@ const proxyID = 1337
 
 // testPod is a pod in the kernel in which rulesets can be programmed one after the other.
 type testPod struct {
-	world   *nettest.World
-	backend *iptables.Backend
-	rs      rules.Ruleset // as programmed
+	world  *nettest.World
+	kernel kernel
+	rs     rules.Ruleset // as programmed
 }
 
-func newPod(t *testing.T, b *iptables.Backend) *testPod {
+// kernel is one way to have the kernel follow a ruleset.
+type kernel struct {
+	name string
+	// program puts a ruleset, for both families, in the place of the one before, in the namespace it is called in.
+	program func(ctx context.Context, lock *os.File, rs, before rules.Ruleset) error
+	// counts says that <name>-save tells how often each rule was matched.
+	counts bool
+}
+
+// kernels are all that there are: two of iptables, and nftables.
+func kernels(t *testing.T) []kernel {
+	nettest.RequireProgram(t, "iptables-nft-restore")
+	nettest.RequireProgram(t, "iptables-legacy-restore")
+	var all []kernel
+	for _, b := range iptables.Installed(t.Context()) {
+		all = append(all, kernel{b.Name(), func(ctx context.Context, lock *os.File, rs, before rules.Ruleset) error {
+			return b.Apply(ctx, lock, iptables.Owning(rs, rules.Families), iptables.Owning(before, rules.Families))
+		}, true})
+	}
+	return append(all, kernel{nftables.Name, func(_ context.Context, _ *os.File, rs, _ rules.Ruleset) error {
+		return nftables.Apply(nftables.Compile(rs, rules.Families))
+	}, false})
+}
+
+func newPod(t *testing.T, k kernel) *testPod {
 	t.Helper()
 	world := nettest.StartWorld(t)
 	world.ProxyUID, world.ProxyGID = proxyID, proxyID
@@ -43,7 +68,7 @@ func newPod(t *testing.T, b *iptables.Backend) *testPod {
 	sysctl(t, world.Pod, "netfilter/nf_conntrack_tcp_loose", "0")
 	sysctl(t, world.Pod, "ipv4/tcp_max_tw_buckets", "0")
 	sysctl(t, world.Outside, "ipv4/tcp_max_tw_buckets", "0")
-	return &testPod{world: world, backend: b}
+	return &testPod{world: world, kernel: k}
 }
 
 func sysctl(t *testing.T, ns *nettest.Namespace, name, value string) {
@@ -53,15 +78,13 @@ func sysctl(t *testing.T, ns *nettest.Namespace, name, value string) {
 	}
 }
 
-// forEachBackend runs a test with each variant of iptables, all at once.
-func forEachBackend(t *testing.T, test func(t *testing.T, b *iptables.Backend, number int)) {
+// forEachKernel runs a test with each, all at once.
+func forEachKernel(t *testing.T, test func(t *testing.T, k kernel, number int)) {
 	nettest.RequireNetns(t)
-	nettest.RequireProgram(t, "iptables-nft-restore")
-	nettest.RequireProgram(t, "iptables-legacy-restore")
-	for i, b := range iptables.Installed(t.Context()) {
-		t.Run(b.Name(), func(t *testing.T) {
+	for i, k := range kernels(t) {
+		t.Run(k.name, func(t *testing.T) {
 			t.Parallel()
-			test(t, b, i)
+			test(t, k, i)
 		})
 	}
 }
@@ -85,14 +108,10 @@ func (p *testPod) program(t *testing.T, rs rules.Ruleset) {
 }
 
 func (p *testPod) replace(ctx context.Context, lock *os.File, rs rules.Ruleset) error {
-	old := iptables.Owned{}
-	for _, f := range rules.Families {
-		old[f] = p.rs.Save(f)
-	}
 	if err := route.Remove(p.rs.Setup, rules.Families); err != nil {
 		return err
 	}
-	if err := p.backend.Apply(ctx, lock, rs, rules.Families, old); err != nil {
+	if err := p.kernel.program(ctx, lock, rs, p.rs); err != nil {
 		return err
 	}
 	if err := route.Apply(rs.Setup, rules.Families); err != nil {
@@ -214,10 +233,11 @@ func outcome(v Verdict, protocol rules.Protocol, dst netip.AddrPort, proxies []u
 }
 
 // predict walks the packet and says what World.Send will return, and by which paths.
-func predict(rs rules.Ruleset, n nettest.Packet, proxies []uint16) (string, []Path, error) {
+func predict(rs rules.Ruleset, n nettest.Packet, proxies []uint16, armed bool) (string, []Path, error) {
 	var outcomes []string
 	var paths []Path
 	for _, p := range ways(n) {
+		p.Armed = armed
 		path, err := Walk(rs, p)
 		if err != nil {
 			return "", nil, err
@@ -249,7 +269,7 @@ func (p *testPod) differences(t *testing.T, packets []nettest.Packet) []string {
 	hits := map[rules.Family]map[string]int{rules.IPv4: {}, rules.IPv6: {}}
 	for _, n := range packets {
 		sent, _, _ := strings.Cut(n.String(), " ->")
-		want, paths, err := predict(p.rs, n, proxyPorts)
+		want, paths, err := predict(p.rs, n, proxyPorts, false)
 		if err != nil {
 			t.Fatalf("%s: %v", sent, err)
 		}
@@ -264,6 +284,9 @@ func (p *testPod) differences(t *testing.T, packets []nettest.Packet) []string {
 			all = append(all, fmt.Sprintf("%s: the kernel says %s, the walk says %s\n%v", sent, got, want, paths))
 		}
 		count(hits, paths)
+	}
+	if !p.kernel.counts {
+		return all
 	}
 	// An answer in another zone than its question begins a connection of its own, which isn't counted here.
 	if slices.ContainsFunc(p.rs.Rules, func(r rules.Rule) bool { _, ok := r.Target.(rules.Zone); return ok }) {
@@ -303,7 +326,7 @@ func (p *testPod) counterDifferences(t *testing.T, hits map[rules.Family]map[str
 // counters are how many packets each rule of table nat has matched, by chain.
 func (p *testPod) counters(t *testing.T, f rules.Family) map[string][]int {
 	t.Helper()
-	program := p.backend.Name() + "-save"
+	program := p.kernel.name + "-save"
 	if f == rules.IPv6 {
 		program = "ip6" + strings.TrimPrefix(program, "ip")
 	}

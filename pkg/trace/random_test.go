@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -34,10 +33,10 @@ func TestRandomPoliciesEndWhereTheWalkSays(t *testing.T) {
 		start = uint64(time.Now().UnixNano())
 	}
 	t.Logf("repeat with -trace.seed=%d", start)
-	forEachBackend(t, func(t *testing.T, b *iptables.Backend, number int) {
-		p := newPod(t, b)
+	forEachKernel(t, func(t *testing.T, k kernel, number int) {
+		p := newPod(t, k)
 		p.world.Timeout = time.Second
-		for i := number; i < policies && !t.Failed(); i += 2 {
+		for i := number; i < policies && !t.Failed(); i += len(kernels(t)) {
 			if *onlyOne >= 0 && i != *onlyOne {
 				continue
 			}

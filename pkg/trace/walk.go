@@ -60,7 +60,7 @@ func start(p Packet) state {
 	s := state{
 		protocol: p.Protocol, src: unmap(p.Src), dst: unmap(p.Dst),
 		socket: p.Direction == Out && !p.NoSocket, uid: p.UID, gid: p.GID,
-		mark: p.Mark, connMark: p.ConnMark, ctState: p.State,
+		mark: p.Mark, connMark: p.ConnMark, ctState: p.State, armed: p.Armed,
 	}
 	if s.ctState == "" {
 		s.ctState = New
@@ -80,7 +80,7 @@ func (w *walk) walk() error {
 		return err
 	}
 	v := &w.path.Verdict
-	v.Addr, v.Mark, v.ConnMark, v.Zone = w.s.dst, w.s.mark, w.s.connMark, w.zone
+	v.Addr, v.Mark, v.ConnMark, v.Zone, v.Armed = w.s.dst, w.s.mark, w.s.connMark, w.zone, w.s.armed
 	if v.Kind == TProxied && !v.Local {
 		v.Kind = Dropped // the kernel doesn't forward what a socket has
 	}
@@ -248,6 +248,8 @@ func (w *walk) target(r rules.Rule, hook string, depth int) (done bool, err erro
 		if s.ct == untracked { // the first zone counts, and a connection stays in its own
 			s.ct, w.zone = template, uint16(t)
 		}
+	case rules.Arm:
+		s.armed = true
 	default:
 		return true, fmt.Errorf("target %T is not known", t)
 	}

@@ -28,7 +28,7 @@ func run() int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(renderCommand())
+	root.AddCommand(renderCommand(), verifyCommand())
 	err := root.Execute()
 	var skipped skippedError
 	switch {

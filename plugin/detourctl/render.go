@@ -11,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/pod"
@@ -37,7 +39,8 @@ func renderCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "render --mesh MESH --manifests FILE --pod NAMESPACE/NAME",
 		Short: "Print the rules that ADD would program for a pod",
-		Long: `Print exactly what ADD would program for a pod, as input for iptables-restore --noflush.
+		Long: `Print exactly what ADD would program for a pod, as input for iptables-restore --noflush or for nft -f.
+Format auto prints what the net conf's backend auto would take on this machine, and says which that is.
 Without --pod-ips and --family, both families are printed; the real ADD takes those of the pod's addresses.
 Exit code 3: the pod would be left alone, and why is said on standard error.`,
 		Example: `  detourctl render --mesh osm --manifests testdata/demo/osm --pod shop/web --explain
@@ -53,8 +56,8 @@ Exit code 3: the pod would be left alone, and why is said on standard error.`,
 	f.StringVar(&o.pod, "pod", "", "pod, as NAMESPACE/NAME")
 	f.StringSliceVar(&o.podIPs, "pod-ips", nil, "the pod's addresses, which decide the families")
 	f.IntVar(&o.family, "family", 0, "print only this family: 4 or 6")
-	f.StringVar(&o.format, "format", "iptables", "output format: iptables or json")
-	f.BoolVar(&o.explain, "explain", false, "say ahead of each rule why it is there")
+	f.StringVar(&o.format, "format", "auto", "output format: auto, iptables, nft or json")
+	f.BoolVar(&o.explain, "explain", false, "say ahead of each rule why it is there; nft's always have it as their comment")
 	for _, name := range []string{"mesh", "manifests", "pod"} {
 		if err := c.MarkFlagRequired(name); err != nil {
 			panic(err)
@@ -88,12 +91,32 @@ func (o renderOptions) render(ctx context.Context, out, warnings io.Writer) erro
 	}
 	rs := rules.Build(decision.Policy)
 	switch o.format {
-	case "iptables":
-		return o.printRestore(out, rs, families)
 	case "json":
 		return printJSON(out, rs, families)
+	case "auto", "iptables", "nft":
+		return o.printProgram(ctx, out, rs, families)
 	}
-	return fmt.Errorf("--format: %q is none of iptables, json", o.format)
+	return fmt.Errorf("--format: %q is none of auto, iptables, nft, json", o.format)
+}
+
+// choices are the backends whose language a format is.
+var choices = map[string]string{"auto": backend.Auto, "iptables": backend.IPTables, "nft": backend.NFTables}
+
+func (o renderOptions) printProgram(ctx context.Context, out io.Writer, rs rules.Ruleset, families []rules.Family) error {
+	program, err := backend.Prepare(ctx, choices[o.format], rs, families)
+	if err != nil {
+		return err
+	}
+	var r attachment.Record
+	program.Keep(&r)
+	if o.format == "auto" {
+		fmt.Fprintf(out, "# backend auto takes %s here\n", r.Backend)
+	}
+	if r.Table != "" {
+		_, err := fmt.Fprintf(out, "# nft -f\n%s", r.Table)
+		return err
+	}
+	return o.printRestore(out, rs, families)
 }
 
 func (o renderOptions) decide(ctx context.Context, dialect mesh.Dialect, addresses []netip.Addr) (mesh.Decision, error) {
@@ -149,7 +172,7 @@ func (o renderOptions) families(addresses []netip.Addr, dialect mesh.Dialect) ([
 func (o renderOptions) printRestore(out io.Writer, rs rules.Ruleset, families []rules.Family) error {
 	programs := map[rules.Family]string{rules.IPv4: "iptables-restore", rules.IPv6: "ip6tables-restore"}
 	for _, f := range families {
-		if _, err := fmt.Fprintf(out, "# %s: %s --noflush\n%s", f, programs[f], rs.Restore(f, o.explain, rules.Save{})); err != nil {
+		if _, err := fmt.Fprintf(out, "# %s: %s --noflush\n%s", f, programs[f], rs.Restore(f, o.explain)); err != nil {
 			return err
 		}
 	}

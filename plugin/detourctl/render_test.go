@@ -28,9 +28,8 @@ func TestRenderPrintsWhatEveryCaseWants(t *testing.T) {
 	for _, c := range testcase.Load(t, "../..") {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
-			args := []string{"--mesh", c.Mesh, "--manifests", c.Manifests(t), "--pod", "shop/web", "--pod-ips", ips}
-			four, warnings, err := render(t, append(args, "--family", "4")...)
-			six, _, _ := render(t, append(args, "--family", "6")...)
+			args := []string{"--mesh", c.Mesh, "--manifests", c.Manifests(t), "--pod", "shop/web", "--pod-ips", ips, "--format"}
+			both, warnings, err := render(t, append(args, "nft")...)
 			var skipped skippedError
 			switch {
 			case c.Section("want.skip") != "":
@@ -42,11 +41,17 @@ func TestRenderPrintsWhatEveryCaseWants(t *testing.T) {
 					t.Errorf("got error %v", err)
 				}
 			default:
-				if got, want := four, "# IPv4: iptables-restore --noflush\n"+c.Section("want.iptables"); err != nil || got != want {
-					t.Errorf("got %v\n%swant\n%s", err, got, want)
+				if want := "# nft -f\n" + c.Section("want.nft"); err != nil || both != want {
+					t.Errorf("got %v\n%swant\n%s", err, both, want)
 				}
-				if want := "# IPv6: ip6tables-restore --noflush\n" + c.Section("want.ip6tables"); six != want {
-					t.Errorf("got\n%swant\n%s", six, want)
+				both, _, err := render(t, append(args, "iptables")...)
+				want := "# IPv4: iptables-restore --noflush\n" + c.Section("want.iptables") + "# IPv6: ip6tables-restore --noflush\n" + c.Section("want.ip6tables")
+				if c.Section("want.iptables") == "" {
+					if err == nil || !strings.Contains(err.Error(), "takes backend nftables") {
+						t.Errorf("got error %v", err)
+					}
+				} else if err != nil || both != want {
+					t.Errorf("got %v\n%swant\n%s", err, both, want)
 				}
 				for w := range strings.Lines(c.Section("want.warnings")) {
 					if !strings.Contains(warnings, "warning: "+w) {
@@ -61,7 +66,7 @@ func TestRenderPrintsWhatEveryCaseWants(t *testing.T) {
 func guide(t *testing.T) []string {
 	t.Helper()
 	c := testcase.Find(t, "../..", "osm/guide")
-	return []string{"--mesh", c.Mesh, "--manifests", c.Manifests(t), "--pod", "shop/web", "--family", "4"}
+	return []string{"--mesh", c.Mesh, "--manifests", c.Manifests(t), "--pod", "shop/web", "--family", "4", "--format", "iptables"}
 }
 
 func TestRenderExplainsEveryRule(t *testing.T) {
@@ -101,7 +106,7 @@ func TestRenderRefusesWhatMakesNoSense(t *testing.T) {
 		`--pod: "web" is not NAMESPACE/NAME`:       {"--pod", "web"},
 		`--pod-ips: "10.0.0" is not an IP address`: {"--pod-ips", "10.0.0"},
 		`--family: 5 is neither 4 nor 6`:           {"--family", "5"},
-		`--format: "yaml" is none of iptables`:     {"--format", "yaml"},
+		`--format: "yaml" is none of auto`:         {"--format", "yaml"},
 		`no such pod; it holds shop/web`:           {"--pod", "shop/other"},
 		`/nowhere`:                                 {"--manifests", "/nowhere"},
 	} {

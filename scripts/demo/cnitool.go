@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -48,7 +49,7 @@ const (
 )
 
 // detourConf is detour's own part of the chain.
-const detourConf = `{"type": "detour", "mesh": %q, "manifests": %q, "stateDir": %q, "logFile": %q}`
+const detourConf = `{"type": "detour", "mesh": %q, "manifests": %q, "backend": %q, "stateDir": %q, "logFile": %q}`
 
 // cnitool runs the program of that name on the node, as a container runtime runs CNI.
 type cnitool struct {
@@ -63,7 +64,7 @@ func (c cnitool) configure() error {
 	outside := fmt.Sprintf(bridgeConf, data, outsideRange4, outsideRange6, "")
 	pods := []string{fmt.Sprintf(bridgeConf, data, podRange4, podRange6, podRoutes)}
 	if !c.options.withoutDetour {
-		pods = append(pods, fmt.Sprintf(detourConf, c.options.scenario.Mesh, c.options.folder(), filepath.Join(c.dir, "state"), c.logFile()))
+		pods = append(pods, fmt.Sprintf(detourConf, c.options.scenario.Mesh, c.options.folder(), cmp.Or(c.options.backend, "auto"), filepath.Join(c.dir, "state"), c.logFile()))
 	}
 	return errors.Join(
 		os.Mkdir(filepath.Join(c.dir, "varlib"), 0o700),

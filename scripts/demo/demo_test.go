@@ -43,6 +43,7 @@ func TestDemo(t *testing.T) {
 		but    []string       // meshes that are not tried
 	}{
 		{"as it should be", func(*options) {}, nil, nil},
+		{"by nftables", func(o *options) { o.backend = "nftables" }, nil, nil},
 		{"no detour in the chain", func(o *options) { o.withoutDetour = true }, func(r row) bool { return r.Want.Via != direct }, nil},
 		// The rules send its own connections back to it, and so into a circle. Its answers to DNS queries get lost: that takes long.
 		{"proxy of a wrong user", func(o *options) { o.wrongUser = true }, func(r row) bool { return r.Want.Via == outbound }, []string{"istio"}},

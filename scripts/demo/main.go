@@ -54,6 +54,7 @@ func parseFlags(args []string) (options, error) {
 		target            *string
 		flag, value, help string
 	}{
+		{&o.backend, "backend", "", "the net conf's backend: auto, iptables or nftables"},
 		{&o.tools, "tools", "", "folder of cnitool, bridge and host-local"},
 		{&o.plugins, "plugins", "bin", "folder of detour"},
 		{&o.manifests, "manifests", "testdata/demo", "folder with one of YAML for each mesh: its pods and its configuration"},

@@ -26,6 +26,7 @@ const tearDownTime = 10 * time.Second
 // options are what the demo is told.
 type options struct {
 	scenario  scenario
+	backend   string // the net conf's; empty is its default
 	tools     string // folder of cnitool, bridge and host-local
 	plugins   string // folder of detour
 	manifests string // folder with one for each mesh

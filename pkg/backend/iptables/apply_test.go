@@ -83,7 +83,7 @@ func TestARuleThatTheKernelRefusesLeavesNothingAndIsNamed(t *testing.T) {
 		rs := rules.Build(policy())
 		rs.Rules = append(rs.Rules, rules.Rule{Chain: rs.Chains[0], Target: rules.Jump("NOWHERE")})
 		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
-			return b.Apply(ctx, lock, rs, rules.Families, nil)
+			return b.Apply(ctx, lock, owned(rs), nil)
 		})
 		if err == nil || !strings.Contains(err.Error(), "program IPv4 rules: iptables-"+string(b.variant)+"-restore") || !strings.Contains(err.Error(), "NOWHERE") {
 			t.Errorf("got error %v, want one that names the program and the rule", err)
@@ -102,7 +102,7 @@ func TestIPv6ThatFailsUndoesIPv4(t *testing.T) {
 		six.restore = "/bin/false" // a kernel without IPv6 NAT is not to be had
 		failing.tools[rules.IPv6] = six
 		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
-			return failing.Apply(ctx, lock, rules.Build(policy()), rules.Families, nil)
+			return failing.Apply(ctx, lock, owned(rules.Build(policy())), nil)
 		})
 		if err == nil || !strings.Contains(err.Error(), "program IPv6 rules") {
 			t.Errorf("got error %v", err)
@@ -122,7 +122,7 @@ func TestNativeTableInTheWayUndoesIPv4(t *testing.T) {
 	ns := nettest.StartNamespace(t, "native")
 	shell(t, b, ns, `nft 'add table ip6 nat; add chain ip6 nat OUTPUT { type filter hook output priority 0; }'`)
 	err = inside(t, ns, func(ctx context.Context, lock *os.File) error {
-		return b.Apply(ctx, lock, rules.Build(policy()), rules.Families, nil)
+		return b.Apply(ctx, lock, owned(rules.Build(policy())), nil)
 	})
 	if err == nil || !strings.Contains(err.Error(), "IPv6") {
 		t.Errorf("got error %v", err)
@@ -175,7 +175,9 @@ func TestAProgramThatHangsEndsWithTheDeadlineAndGivesTheLockBack(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	err = pod.Do(func() error { return hang.Apply(ctx, lock, rules.Build(policy()), []rules.Family{rules.IPv4}, nil) })
+	err = pod.Do(func() error {
+		return hang.Apply(ctx, lock, Owning(rules.Build(policy()), []rules.Family{rules.IPv4}), nil)
+	})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "iptables-save") {
 		t.Errorf("got error %v, want the deadline and the program that hangs", err)
 	}

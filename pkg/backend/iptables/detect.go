@@ -44,6 +44,12 @@ func Installed(ctx context.Context) []*Backend {
 	return all
 }
 
+// Loaded reports whether the kernel has loaded what the variant programs. Kernels from 6.17 on may lack the legacy tables.
+func (b *Backend) Loaded() bool {
+	_, err := legacyTables(rules.IPv4)
+	return b.variant == Nft || err == nil
+}
+
 // find returns the backend of the variant, by its own names or because it is the host's default.
 func find(ctx context.Context, v Variant) (*Backend, error) {
 	b := &Backend{variant: v, tools: map[rules.Family]tools{}}

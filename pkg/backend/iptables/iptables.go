@@ -21,6 +21,7 @@ import (
 	goiptables "github.com/coreos/go-iptables/iptables"
 
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/verify"
 )
 
 // Backend is one variant of iptables.
@@ -38,15 +39,27 @@ const undoTimeout = 5 * time.Second
 // Owned is what belongs to detour in each family: chains, and rules in the base chains.
 type Owned map[rules.Family]rules.Save
 
-// Apply programs the ruleset for the families, and all of them or none; within a family, each table is one transaction.
-// What an earlier Apply left, by the ruleset's own chains and rules and by those of old, is replaced, so that the result
-// is the same however often it runs; rules of others stay. lock is the namespace's lock, which the started programs
-// inherit.
-func (b *Backend) Apply(ctx context.Context, lock *os.File, rs rules.Ruleset, families []rules.Family, old Owned) error {
-	done := Owned{}
+// Owning returns what a ruleset has in the families.
+func Owning(rs rules.Ruleset, families []rules.Family) Owned {
+	own := Owned{}
 	for _, f := range families {
-		done[f] = rs.Save(f)
-		err := b.replace(ctx, lock, f, rs, done[f].Join(old[f]))
+		own[f] = rs.Save(f)
+	}
+	return own
+}
+
+// Apply programs what is wanted of the families, and all of them or none; within a family, each table is one transaction.
+// What an earlier Apply left, by the same chains and rules and by those of old, is replaced, so that the result is the
+// same however often it runs; rules of others stay. lock is the namespace's lock, which the started programs inherit.
+func (b *Backend) Apply(ctx context.Context, lock *os.File, want, old Owned) error {
+	done := Owned{}
+	for _, f := range rules.Families {
+		save, ok := want[f]
+		if !ok {
+			continue
+		}
+		done[f] = save
+		err := b.replace(ctx, lock, f, save, save.Join(old[f]))
 		if err == nil {
 			continue
 		}
@@ -62,7 +75,7 @@ func (b *Backend) Remove(ctx context.Context, lock *os.File, owned Owned) error 
 	var errs []error
 	for _, f := range rules.Families {
 		if own, ok := owned[f]; ok {
-			if err := b.replace(ctx, lock, f, rules.Ruleset{}, own); err != nil {
+			if err := b.replace(ctx, lock, f, rules.Save{}, own); err != nil {
 				errs = append(errs, fmt.Errorf("remove %s rules: %w", f, err))
 			}
 		}
@@ -70,18 +83,35 @@ func (b *Backend) Remove(ctx context.Context, lock *os.File, owned Owned) error 
 	return errors.Join(errs...)
 }
 
-// replace puts the ruleset in the place of what is owned.
-func (b *Backend) replace(ctx context.Context, lock *os.File, f rules.Family, rs rules.Ruleset, own rules.Save) error {
+// replace puts what is wanted in the place of what is owned.
+func (b *Backend) replace(ctx context.Context, lock *os.File, f rules.Family, want, own rules.Save) error {
 	have, err := b.save(ctx, lock, f, own)
 	if err != nil {
 		return err
 	}
-	input := rs.Restore(f, false, have.Owned(own))
+	input := want.Restore(have.Owned(own))
 	if input == "" {
 		return nil
 	}
 	_, err = b.run(ctx, lock, b.tools[f].restore, input, "--noflush", "--wait="+waitSeconds(ctx))
 	return err
+}
+
+// Differences says, one sentence each, where the kernel differs from what is owned.
+func (b *Backend) Differences(own Owned) ([]string, error) {
+	var found []string
+	for _, f := range rules.Families {
+		want, ok := own[f]
+		if !ok {
+			continue
+		}
+		got, err := b.List(f, want)
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, verify.Differences(f, want, got)...)
+	}
+	return found, nil
 }
 
 // List reads of the family's tables the chains that own has and the base chains that it has rules in.

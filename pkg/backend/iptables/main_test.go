@@ -51,7 +51,7 @@ func mustApply(t *testing.T, b *Backend, ns *nettest.Namespace, rs rules.Ruleset
 		if err := route.Apply(rs.Setup, rules.Families); err != nil {
 			return err
 		}
-		return b.Apply(ctx, lock, rs, rules.Families, nil)
+		return b.Apply(ctx, lock, owned(rs), nil)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -101,5 +101,5 @@ func shell(t *testing.T, b *Backend, ns *nettest.Namespace, script string) {
 
 // owned is what a ruleset has in both families.
 func owned(rs rules.Ruleset) Owned {
-	return Owned{rules.IPv4: rs.Save(rules.IPv4), rules.IPv6: rs.Save(rules.IPv6)}
+	return Owning(rs, rules.Families)
 }

@@ -1,0 +1,170 @@
+// Package backend programs a pod's redirection, rules and routing alike, in one of the ways that a node offers, and
+// compares and removes it by its attachment record. It works in the network namespace of the calling thread, which the
+// caller has entered and locked.
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/backend/route"
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// Choices are what a backend may be chosen by; the first is the default.
+var Choices = []string{Auto, IPTables, NFTables}
+
+// The choices. Auto takes iptables where it works, as the meshes' own guides look for the rules there, and nftables
+// elsewhere and for what iptables can't do, or not well.
+const (
+	Auto     = "auto"
+	IPTables = "iptables"
+	NFTables = "nftables"
+)
+
+// Program is a ruleset made ready for one backend.
+type Program struct {
+	way      way
+	setup    rules.Setup
+	families []rules.Family
+}
+
+// way is one backend with what it is to program.
+type way interface {
+	// keep notes in the record what apply programs, and by which backend.
+	keep(r *attachment.Record)
+	// apply programs all of it, or nothing, in the place of what the same backend programmed for old.
+	apply(ctx context.Context, lock *os.File, old attachment.Record) error
+}
+
+// Prepare makes a ruleset ready for the backend that is chosen, and that the namespace and the ruleset let be chosen. It
+// changes nothing.
+func Prepare(ctx context.Context, choice string, rs rules.Ruleset, families []rules.Family) (*Program, error) {
+	w, err := choose(ctx, choice, rs, families)
+	if err != nil {
+		return nil, err
+	}
+	return &Program{w, rs.Setup, families}, nil
+}
+
+// Keep notes in the record what Apply will program.
+func (p *Program) Keep(r *attachment.Record) {
+	r.Families, r.Setup = p.families, p.setup
+	p.way.keep(r)
+}
+
+// Apply programs routes and rules, and all of both or nothing, in the place of what old says was programmed before. The
+// result is the same however often it runs. lock is the namespace's lock, which the programs that it starts inherit.
+func (p *Program) Apply(ctx context.Context, lock *os.File, old attachment.Record) error {
+	var now attachment.Record
+	p.Keep(&now)
+	if old.Backend != "" && old.Backend != now.Backend {
+		if err := Remove(ctx, lock, old); err != nil {
+			return fmt.Errorf("remove what %s programmed: %w", old.Backend, err)
+		}
+	}
+	if err := route.Apply(p.setup, p.families); err != nil {
+		return err
+	}
+	if err := p.way.apply(ctx, lock, old); err != nil {
+		return errors.Join(err, route.Remove(p.setup, p.families))
+	}
+	return nil
+}
+
+// Remove takes out what the record says was programmed. A record that names no backend is looked for with each that the
+// node has. What is not there is no error.
+func Remove(ctx context.Context, lock *os.File, r attachment.Record) error {
+	errs := []error{route.Remove(r.Setup, r.Families)}
+	own := owned(r)
+	for _, b := range iptables.Installed(ctx) {
+		if r.Backend == "" || r.Backend == b.Name() {
+			errs = append(errs, b.Remove(ctx, lock, own))
+		}
+	}
+	if r.Backend == "" || r.Backend == nftables.Name {
+		errs = append(errs, nftables.Remove())
+	}
+	return errors.Join(errs...)
+}
+
+// Differences says, one sentence each, where the kernel differs from what the record says was programmed.
+func Differences(ctx context.Context, r attachment.Record) ([]string, error) {
+	found, err := route.Differences(r.Setup, r.Families)
+	if err != nil {
+		return nil, err
+	}
+	if r.Backend == nftables.Name {
+		more, err := nftables.Differences(r.Table)
+		return append(found, more...), err
+	}
+	for _, b := range iptables.Installed(ctx) {
+		if b.Name() == r.Backend {
+			more, err := b.Differences(owned(r))
+			return append(found, more...), err
+		}
+	}
+	return nil, fmt.Errorf("the pod was programmed with %s, which this node has no more", r.Backend)
+}
+
+// owned is what a record says that iptables programmed; nothing of a record that was never written.
+func owned(r attachment.Record) iptables.Owned {
+	own := iptables.Owned{}
+	for f, text := range r.Rules {
+		if s, err := rules.ParseSave(text); err == nil {
+			own[f] = s
+		}
+	}
+	return own
+}
+
+// RuleCount counts what the record says was programmed, in the lines of the backend's own language.
+func RuleCount(r attachment.Record) int {
+	n := strings.Count(r.Table, " comment \"")
+	for _, text := range r.Rules {
+		n += strings.Count(text, "\n-A ")
+	}
+	return n
+}
+
+// Works fails if a program could not be programmed now, as far as is to be known without programming one.
+func Works(ctx context.Context, choice string) error {
+	w, err := choose(ctx, choice, rules.Ruleset{}, rules.Families)
+	if err != nil {
+		return err
+	}
+	if b, ok := w.(byIPTables); ok {
+		return b.Works()
+	}
+	return nftables.Works()
+}
+
+// Gate says whether redirection that begins with the proxy's first packet has begun; it is empty if redirection doesn't wait.
+type Gate string
+
+// The gates.
+const (
+	Waits Gate = "waits for the proxy's first packet"
+	Began Gate = "has begun with the proxy's first packet"
+)
+
+// GateOf reads the kernel's state of what the record says was programmed.
+func GateOf(r attachment.Record) (Gate, error) {
+	if r.Backend != nftables.Name {
+		return "", nil
+	}
+	armed, gated, err := nftables.Armed()
+	switch {
+	case err != nil || !gated:
+		return "", err
+	case armed:
+		return Began, nil
+	}
+	return Waits, nil
+}

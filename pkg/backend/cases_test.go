@@ -1,0 +1,28 @@
+package backend
+
+import (
+	"testing"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/testcase"
+)
+
+func TestEveryCaseGivesItsTable(t *testing.T) {
+	for _, c := range testcase.Load(t, "../..") {
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			decision, err := c.Decide(t)
+			if err != nil || decision.Skip != "" {
+				return
+			}
+			program, err := Prepare(t.Context(), NFTables, rules.Build(decision.Policy), rules.Families)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var r attachment.Record
+			program.Keep(&r)
+			c.Want(t, map[string]string{"want.nft": r.Table})
+		})
+	}
+}

@@ -1,0 +1,60 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// errGated says why iptables was not enough.
+var errGated = errors.New("redirection that begins with the proxy's first packet takes backend nftables, and iptables is chosen")
+
+// choose picks the backend.
+func choose(ctx context.Context, choice string, rs rules.Ruleset, families []rules.Family) (way, error) {
+	byNFTables := func() (way, error) { return byNFTables{nftables.Compile(rs, families)}, nil }
+	switch {
+	case choice == NFTables:
+		return byNFTables()
+	case rs.Gated() && choice == IPTables:
+		return nil, errGated
+	case rs.Gated():
+		return byNFTables()
+	}
+	b, err := iptables.Detect(ctx)
+	if choice == Auto && (err != nil || !b.Loaded()) && nftables.Works() == nil {
+		return byNFTables()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return byIPTables{b, iptables.Owning(rs, families)}, nil
+}
+
+type byIPTables struct {
+	*iptables.Backend
+	want iptables.Owned
+}
+
+func (b byIPTables) keep(r *attachment.Record) {
+	r.Backend, r.Rules = b.Name(), map[rules.Family]string{}
+	for f, save := range b.want {
+		r.Rules[f] = save.Restore(rules.Save{})
+	}
+}
+
+func (b byIPTables) apply(ctx context.Context, lock *os.File, old attachment.Record) error {
+	return b.Apply(ctx, lock, b.want, owned(old))
+}
+
+type byNFTables struct{ table nftables.Table }
+
+func (n byNFTables) keep(r *attachment.Record) { r.Backend, r.Table = nftables.Name, n.table.String() }
+
+func (n byNFTables) apply(context.Context, *os.File, attachment.Record) error {
+	return nftables.Apply(n.table)
+}

@@ -1,0 +1,212 @@
+package nftables
+
+import (
+	"errors"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/redirect"
+	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/testcase"
+)
+
+func TestARuleThatTheKernelRefusesChangesNothingAndIsNamed(t *testing.T) {
+	t.Parallel()
+	nowhere := rules.Rule{Chain: rules.Chain{Table: rules.Nat, Name: "PROXY_OUTPUT"}, Matches: []rules.Match{rules.TCP}, Target: rules.Jump("NOWHERE"), Why: "to fail"}
+	rs := rules.Build(policy(nil))
+	ns := nettest.StartNamespace(t, "refused")
+	for _, before := range []func(){func() {}, func() { mustApply(t, ns, rs, rules.Families) }} {
+		before()
+		was := nft(t, ns, "", "--stateless", "list", "ruleset")
+		broken := rs
+		broken.Rules = append([]rules.Rule{rs.Rules[0], nowhere}, rs.Rules[1:]...)
+		err := ns.Do(func() error { return Apply(Compile(broken, rules.Families)) })
+		want := "program table inet detour: program rule `PROXY_OUTPUT meta l4proto tcp jump NOWHERE comment \"to fail\"`: no such file or directory"
+		if err == nil || err.Error() != want {
+			t.Errorf("got %v, want %s", err, want)
+		}
+		if is := nft(t, ns, "", "--stateless", "list", "ruleset"); is != was {
+			t.Errorf("the failure changes\n%sto\n%s", was, is)
+		}
+	}
+}
+
+func TestTheKernelsOwnWordsAreTold(t *testing.T) {
+	t.Parallel()
+	name := strings.Repeat("x", 300)
+	ns := nettest.StartNamespace(t, "words")
+	err := ns.Do(func() error {
+		return Apply(Compile(rules.Ruleset{Chains: []rules.Chain{{Table: rules.Nat, Name: name}}}, rules.Families))
+	})
+	want := "program table inet detour: make chain " + name + ": numerical result out of range (the kernel says: "
+	if err == nil || !strings.HasPrefix(err.Error(), want) {
+		t.Errorf("got %v, want %s", err, want)
+	}
+}
+
+// The kernel says of an expression that it lacks where it stands, and nothing else.
+func TestAnExpressionThatTheKernelLacksIsFound(t *testing.T) {
+	t.Parallel()
+	ns := nettest.StartNamespace(t, "lacks")
+	table := Compile(rules.Build(policy(nil)), rules.Families)
+	table.chains[2].rules[0].add("warp")
+	b := table.program(false, false)
+	var r *refusal
+	err := ns.Do(func() error {
+		s, err := open()
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		return s.commit(b)
+	})
+	if !errors.As(err, &r) || r.errno != unix.ENOENT || !strings.Contains(err.Error(), "[warp]") {
+		t.Fatalf("got %v", err)
+	}
+	if got := b.expressionAt(b.messages[r.number].at + r.offset); got != "warp" {
+		t.Errorf("the kernel points at %q", got)
+	}
+}
+
+// No kernel without these features is to be had; the test above shows that it answers in this way.
+func TestWhatTheKernelLacksIsNamed(t *testing.T) {
+	t.Parallel()
+	rule := func(target rules.Target) rules.Rule {
+		return rules.Rule{Chain: rules.Chain{Table: rules.Mangle, Name: rules.Prerouting}, Matches: []rules.Match{rules.TCP}, Target: target}
+	}
+	b := Compile(rules.Ruleset{Rules: []rules.Rule{rule(rules.SaveMark{}), rule(rules.Redirect(1)), rule(rules.DNAT{Addr: nettest.PodIPv4}), rule(rules.TProxy{Port: 1})}},
+		rules.Families).program(false, false)
+	for _, l := range lacks {
+		err := b.explain(refuse(b, l))
+		if !strings.HasSuffix(err.Error(), ": it has no "+l.needs) || !errors.Is(err, l.errno) {
+			t.Errorf("%s: %v", l.what, err)
+		}
+	}
+}
+
+// refuse is what the kernel says if it lacks that.
+func refuse(b *batch, l lack) *refusal {
+	for i, m := range b.messages {
+		r := &refusal{number: uint32(i), errno: l.errno}
+		switch {
+		case m.rule != nil:
+			for ; r.offset < 1024; r.offset += 4 {
+				if b.expressionAt(m.at+r.offset) == l.what {
+					return r
+				}
+			}
+		case m.chain != nil && l.what == "chain", m.chain == nil && l.what == "table":
+			return r
+		}
+	}
+	return &refusal{}
+}
+
+func TestWorks(t *testing.T) {
+	t.Parallel()
+	ns := nettest.StartNamespace(t, "works")
+	within(t, ns, Works)
+	err := ns.Do(func() error { // on a thread that ends with this
+		runtime.LockOSThread()
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		none := make([]unix.CapUserData, 2)
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			return err
+		}
+		return Works()
+	})
+	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
+		t.Errorf("without capabilities: %v", err)
+	}
+	for errno, want := range map[unix.Errno]string{
+		unix.EPROTONOSUPPORT: "CONFIG_NETFILTER_NETLINK", unix.EINVAL: "CONFIG_NF_TABLES", unix.EOPNOTSUPP: "CONFIG_NF_TABLES", unix.EIO: "input/output",
+	} {
+		if err := works(errno); !errors.Is(err, errno) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v: %v", errno, err)
+		}
+	}
+}
+
+func TestTablesOfOthersStay(t *testing.T) {
+	t.Parallel()
+	ns := nettest.StartNamespace(t, "others")
+	nft(t, ns, "table inet theirs { chain detour { type nat hook output priority -100; tcp dport 1 redirect to :2; }; }", "-f", "-")
+	before := nft(t, ns, "", "list", "ruleset")
+	rs := rules.Build(policy(nil))
+	table := mustApply(t, ns, rs, rules.Families)
+	if found := differences(t, ns, table.String()); found != nil {
+		t.Error(found)
+	}
+	if !strings.Contains(nft(t, ns, "", "list", "ruleset"), before) {
+		t.Error("Apply changes another's table")
+	}
+	within(t, ns, Remove)
+	if after := nft(t, ns, "", "list", "ruleset"); after != before {
+		t.Errorf("Remove leaves\n%snot\n%s", after, before)
+	}
+}
+
+// TPROXY without a listener is the end of a connection, as with iptables, and no way past the proxy.
+func TestWithoutATransparentListenerConnectionsEnd(t *testing.T) {
+	t.Parallel()
+	w := nettest.StartWorld(t)
+	mustApply(t, w.Pod, build(t, testcase.Find(t, "../../..", "istio/tproxy")), rules.Families)
+	checkPackets(t, w, "in4 8080 -> error: timeout\nin6 8080 -> error: timeout\nin 15020 -> app")
+}
+
+// ACCEPT and RETURN end what iptables calls a table, and no more than that.
+func TestAVerdictEndsOneTable(t *testing.T) {
+	t.Parallel()
+	output := func(table rules.Table, target rules.Target, m ...rules.Match) rules.Rule {
+		return rules.Rule{Chain: rules.Chain{Table: table, Name: rules.Output}, Matches: m, Target: target}
+	}
+	w := nettest.StartWorld(t)
+	mustApply(t, w.Pod, rules.Ruleset{Rules: []rules.Rule{
+		output(rules.Raw, rules.Accept{}, rules.TCP, rules.DstPort{Port: 80}),
+		output(rules.Raw, rules.Drop{}, rules.TCP, rules.DstPort{Port: 80}),
+		output(rules.Mangle, rules.Return{}, rules.TCP, rules.DstPort{Port: 80}),
+		output(rules.Mangle, rules.Drop{}, rules.TCP, rules.DstPort{Port: 80}),
+		output(rules.Nat, rules.Redirect(15001), rules.TCP),
+	}}, rules.Families)
+	checkPackets(t, w, proxied, 15001)
+}
+
+// A mark that is set in OUTPUT has the packet routed anew: here into the pod, where nobody listens.
+func TestAMarkIsSeenByRouting(t *testing.T) {
+	t.Parallel()
+	w := nettest.StartWorld(t)
+	mustApply(t, w.Pod, rules.Ruleset{
+		Rules: []rules.Rule{{Chain: rules.Chain{Table: rules.Mangle, Name: rules.Output}, Matches: []rules.Match{rules.TCP, rules.DstPort{Port: 80}}, Target: rules.SetMark(5)}},
+		Setup: rules.Setup{Routes: []rules.LocalRoute{{Mark: 5, Table: 105}}},
+	}, rules.Families)
+	checkPackets(t, w, "out 1.1.1.1:80 -> error: refused\nout [2001:db8::1]:80 -> error: refused\nout 1.1.1.1:81 -> outside")
+}
+
+func TestOneFamilyLeavesTheOtherAlone(t *testing.T) {
+	t.Parallel()
+	for f, want := range map[rules.Family]string{
+		rules.IPv4: "out 1.1.1.1:80 -> proxy 15001\nout [2001:db8::1]:80 -> outside",
+		rules.IPv6: "out 1.1.1.1:80 -> outside\nout [2001:db8::1]:80 -> proxy 15001",
+	} {
+		w := nettest.StartWorld(t)
+		mustApply(t, w.Pod, rules.Build(policy(nil)), []rules.Family{f})
+		checkPackets(t, w, want, 15001)
+	}
+}
+
+// Comments are cut, and nothing in them ends them.
+func TestComments(t *testing.T) {
+	t.Parallel()
+	why := `a "quote" and
+a line` + strings.Repeat(" that goes on", 20)
+	rs := rules.Build(policy([]redirect.Range{{Prefix: manyRanges(1)[0].Prefix, Origin: why}}))
+	ns := nettest.StartNamespace(t, "comments")
+	checkTable(t, ns, rs, rules.Families)
+	if got := listed(t, ns); !strings.Contains(got, `comment "range excluded by a 'quote' and a line that`) || !strings.Contains(got, ` goes on that..."`) {
+		t.Errorf("got\n%s", got)
+	}
+}

@@ -1,0 +1,334 @@
+package nftables
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// Table is a ruleset as the one table that stands for it.
+type Table struct {
+	chains []chain // base chains first
+	gated  bool
+}
+
+type chain struct {
+	name  string
+	hook  *hook // nil for those of the mesh
+	rules []rule
+}
+
+// hook is where the kernel calls a base chain.
+type hook struct {
+	chain    rules.Chain
+	kind     string // nft's type of the chain
+	number   uint32
+	name     string
+	priority int32
+}
+
+// hooks are what netfilter calls for iptables' tables, in its order and as iptables-nft has it: a chain of type route
+// has the packet routed anew when its mark has changed, as the table mangle does in OUTPUT.
+var hooks = []hook{
+	{rules.Chain{Table: rules.Raw, Name: rules.Prerouting}, "filter", unix.NF_INET_PRE_ROUTING, "prerouting", -300},
+	{rules.Chain{Table: rules.Raw, Name: rules.Output}, "filter", unix.NF_INET_LOCAL_OUT, "output", -300},
+	{rules.Chain{Table: rules.Mangle, Name: rules.Prerouting}, "filter", unix.NF_INET_PRE_ROUTING, "prerouting", -150},
+	{rules.Chain{Table: rules.Mangle, Name: rules.Output}, "route", unix.NF_INET_LOCAL_OUT, "output", -150},
+	{rules.Chain{Table: rules.Nat, Name: rules.Prerouting}, "nat", unix.NF_INET_PRE_ROUTING, "prerouting", -100},
+	{rules.Chain{Table: rules.Nat, Name: rules.Output}, "nat", unix.NF_INET_LOCAL_OUT, "output", -100},
+}
+
+// armedSet is the set that Arm adds to and Armed looks up. The element that it has room for stands for every packet; once
+// it is there, adding it again does nothing.
+const (
+	armedSet   = "armed"
+	armedSize  = 1
+	armedFlags = unix.NFT_SET_EVAL
+)
+
+// Compile turns a ruleset into the table that does the same for these families and leaves the other alone. Rules that may
+// be one become one, see fold.
+func Compile(rs rules.Ruleset, families []rules.Family) Table {
+	c := &compiler{own: rs.Chains, families: families}
+	byChain := map[rules.Chain][]rules.Rule{}
+	for _, r := range rs.Rules {
+		byChain[r.Chain] = append(byChain[r.Chain], r)
+	}
+	t := Table{gated: rs.Gated()}
+	for i := range hooks {
+		if h := &hooks[i]; len(byChain[h.chain]) > 0 {
+			t.chains = append(t.chains, chain{c.name(h.chain), h, append(c.onlyOne(), c.compile(fold(byChain, h.chain))...)})
+		}
+	}
+	for _, own := range rs.Chains {
+		t.chains = append(t.chains, chain{c.name(own), nil, c.compile(fold(byChain, own))})
+	}
+	return t
+}
+
+type compiler struct {
+	own      []rules.Chain
+	families []rules.Family
+	sets     uint32 // how many there are so far
+}
+
+// name is the chain's name in the one table. The mesh's own keep theirs, but where another table has it too, that of nat
+// alone does: it is the one that people look for.
+func (c *compiler) name(ch rules.Chain) string {
+	elsewhere := func(o rules.Chain) bool { return o.Name == ch.Name && o.Table != ch.Table }
+	if ch.Base() || ch.Table != rules.Nat && slices.ContainsFunc(c.own, elsewhere) {
+		return string(ch.Table) + "-" + ch.Name
+	}
+	return ch.Name
+}
+
+// onlyOne begins a base chain with what keeps the other family out of it.
+func (c *compiler) onlyOne() []rule {
+	if len(c.families) != 1 {
+		return nil
+	}
+	r := rule{why: "only " + c.families[0].String() + " is redirected"}
+	r.equal(&metaNfproto, true, []byte{protocolOf(c.families[0])})
+	r.verdict(nfAccept, "")
+	return []rule{r}
+}
+
+func protocolOf(f rules.Family) byte {
+	switch f {
+	case rules.IPv4:
+		return unix.NFPROTO_IPV4
+	case rules.IPv6:
+		return unix.NFPROTO_IPV6
+	}
+	return unix.NFPROTO_UNSPEC
+}
+
+// compile makes a rule with addresses one rule for each family that it has addresses of.
+func (c *compiler) compile(all []rules.Rule) []rule {
+	var out []rule
+	for _, r := range all {
+		for _, f := range c.familiesOf(r) {
+			out = append(out, c.rule(r, f))
+			if _, ok := r.Target.(rules.TProxy); ok { // TPROXY drops what has no listener, nft's statement lets it pass
+				out = append(out, c.rule(rules.Rule{Chain: r.Chain, Matches: r.Matches, Target: rules.Drop{}, Why: "nothing listens there"}, f))
+			}
+		}
+	}
+	return out
+}
+
+// both stands for the families of a rule that has no addresses.
+const both rules.Family = 0
+
+// familiesOf are the families that the rule is of; none if it has an empty list.
+func (c *compiler) familiesOf(r rules.Rule) []rules.Family {
+	left, addresses := slices.Clone(c.families), false
+	narrow := func(has func(rules.Family) bool) {
+		left = slices.DeleteFunc(left, func(f rules.Family) bool { return !has(f) })
+		addresses = true
+	}
+	for _, m := range r.Matches {
+		switch m := m.(type) {
+		case rules.Source:
+			narrow(hasAny(m.Prefixes))
+		case rules.Destination:
+			narrow(hasAny(m.Prefixes))
+		case rules.DstPorts:
+			if len(m.Ports) == 0 {
+				return nil
+			}
+		}
+	}
+	if dnat, ok := r.Target.(rules.DNAT); ok {
+		narrow(func(f rules.Family) bool { return rules.Of(dnat.Addr) == f })
+	}
+	if !addresses {
+		return []rules.Family{both}
+	}
+	return left
+}
+
+func hasAny(prefixes []netip.Prefix) func(rules.Family) bool {
+	return func(f rules.Family) bool {
+		return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return rules.Of(p.Addr()) == f })
+	}
+}
+
+func (c *compiler) rule(r rules.Rule, f rules.Family) rule {
+	out := rule{why: comment(r.Why)}
+	if f != both {
+		out.equal(&metaNfproto, false, []byte{protocolOf(f)})
+	}
+	for _, m := range r.Matches {
+		c.match(&out, m, f)
+	}
+	c.target(&out, r, f)
+	return out
+}
+
+// match adds the condition m. Where packets lack what it asks for, as a state ahead of connection tracking, it does what
+// iptables does, with one exception: a packet that no process's socket sends meets "not of this user" there and fails it
+// here. Not occurs in nat's OUTPUT alone, which is asked for the first packet of a connection, and only for lo. What the
+// kernel sends of its own, resets, answers to pings, reports that a port is closed, belongs to connections that there are.
+// One packet gets here all the same: what is resent on lo for a program that has ended, if connection tracking has
+// been told to forget the connection meanwhile. It goes to the proxy, which resets it.
+func (c *compiler) match(out *rule, m rules.Match, f rules.Family) {
+	switch m := m.(type) {
+	case rules.Source:
+		c.addresses(out, [2]*source{&ipSaddr, &ip6Saddr}, f, m.Prefixes, false)
+	case rules.Destination:
+		c.addresses(out, [2]*source{&ipDaddr, &ip6Daddr}, f, m.Prefixes, m.Not)
+	case rules.InInterface:
+		out.equal(&metaIifname, false, interfaceName(string(m)))
+	case rules.OutInterface:
+		out.equal(&metaOifname, false, interfaceName(string(m)))
+	case rules.Protocol:
+		out.equal(&metaL4proto, false, []byte{byte(numberOf(protocols, string(m)))})
+	case rules.SrcPort:
+		c.ports(out, &thSport, []uint16{uint16(m)}, false)
+	case rules.DstPort:
+		c.ports(out, &thDport, []uint16{m.Port}, m.Not)
+	case rules.DstPorts:
+		c.ports(out, &thDport, m.Ports, m.Not)
+	case rules.OwnerUID:
+		out.equal(&metaSkuid, m.Not, native(m.ID))
+	case rules.OwnerGID:
+		out.equal(&metaSkgid, m.Not, native(m.ID))
+	case rules.Mark:
+		out.equal(&metaMark, m.Not, native(m.Value))
+	case rules.ConnMark:
+		out.equal(&ctMark, false, native(uint32(m)))
+	case rules.CTState:
+		out.load(&ctStates)
+		out.mask(native(bitsOf(m)))
+		out.compare(unix.NFT_CMP_NEQ, native(0))
+	case rules.Armed:
+		out.constant()
+		out.lookup(armedSet, 0, false)
+	default:
+		panic(fmt.Sprintf("nftables: match %T is not compiled", m))
+	}
+}
+
+func (c *compiler) addresses(out *rule, sources [2]*source, f rules.Family, prefixes []netip.Prefix, not bool) {
+	s := sources[0]
+	if f == rules.IPv6 {
+		s = sources[1]
+	}
+	var spans []span
+	for _, p := range prefixes {
+		if rules.Of(p.Addr()) == f {
+			spans = append(spans, prefixSpan(p))
+		}
+	}
+	c.sets++
+	out.among(s, not, s.normalize(spans), c.sets)
+}
+
+func (c *compiler) ports(out *rule, s *source, ports []uint16, not bool) {
+	spans := make([]span, len(ports))
+	for i, number := range ports {
+		spans[i] = portSpan(number)
+	}
+	c.sets++
+	out.among(s, not, s.normalize(spans), c.sets)
+}
+
+func bitsOf(list rules.CTState) (all uint32) {
+	for _, s := range list {
+		all |= numberOf(states, strings.ToLower(string(s)))
+	}
+	return all
+}
+
+func interfaceName(name string) []byte {
+	return append([]byte(name), make([]byte, unix.IFNAMSIZ-len(name))...)
+}
+
+func native(v uint32) []byte { return binary.NativeEndian.AppendUint32(nil, v) }
+
+func network16(v uint16) []byte { return binary.BigEndian.AppendUint16(nil, v) }
+
+func (c *compiler) target(out *rule, r rules.Rule, f rules.Family) {
+	switch t := r.Target.(type) {
+	case rules.Return:
+		out.verdict(returnVerdict, "")
+	case rules.Accept:
+		out.verdict(nfAccept, "")
+	case rules.Drop:
+		out.verdict(nfDrop, "")
+	case rules.Jump:
+		out.verdict(jumpVerdict, c.name(rules.Chain{Table: r.Chain.Table, Name: string(t)}))
+	case rules.Redirect:
+		out.immediate(reg1, network16(uint16(t)))
+		out.add("redir", number(unix.NFTA_REDIR_REG_PROTO_MIN, reg1))
+	case rules.DNAT:
+		out.dnat(t, f)
+	case rules.TProxy:
+		out.immediate(reg1, network16(t.Port))
+		out.add("tproxy", number(tproxyFamily, uint32(protocolOf(f))), number(tproxyRegPort, reg1))
+		out.immediate(reg1, native(t.Mark))
+		out.store(&metaMark)
+		out.verdict(nfAccept, "")
+	case rules.SetMark:
+		out.immediate(reg1, native(uint32(t)))
+		out.store(&metaMark)
+	case rules.SaveMark:
+		out.load(&metaMark)
+		out.store(&ctMark)
+	case rules.RestoreMark:
+		out.load(&ctMark)
+		out.store(&metaMark)
+	case rules.Zone: // as with iptables, the first zone counts
+		out.immediate(reg1, binary.NativeEndian.AppendUint16(nil, uint16(t)))
+		out.store(&ctZone)
+	case rules.Arm:
+		out.constant()
+		out.add("dynset", text(unix.NFTA_DYNSET_SET_NAME, armedSet), number(unix.NFTA_DYNSET_OP, unix.NFT_DYNSET_OP_ADD), number(unix.NFTA_DYNSET_SREG_KEY, reg1))
+	default:
+		panic(fmt.Sprintf("nftables: target %T is not compiled", t))
+	}
+}
+
+func (r *rule) dnat(t rules.DNAT, f rules.Family) {
+	r.immediate(reg1, t.Addr.AsSlice())
+	attributes := []attribute{
+		number(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT), number(unix.NFTA_NAT_FAMILY, uint32(protocolOf(f))),
+		number(unix.NFTA_NAT_REG_ADDR_MIN, reg1),
+	}
+	if t.Port != 0 {
+		r.immediate(reg2, network16(t.Port))
+		attributes = append(attributes, number(unix.NFTA_NAT_REG_PROTO_MIN, reg2))
+	}
+	r.add("nat", attributes...)
+}
+
+// maxComment is how long a comment may be (NFTNL_UDATA_COMMENT_MAXLEN less the final NUL).
+const maxComment = 127
+
+// comment makes of a rule's reason what nft takes between quotes, cut at a word where it is too long.
+func comment(why string) string {
+	why = strings.Map(func(r rune) rune {
+		switch {
+		case r == '"':
+			return '\''
+		case r < ' ':
+			return ' '
+		}
+		return r
+	}, why)
+	if len(why) <= maxComment {
+		return why
+	}
+	why = why[:maxComment-len("...")]
+	if i := strings.LastIndexByte(why, ' '); i > 0 {
+		why = why[:i]
+	}
+	return why + "..."
+}

@@ -1,0 +1,237 @@
+package nftables
+
+import (
+	"bytes"
+	"encoding/binary"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// key is a value in a set: as many bytes of it as its datatype has, in network order, the rest zero.
+type key [16]byte
+
+// span is all values from one to another, both included.
+type span struct{ from, to key }
+
+// set is the list that one rule looks up.
+type set struct {
+	name string // the rule knows it by; the kernel gives one in place of anonymousName
+	id   uint32 // its transaction knows it by
+	of   *datatype
+	// intervals are what the kernel keeps of ranges; single values are found faster.
+	intervals bool
+	// spans are in order and apart from each other.
+	spans []span
+}
+
+// anonymousName has the kernel choose one.
+const anonymousName = "__set%d"
+
+func newSet(id uint32, of *datatype, spans []span) set {
+	isRange := func(s span) bool { return s.from != s.to }
+	return set{anonymousName, id, of, slices.ContainsFunc(spans, isRange), spans}
+}
+
+func addrKey(a netip.Addr) (k key) {
+	copy(k[:], a.AsSlice())
+	return k
+}
+
+func prefixSpan(p netip.Prefix) span {
+	from := addrKey(p.Masked().Addr())
+	to := from
+	for bit := p.Bits(); bit < p.Addr().BitLen(); bit++ {
+		to[bit/8] |= 0x80 >> (bit % 8)
+	}
+	return span{from, to}
+}
+
+func portSpan(number uint16) span {
+	var k key
+	binary.BigEndian.PutUint16(k[:], number)
+	return span{k, k}
+}
+
+// next is the value after k; the highest has none.
+func (d *datatype) next(k key) (next key, ok bool) {
+	for i := d.size - 1; i >= 0; i-- {
+		if k[i]++; k[i] != 0 {
+			return k, true
+		}
+	}
+	return k, false
+}
+
+func (d *datatype) previous(k key) key {
+	for i := d.size - 1; i >= 0; i-- {
+		if k[i]--; k[i] != 0xff {
+			break
+		}
+	}
+	return k
+}
+
+func (d *datatype) highest() (k key) {
+	copy(k[:], d.leading(8*d.size))
+	return k
+}
+
+// leading is the mask of so many leading bits.
+func (d *datatype) leading(bits int) []byte {
+	mask := make([]byte, d.size)
+	for i := range bits {
+		mask[i/8] |= 0x80 >> (i % 8)
+	}
+	return mask
+}
+
+// maskLength is how many leading bits a mask keeps, if it keeps those alone.
+func (d *datatype) maskLength(mask []byte) (length int, ok bool) {
+	s := span{to: d.highest()} // of what is left out
+	for i, bits := range mask {
+		s.to[i] ^= bits
+	}
+	return d.prefixLength(s)
+}
+
+// normalize sorts spans and makes those one that overlap or, as ranges, are neighbours: the kernel refuses the former, and
+// so a list has one form. It works in place.
+func (d *datatype) normalize(spans []span) []span {
+	slices.SortFunc(spans, func(a, b span) int { return bytes.Compare(a.from[:], b.from[:]) })
+	out := spans[:0]
+	for _, s := range spans {
+		if n := len(out); n > 0 && d.meets(out[n-1], s) {
+			if bytes.Compare(s.to[:], out[n-1].to[:]) > 0 {
+				out[n-1].to = s.to
+			}
+			continue
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// meets reports whether b, which begins no earlier than a, leaves no gap behind a.
+func (d *datatype) meets(a, b span) bool {
+	next, ok := d.next(a.to)
+	return bytes.Compare(b.from[:], a.to[:]) <= 0 || false && ok && b.from == next
+}
+
+// prefixLength is how many leading bits all values of the span have in common, if they are all that have.
+func (d *datatype) prefixLength(s span) (length int, ok bool) {
+	size := d.size * 8
+	bit := func(k key, i int) byte { return k[i/8] >> (7 - i%8) & 1 }
+	for length < size && bit(s.from, length) == bit(s.to, length) {
+		length++
+	}
+	for i := length; i < size; i++ {
+		if bit(s.from, i) != 0 || bit(s.to, i) != 1 {
+			return 0, false
+		}
+	}
+	return length, true
+}
+
+func (d *datatype) formatSpan(s span) string {
+	from := d.format(s.from[:d.size])
+	if s.from == s.to {
+		return from
+	}
+	if length, ok := d.prefixLength(s); ok {
+		return from + "/" + strconv.Itoa(length)
+	}
+	return from + "-" + d.format(s.to[:d.size])
+}
+
+// String is the set's content as nft has it.
+func (s set) String() string {
+	words := make([]string, len(s.spans))
+	for i, span := range s.spans {
+		words[i] = s.of.formatSpan(span)
+	}
+	return "{ " + strings.Join(words, ", ") + " }"
+}
+
+// maxElements is how many bytes of elements one message has, at the least, where there are more to come: an attribute's
+// length is 16 bits, and there must be room for one more range.
+const maxElements = 1<<16 - 1 - attributeHeader - 2*elementSize
+
+// elements are the set's content as the kernel takes it, in parts. A range is two elements, its beginning and, marked so,
+// what comes behind its end.
+func (s set) elements() [][]byte {
+	var parts [][]byte
+	var part []byte
+	for _, span := range s.spans {
+		if len(part) > maxElements {
+			parts = append(parts, part)
+			part = nil
+		}
+		if part == nil {
+			part = make([]byte, 0, min(len(s.spans)*2*elementSize, 1<<16))
+		}
+		part = s.of.appendElement(part, span.from, 0)
+		if end, ok := s.of.next(span.to); s.intervals && ok {
+			part = s.of.appendElement(part, end, unix.NFT_SET_ELEM_INTERVAL_END)
+		}
+	}
+	return append(parts, part)
+}
+
+// elementSize is the most that an element takes.
+const elementSize = 4*attributeHeader + len(key{}) + 4
+
+func (d *datatype) appendElement(b []byte, k key, flags uint32) []byte {
+	padded := (d.size + 3) &^ 3
+	length := 3*attributeHeader + padded
+	if flags != 0 {
+		length += attributeHeader + 4
+	}
+	b = appendHeader(b, unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, length)
+	if flags != 0 {
+		b = appendHeader(b, unix.NFTA_SET_ELEM_FLAGS, attributeHeader+4)
+		b = binary.BigEndian.AppendUint32(b, flags)
+	}
+	b = appendHeader(b, unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_KEY, 2*attributeHeader+padded)
+	b = appendHeader(b, unix.NFTA_DATA_VALUE, attributeHeader+d.size)
+	return append(b, k[:padded]...)
+}
+
+// border is one end of a range: where it begins, or what comes behind it.
+type border struct {
+	key
+	end bool
+}
+
+// spansOf puts what the kernel lists together again; the last range may go up to the highest value.
+func (s set) spansOf(borders []border) []span {
+	slices.SortFunc(borders, border.compare)
+	var spans []span
+	for i, b := range borders {
+		to := b.key
+		switch {
+		case b.end:
+			continue
+		case s.intervals && i+1 < len(borders):
+			to = s.of.previous(borders[i+1].key)
+		case s.intervals:
+			to = s.of.highest()
+		}
+		spans = append(spans, span{b.key, to})
+	}
+	return spans
+}
+
+// compare has a range end before the next begins.
+func (b border) compare(o border) int {
+	if c := bytes.Compare(b.key[:], o.key[:]); c != 0 || b.end == o.end {
+		return c
+	}
+	if b.end {
+		return -1
+	}
+	return 1
+}
