@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"regexp"
@@ -86,7 +87,7 @@ func TestVerifyTellsPodsThatDifferFromThoseThatDoNot(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err = verify(t, dir)
-	if err != errDifferent || !strings.Contains(out, "rule 1 of PROXY_INBOUND is missing") {
+	if !errors.Is(err, errDifferent) || !strings.Contains(out, "rule 1 of PROXY_INBOUND is missing") {
 		t.Errorf("got %v\n%s", err, out)
 	}
 	if out, err := verify(t, dir, "shop/nftables"); err != nil || strings.Contains(out, "iptables") {
@@ -100,7 +101,7 @@ func TestVerifyTellsPodsThatDifferFromThoseThatDoNot(t *testing.T) {
 func TestVerifySaysThatAPodsNamespaceIsGone(t *testing.T) {
 	dir := t.TempDir()
 	save(t, dir, attachment.Record{Key: attachment.Key{Network: "net", ContainerID: "c", IfName: "eth0"}, Netns: "/run/netns/gone", Pod: "shop/web", Outcome: attachment.Programmed})
-	if out, err := verify(t, dir); err != errDifferent || !strings.Contains(out, "there is no network namespace") {
+	if out, err := verify(t, dir); !errors.Is(err, errDifferent) || !strings.Contains(out, "there is no network namespace") {
 		t.Errorf("got %v\n%s", err, out)
 	}
 }

@@ -161,8 +161,8 @@ func TestTheHostsXtablesLockIsNotTaken(t *testing.T) {
 
 func TestAProgramThatHangsEndsWithTheDeadlineAndGivesTheLockBack(t *testing.T) {
 	ns := nettest.StartNamespace(t, "hang")
-	hang := &Backend{variant: Nft, tools: map[rules.Family]tools{rules.IPv4: {save: t.TempDir() + "/iptables-save"}}}
-	if err := os.WriteFile(hang.tools[rules.IPv4].save, []byte("#!/bin/sh\nexec sleep 60\n"), 0o700); err != nil {
+	hang := &Backend{variant: Nft, tools: map[rules.Family]tools{rules.IPv4: {restore: t.TempDir() + "/iptables-restore"}}}
+	if err := os.WriteFile(hang.tools[rules.IPv4].restore, []byte("#!/bin/sh\nexec sleep 60\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	pod, err := netns.Open(ns.Path())
@@ -178,7 +178,7 @@ func TestAProgramThatHangsEndsWithTheDeadlineAndGivesTheLockBack(t *testing.T) {
 	err = pod.Do(func() error {
 		return hang.Apply(ctx, lock, Owning(rules.Build(policy()), []rules.Family{rules.IPv4}), nil)
 	})
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "iptables-save") {
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "iptables-restore") {
 		t.Errorf("got error %v, want the deadline and the program that hangs", err)
 	}
 	pod.Close()

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"os"
 	"os/exec"
@@ -20,6 +21,7 @@ import (
 
 	goiptables "github.com/coreos/go-iptables/iptables"
 
+	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/verify"
 )
@@ -52,49 +54,75 @@ func Owning(rs rules.Ruleset, families []rules.Family) Owned {
 // What an earlier Apply left, by the same chains and rules and by those of old, is replaced, so that the result is the
 // same however often it runs; rules of others stay. lock is the namespace's lock, which the started programs inherit.
 func (b *Backend) Apply(ctx context.Context, lock *os.File, want, old Owned) error {
-	done := Owned{}
-	for _, f := range rules.Families {
-		save, ok := want[f]
-		if !ok {
-			continue
+	inputs := map[rules.Family]string{}
+	for f, save := range want {
+		stale, err := b.there(ctx, lock, f, save.Join(old[f]))
+		if err != nil {
+			return fmt.Errorf("program %s rules: %w", f, err)
 		}
-		done[f] = save
-		err := b.replace(ctx, lock, f, save, save.Join(old[f]))
-		if err == nil {
-			continue
-		}
-		undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
-		defer cancel()
-		return errors.Join(fmt.Errorf("program %s rules: %w", f, err), b.Remove(undo, lock, done))
+		inputs[f] = save.Restore(stale)
 	}
-	return nil
+	failed := b.restore(ctx, lock, inputs)
+	if len(failed) == 0 {
+		return nil
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	return errors.Join(inOrder("program", failed), b.Remove(undo, lock, want))
 }
 
 // Remove takes what is owned out of the families. What is not there is no error.
 func (b *Backend) Remove(ctx context.Context, lock *os.File, owned Owned) error {
-	var errs []error
-	for _, f := range rules.Families {
-		if own, ok := owned[f]; ok {
-			if err := b.replace(ctx, lock, f, rules.Save{}, own); err != nil {
-				errs = append(errs, fmt.Errorf("remove %s rules: %w", f, err))
-			}
+	inputs := map[rules.Family]string{}
+	for f, own := range owned {
+		if !b.empty(f, own) {
+			inputs[f] = rules.Save{}.Restore(own.Owned(own))
 		}
+	}
+	// As a rule it is all as it was programmed. Where it is not, the transaction fails and it takes a look at what is there.
+	again, failed := map[rules.Family]string{}, map[rules.Family]error{}
+	for f := range b.restore(ctx, lock, inputs) {
+		stale, err := b.there(ctx, lock, f, owned[f])
+		if err != nil {
+			failed[f] = err
+			continue
+		}
+		again[f] = rules.Save{}.Restore(stale)
+	}
+	maps.Copy(failed, b.restore(ctx, lock, again))
+	return inOrder("remove", failed)
+}
+
+// inOrder joins what failed, family by family.
+func inOrder(verb string, failed map[rules.Family]error) error {
+	var errs []error
+	for _, f := range slices.Sorted(maps.Keys(failed)) {
+		errs = append(errs, fmt.Errorf("%s %s rules: %w", verb, f, failed[f]))
 	}
 	return errors.Join(errs...)
 }
 
-// replace puts what is wanted in the place of what is owned.
-func (b *Backend) replace(ctx context.Context, lock *os.File, f rules.Family, want, own rules.Save) error {
-	have, err := b.save(ctx, lock, f, own)
-	if err != nil {
-		return err
+// restore runs iptables-restore with each family's input, all at once, and returns what failed.
+func (b *Backend) restore(ctx context.Context, lock *os.File, inputs map[rules.Family]string) map[rules.Family]error {
+	failed := map[rules.Family]error{}
+	running := map[rules.Family]*process{}
+	for f, input := range inputs {
+		if input == "" {
+			continue
+		}
+		p, err := start(ctx, lock, b.tools[f].restore, input, "--noflush", "--wait="+waitSeconds(ctx))
+		if err != nil {
+			failed[f] = err
+			continue
+		}
+		running[f] = p
 	}
-	input := want.Restore(have.Owned(own))
-	if input == "" {
-		return nil
+	for f, p := range running {
+		if _, err := p.wait(); err != nil {
+			failed[f] = err
+		}
 	}
-	_, err = b.run(ctx, lock, b.tools[f].restore, input, "--noflush", "--wait="+waitSeconds(ctx))
-	return err
+	return failed
 }
 
 // Differences says, one sentence each, where the kernel differs from what is owned.
@@ -167,20 +195,31 @@ func (b *Backend) client(f rules.Family) (*goiptables.IPTables, error) {
 	return ipt, nil
 }
 
-// save reads the family's tables. A namespace without any of the legacy tables that own is in is known to be empty
-// without asking a program.
-func (b *Backend) save(ctx context.Context, lock *os.File, f rules.Family, own rules.Save) (rules.Save, error) {
-	if b.variant == Legacy {
-		names, err := legacyTables(f)
-		if err == nil && !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 }) {
-			return rules.Save{}, nil
-		}
+// there reads what of the owned things a family has.
+func (b *Backend) there(ctx context.Context, lock *os.File, f rules.Family, own rules.Save) (rules.Save, error) {
+	if b.empty(f, own) {
+		return rules.Save{}, nil
 	}
-	out, err := b.run(ctx, lock, b.tools[f].save, "")
+	p, err := start(ctx, lock, b.tools[f].save, "")
 	if err != nil {
 		return rules.Save{}, err
 	}
-	return rules.ParseSave(out)
+	out, err := p.wait()
+	if err != nil {
+		return rules.Save{}, err
+	}
+	all, err := rules.ParseSave(out)
+	return all.Owned(own), err
+}
+
+// empty reports whether the namespace is known, without asking a program, to have none of the tables that own is in.
+func (b *Backend) empty(f rules.Family, own rules.Save) bool {
+	list := nftables.Tables
+	if b.variant == Legacy {
+		list = legacyTables
+	}
+	names, err := list(f)
+	return err == nil && !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 })
 }
 
 // waitSeconds is for iptables before 1.8.6, which know no XTABLES_LOCKFILE and wait for the host's lock.
@@ -192,21 +231,39 @@ func waitSeconds(ctx context.Context) string {
 	return strconv.Itoa(int(math.Max(1, math.Floor(time.Until(deadline).Seconds()))))
 }
 
-func (b *Backend) run(ctx context.Context, lock *os.File, path, stdin string, args ...string) (string, error) {
+// process is a program of iptables that runs.
+type process struct {
+	ctx            context.Context
+	cmd            *exec.Cmd
+	stdin          string
+	stdout, stderr bytes.Buffer
+}
+
+func start(ctx context.Context, lock *os.File, path, stdin string, args ...string) (*process, error) {
 	privateLock()
-	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
-	cmd.ExtraFiles = []*os.File{lock} // held until the program ends, even if detour is killed
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	err := cmd.Run()
-	if ctx.Err() != nil {
-		return "", fmt.Errorf("%s: %w", filepath.Base(path), ctx.Err())
+	p := &process{ctx: ctx, cmd: exec.CommandContext(ctx, path, args...), stdin: stdin}
+	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = strings.NewReader(stdin), &p.stdout, &p.stderr
+	p.cmd.ExtraFiles = []*os.File{lock} // held until the program ends, even if detour is killed
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return p, p.failed(p.cmd.Start())
+}
+
+// wait waits for the program's end and returns what it has printed.
+func (p *process) wait() (string, error) {
+	err := p.failed(p.cmd.Wait())
+	return p.stdout.String(), err
+}
+
+// failed says in one line what an error of the program means.
+func (p *process) failed(err error) error {
+	switch name := filepath.Base(p.cmd.Path); {
+	case err == nil:
+		return nil
+	case p.ctx.Err() != nil:
+		return fmt.Errorf("%s: %w", name, p.ctx.Err())
+	default:
+		return fmt.Errorf("%s: %w: %s", name, err, explain(p.stderr.String(), p.stdin))
 	}
-	if err != nil {
-		return "", fmt.Errorf("%s: %w: %s", filepath.Base(path), err, explain(stderr.String(), stdin))
-	}
-	return stdout.String(), nil
 }
 
 // privateLock keeps the legacy programs off the host's /run/xtables.lock, for which every pod start would wait. The

@@ -183,7 +183,7 @@ func TestAMarkIsSeenByRouting(t *testing.T) {
 		Rules: []rules.Rule{{Chain: rules.Chain{Table: rules.Mangle, Name: rules.Output}, Matches: []rules.Match{rules.TCP, rules.DstPort{Port: 80}}, Target: rules.SetMark(5)}},
 		Setup: rules.Setup{Routes: []rules.LocalRoute{{Mark: 5, Table: 105}}},
 	}, rules.Families)
-	checkPackets(t, w, "out 1.1.1.1:80 -> error: refused\nout [2001:db8::1]:80 -> error: refused\nout 1.1.1.1:81 -> outside")
+	checkPackets(t, w, "out [2001:db8::1]:80 -> error: refused\nout [2001:db8::1]:81 -> outside")
 }
 
 func TestOneFamilyLeavesTheOtherAlone(t *testing.T) {

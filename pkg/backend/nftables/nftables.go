@@ -7,6 +7,8 @@ import (
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // Name is what state and logs call this backend.
@@ -36,6 +38,23 @@ func Apply(t Table) error {
 		return fmt.Errorf("program %s: %w", tableHead, err)
 	}
 	return nil
+}
+
+// Tables lists the tables that the namespace has of a family, with iptables' among them but without inet's.
+func Tables(f rules.Family) ([]string, error) {
+	s, err := open()
+	if err != nil {
+		return nil, fmt.Errorf("list %s tables: %w", f, err)
+	}
+	defer s.close()
+	var names []string
+	err = s.askFor(protocolOf(f), unix.NFT_MSG_GETTABLE, unix.NLM_F_DUMP, func(t fields) {
+		names = append(names, t.text(unix.NFTA_TABLE_NAME))
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list %s tables: %w", f, err)
+	}
+	return names, nil
 }
 
 // there reports whether the namespace has the table.

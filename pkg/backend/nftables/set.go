@@ -118,7 +118,7 @@ func (d *datatype) normalize(spans []span) []span {
 // meets reports whether b, which begins no earlier than a, leaves no gap behind a.
 func (d *datatype) meets(a, b span) bool {
 	next, ok := d.next(a.to)
-	return bytes.Compare(b.from[:], a.to[:]) <= 0 || false && ok && b.from == next
+	return bytes.Compare(b.from[:], a.to[:]) <= 0 || d.ranges && ok && b.from == next
 }
 
 // prefixLength is how many leading bits all values of the span have in common, if they are all that have.

@@ -133,7 +133,12 @@ func (r *refusal) Unwrap() error { return r.errno }
 
 // ask sends a request and calls each with what every answer to it has. What goes wrong has its errno.
 func (s *socket) ask(kind int, flags uint16, each func(fields), attributes ...attribute) error {
-	request := appendMessage(nil, 0, nftSubsystem|kind, flags, unix.NFPROTO_INET, 0, attributes...)
+	return s.askFor(unix.NFPROTO_INET, kind, flags, each, attributes...)
+}
+
+// askFor asks about tables of a family.
+func (s *socket) askFor(family byte, kind int, flags uint16, each func(fields), attributes ...attribute) error {
+	request := appendMessage(nil, 0, nftSubsystem|kind, flags, family, 0, attributes...)
 	if _, err := unix.Write(s.fd, request); err != nil {
 		return os.NewSyscallError("send request", err)
 	}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/nettest"
+)
+
+// comparison is a row about two plugins.
+type comparison struct {
+	number, what  string
+	floor, detour plugin
+	most          float64 // of the ratio
+}
+
+// printing is the least plugin.
+var printing = plugin{program: floor, verb: "ADD"}
+
+// alike is the most that two equal things differ by.
+const alike = 1.05
+
+// comparisons are all of two plugins that run one at a time. Where a floor has a backend, it programs what detour does.
+var comparisons = []comparison{
+	{
+		"1", "ADD, nftables, pod from a file",
+		plugin{program: floor, verb: "ADD", backend: nftables.Name},
+		plugin{program: detour, verb: "ADD", source: "manifests", backend: nftables.Name}, 1.3,
+	},
+	{
+		"1", "ADD, nftables, pod from the agent",
+		plugin{program: floor, verb: "ADD", backend: nftables.Name},
+		plugin{program: detour, verb: "ADD", source: "agent", backend: nftables.Name}, 1.3,
+	},
+	{
+		"2", "ADD, nftables, pod from the API server",
+		plugin{program: floorGet, verb: "ADD", backend: nftables.Name},
+		plugin{program: detour, verb: "ADD", source: "api", backend: nftables.Name}, 1.25,
+	},
+	restoring("iptables-nft", true), restoring("iptables-nft", false),
+	restoring("iptables-legacy", true), restoring("iptables-legacy", false),
+	deleting(nftables.Name), deleting("iptables-nft"), deleting("iptables-legacy"),
+	whileLocked("iptables-nft"), whileLocked("iptables-legacy"),
+}
+
+func restoring(backend string, v4only bool) comparison {
+	families := "both families"
+	if v4only {
+		families = "IPv4"
+	}
+	return comparison{
+		"3", "ADD, " + backend + ", " + families,
+		plugin{program: floorRestore, verb: "ADD", backend: backend, v4only: v4only},
+		plugin{program: detour, verb: "ADD", source: "manifests", backend: backend, v4only: v4only}, 1.25,
+	}
+}
+
+func deleting(backend string) comparison {
+	return comparison{"3", "DEL, " + backend, printing, plugin{program: detour, verb: "DEL", source: "manifests", backend: backend}, 1.5}
+}
+
+func whileLocked(backend string) comparison {
+	free := plugin{program: detour, verb: "ADD", source: "manifests", backend: backend}
+	locked := free
+	locked.locked = true
+	return comparison{"6", "ADD, " + backend + ", xtables.lock held", free, locked, alike}
+}
+
+// oneAtATime checks that each comparison is fair, and then runs all plugins.
+func oneAtATime(ctx context.Context, l *lab) ([]row, error) {
+	var plugins []plugin
+	seen := map[plugin]bool{}
+	for _, c := range comparisons {
+		if l.absent[c.detour.backend] != "" {
+			continue
+		}
+		if err := l.fair(c); err != nil {
+			return nil, fmt.Errorf("%s: %w", c.what, err)
+		}
+		for _, p := range []plugin{c.floor, c.detour} {
+			if !seen[p] {
+				plugins = append(plugins, p)
+			}
+			seen[p] = true
+		}
+	}
+	medians, err := l.contest(ctx, plugins)
+	if err != nil {
+		return nil, err
+	}
+	var rows []row
+	for _, c := range comparisons {
+		if why := l.absent[c.detour.backend]; why != "" {
+			rows = append(rows, row{number: c.number, what: c.what, verdict: "not here: " + why})
+			continue
+		}
+		rows = append(rows, compared(c.number, c.what, medians[c.floor], medians[c.detour], limit{value: c.most}))
+	}
+	return rows, nil
+}
+
+// fair runs both plugins once. It is an error if what they leave in the kernel is not what the comparison takes it to be.
+func (l *lab) fair(c comparison) error {
+	got, err := l.leaves(c.detour)
+	if err != nil {
+		return err
+	}
+	if programmed := strings.Contains(got, fmt.Sprint(proxyPort)); programmed != (c.detour.verb == "ADD") {
+		return fmt.Errorf("%s leaves\n%s", c.detour, got)
+	}
+	if c.detour.verb == "DEL" {
+		return nil
+	}
+	want, err := l.leaves(c.floor)
+	if err != nil {
+		return err
+	}
+	if got != want {
+		return fmt.Errorf("%s leaves\n%sbut %s\n%s", c.detour, got, c.floor, want)
+	}
+	return nil
+}
+
+// listings print all rules of a namespace.
+var listings = map[string][][]string{
+	nftables.Name:     {{"nft", "list", "ruleset"}},
+	"iptables-nft":    {{"iptables-nft-save"}, {"ip6tables-nft-save"}},
+	"iptables-legacy": {{"iptables-legacy-save"}, {"ip6tables-legacy-save"}},
+}
+
+// leaves runs a plugin and returns the rules that it left.
+func (l *lab) leaves(p plugin) (string, error) {
+	var rules strings.Builder
+	err := withPods(1, func(pods []*nettest.World) error {
+		ns := pods[0].Pod
+		if err := l.prepare(p, ns); err != nil {
+			return err
+		}
+		if _, err := l.timed(p, ns); err != nil {
+			return err
+		}
+		for _, command := range listings[p.backend] {
+			out, err := output(ns, command[0], command[1:]...)
+			if err != nil {
+				return err
+			}
+			for line := range strings.Lines(out) {
+				if !strings.HasPrefix(line, "#") { // when and by which version
+					rules.WriteString(line)
+				}
+			}
+		}
+		return nil
+	})
+	return rules.String(), err
+}
+
+// xtablesLock is what every legacy iptables of the host waits for.
+const xtablesLock = "/run/xtables.lock"
+
+// holdXtablesLock holds the lock until the file is closed.
+func holdXtablesLock() (*os.File, error) {
+	file, err := os.OpenFile(xtablesLock, os.O_CREATE|os.O_RDONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", xtablesLock, err), file.Close())
+	}
+	return file, nil
+}

@@ -1,0 +1,183 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/nettest"
+)
+
+// bin holds detour and the floors.
+var bin string
+
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "detour-bin-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	bin = dir
+	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "../../plugin/detour", "./...")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build: %v: %s\n", err, out)
+		return 1
+	}
+	return nettest.Main(m)
+}
+
+func startLab(t *testing.T) *lab {
+	t.Helper()
+	nettest.RequireNetns(t)
+	l, err := newLab(t.Context(), bin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l
+}
+
+func TestEveryComparisonIsFair(t *testing.T) {
+	l := startLab(t)
+	for _, c := range comparisons {
+		if l.absent[c.detour.backend] != "" {
+			continue
+		}
+		if err := l.fair(c); err != nil {
+			t.Errorf("%s: %v", c.what, err)
+		}
+	}
+}
+
+func TestAComparisonIsUnfairIf(t *testing.T) {
+	l := startLab(t)
+	good := restoring("iptables-nft", false)
+	if why := l.absent[good.detour.backend]; why != "" {
+		t.Skip(why)
+	}
+	for name, change := range map[string]func(*comparison){
+		"the floor leaves out a family": func(c *comparison) { c.floor.v4only = true },
+		"the floor does nothing":        func(c *comparison) { c.floor = printing },
+		"detour does nothing":           func(c *comparison) { c.detour.program = floor },
+	} {
+		c := good
+		change(&c)
+		if err := l.fair(c); err == nil {
+			t.Errorf("not if %s", name)
+		}
+	}
+}
+
+func TestTheXtablesLockIsHeldUntilItIsClosed(t *testing.T) {
+	nettest.RequireNetns(t) // as root
+	held, err := holdXtablesLock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	another, err := os.Open(xtablesLock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer another.Close()
+	if err := unix.Flock(int(another.Fd()), unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		t.Error("somebody else got it meanwhile")
+	}
+	held.Close()
+	if err := unix.Flock(int(another.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
+func TestOnlyRedirectedConnectionsCount(t *testing.T) {
+	l := startLab(t)
+	for _, backend := range l.present(backends...) {
+		err := withPods(2, func(pods []*nettest.World) error {
+			of := track{backend, 100}
+			if err := l.lay(t.Context(), of, pods[0].Pod); err != nil {
+				return err
+			}
+			if rate, err := connectionRate(pods[0].Pod, of); err != nil || rate < 10 {
+				t.Errorf("%g connections per second, %v", rate, err)
+			}
+			if rate, err := connectionRate(pods[1].Pod, of); err == nil {
+				t.Errorf("%g connections per second without a rule", rate)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Errorf("%s: %v", backend, err)
+		}
+	}
+}
+
+func TestAProgramIsAskedForItsMemory(t *testing.T) {
+	l := startLab(t)
+	memory, err := peakMemory(l, exec.Command("/bin/true"))
+	if err != nil || memory < 100e3 || memory > 100e6 {
+		t.Errorf("%g bytes, %v", memory, err)
+	}
+	if _, err := peakMemory(l, exec.Command("/bin/false")); err == nil {
+		t.Error("a failure goes unnoticed")
+	}
+}
+
+func TestSumInitTrace(t *testing.T) {
+	t.Parallel()
+	got, err := sumInitTrace("init runtime @0.10 ms, 0.25 ms clock, 0 bytes, 0 allocs\nother\ninit net/http @1.2 ms, 1.5 ms clock, 4800 bytes, 60 allocs\n")
+	if err != nil || got != 1.75 {
+		t.Errorf("got %g, %v", got, err)
+	}
+	for _, wrong := range []string{"", "no trace\n", "init net @0.5 ms, x ms clock, 0 bytes\n", "init net\n"} {
+		if got, err := sumInitTrace(wrong); err == nil {
+			t.Errorf("%q gives %g", wrong, got)
+		}
+	}
+}
+
+func TestMedian(t *testing.T) {
+	t.Parallel()
+	for want, values := range map[int][]int{7: {7}, 2: {9, 1, 2}, 3: {9, 3, 1, 4}} {
+		if got := median(values); got != want {
+			t.Errorf("of %v: got %d, want %d", values, got, want)
+		}
+	}
+}
+
+func TestPrintTable(t *testing.T) {
+	t.Parallel()
+	var out strings.Builder
+	printTable(&out, []row{
+		compared("1", "ADD", 4*time.Millisecond, 5*time.Millisecond, limit{value: 1.3}),
+		compared("1", "DEL", 4*time.Millisecond, 6*time.Millisecond, limit{value: 1.3}),
+		rated("many", 20_000, 19_000, limit{value: 0.95, atLeast: true}),
+		rated("more", 20_000, 18_000, limit{value: 0.95, atLeast: true}),
+		rated("beside", 20_000, 25_000, limit{}),
+		absolute("size", 8.456, "MB", 12),
+	})
+	want := `
+|   | what   | floor   | detour  | ratio | limit   |            |
+| - | ------ | ------- | ------- | ----- | ------- | ---------- |
+| 1 | ADD    | 4.00 ms | 5.00 ms | 1.25  | ≤ 1.3   | met        |
+| 1 | DEL    | 4.00 ms | 6.00 ms | 1.50  | ≤ 1.3   | **missed** |
+| 4 | many   | 20.0k/s | 19.0k/s | 0.95  | ≥ 0.95  | met        |
+| 4 | more   | 20.0k/s | 18.0k/s | 0.90  | ≥ 0.95  | **missed** |
+| 4 | beside | 20.0k/s | 25.0k/s | 1.25  |         |            |
+| 7 | size   |         | 8.46 MB |       | ≤ 12 MB | met        |
+`
+	if got := "\n" + out.String(); got != want {
+		t.Errorf("got%swant%s", got, want)
+	}
+}

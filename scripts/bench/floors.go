@@ -1,0 +1,57 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// writeFloors writes what the floors program, which is what detour would: a folder for each set of families, with the files
+// 4 and 6 for iptables-restore and the netlink messages of the whole.
+func (l *lab) writeFloors() error {
+	policy, err := l.policy()
+	if err != nil {
+		return err
+	}
+	rs := rules.Build(policy)
+	for _, p := range []plugin{{v4only: true}, {v4only: false}} {
+		if err := os.Mkdir(l.floorFolder(p), 0o700); err != nil {
+			return err
+		}
+		files := map[string]string{}
+		for f, save := range iptables.Owning(rs, p.families()) {
+			files[fmt.Sprint(uint8(f))] = save.Restore(rules.Save{})
+		}
+		files["batch"] = string(nftables.Compile(rs, p.families()).Batch())
+		for name, content := range files {
+			if err := os.WriteFile(filepath.Join(l.floorFolder(p), name), []byte(content), 0o600); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (l *lab) floorFolder(p plugin) string {
+	return l.path(fmt.Sprintf("floor-%d", len(p.families())))
+}
+
+// floorEnv tells a floor what it is to do.
+func (l *lab) floorEnv(p plugin) []string {
+	env := []string{
+		"DETOUR_BENCH_RULES=" + l.floorFolder(p),
+		"DETOUR_BENCH_SERVER=" + l.serverURL, "DETOUR_BENCH_POD=" + l.podPath(), "DETOUR_BENCH_CONFIG=" + l.configPath(),
+		"DETOUR_BENCH_CA=" + l.path("ca.crt"), "DETOUR_BENCH_TOKEN=" + l.path("token"),
+	}
+	switch {
+	case p.program == floorRestore:
+		env = append(env, "XTABLES_LOCKFILE=/proc/self/stat") // somebody may hold the host's
+	case p.backend == nftables.Name:
+		env = append(env, "DETOUR_BENCH_BATCH="+filepath.Join(l.floorFolder(p), "batch"))
+	}
+	return env
+}

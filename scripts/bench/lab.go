@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/detour-cni/detour/pkg/kube"
+	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/redirect"
+)
+
+// Who and what is programmed: the pod and the MeshConfig of objects.
+const (
+	podNamespace = "shop"
+	podName      = "web-7d4b9c6f58-x2x9p"
+	meshName     = "osm"
+	podUID       = "0d6c1a52-8c0e-4f0b-9a57-3f1f5c7f2a01"
+	proxyPort    = 15001
+)
+
+//go:embed objects
+var objects embed.FS
+
+// lab is what the numbers have in common.
+type lab struct {
+	bin, dir  string
+	dialect   mesh.Dialect
+	served    kube.Objects // as an API server has them
+	short     kube.Objects // as somebody writes them
+	serverURL string
+	// absent says of a backend that is not here why.
+	absent map[string]string
+	undo   []func() error
+}
+
+// newLab prepares everything but namespaces.
+func newLab(ctx context.Context, bin string) (l *lab, err error) {
+	l = &lab{bin: bin, absent: map[string]string{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.Close())
+		}
+	}()
+	if l.dir, err = os.MkdirTemp("", "detour-bench-"); err != nil {
+		return l, err
+	}
+	l.onClose(func() error { return os.RemoveAll(l.dir) })
+	l.onClose(noneLeft)
+	l.dialect, _ = mesh.Find(meshName)
+	if l.served, err = l.unpack(ctx, "served.yaml"); err != nil {
+		return l, err
+	}
+	if l.short, err = l.unpack(ctx, "short.yaml"); err != nil {
+		return l, err
+	}
+	if err := l.startServers(); err != nil {
+		return l, err
+	}
+	for _, variant := range iptablesVariants {
+		if err := l.tryIPTables(variant); err != nil {
+			l.absent[variant] = err.Error()
+		}
+	}
+	return l, l.writeFloors()
+}
+
+// unpack writes one of the objects' files and returns what is in it.
+func (l *lab) unpack(ctx context.Context, name string) (kube.Objects, error) {
+	data, err := objects.ReadFile("objects/" + name)
+	if err != nil {
+		return kube.Objects{}, err
+	}
+	if err := os.WriteFile(l.path(name), data, 0o600); err != nil {
+		return kube.Objects{}, err
+	}
+	m, err := kube.NewManifests(l.path(name))
+	if err != nil {
+		return kube.Objects{}, err
+	}
+	return m.Lookup(ctx, kube.Request{Namespace: podNamespace, Name: podName, Config: kube.ConfigRef(l.dialect.Config)})
+}
+
+// policy is what the mesh wants of the pod.
+func (l *lab) policy() (redirect.OSM, error) {
+	facts, err := pod.Parse(l.served.Pod)
+	if err != nil {
+		return redirect.OSM{}, err
+	}
+	decision, err := l.dialect.Decide(mesh.Input{Pod: facts, Config: l.served.Config})
+	if err != nil {
+		return redirect.OSM{}, err
+	}
+	policy, ok := decision.Policy.(redirect.OSM)
+	if !ok {
+		return redirect.OSM{}, fmt.Errorf("the pod is left alone: %s", decision.Skip)
+	}
+	return policy, nil
+}
+
+func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
+
+func (l *lab) onClose(undo func() error) { l.undo = append(l.undo, undo) }
+
+// Close takes everything down, last things first.
+func (l *lab) Close() error {
+	var errs []error
+	for _, undo := range slices.Backward(l.undo) {
+		errs = append(errs, undo())
+	}
+	return errors.Join(errs...)
+}
+
+// noneLeft fails if a namespace was not closed.
+func noneLeft() error {
+	left, err := nettest.Leftovers()
+	if len(left) > 0 {
+		err = fmt.Errorf("left behind: %s", strings.Join(left, ", "))
+	}
+	return err
+}
+
+// present are those of the names that are not of an absent backend.
+func (l *lab) present(names ...string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return l.absent[name] != "" })
+}
+
+// missing are rows for the backends that are not here.
+func (l *lab) missing(number, what string) []row {
+	var rows []row
+	for _, backend := range backends {
+		if why := l.absent[backend]; why != "" {
+			rows = append(rows, row{number: number, what: what + backend, verdict: "not here: " + why})
+		}
+	}
+	return rows
+}
+
+// tryIPTables fails if a variant of iptables is not there or does not work in a new namespace. It makes a folder that, as
+// PATH, has this variant alone and as the default.
+func (l *lab) tryIPTables(variant string) error {
+	folder := l.path(variant)
+	if err := os.Mkdir(folder, 0o700); err != nil {
+		return err
+	}
+	for _, ip := range []string{"ip", "ip6"} {
+		for _, suffix := range []string{"", "-save", "-restore"} {
+			name := ip + strings.TrimPrefix(variant, "ip") + suffix
+			path, err := exec.LookPath(name)
+			if err != nil {
+				return err
+			}
+			if err := errors.Join(os.Symlink(path, filepath.Join(folder, name)), os.Symlink(path, filepath.Join(folder, ip+"tables"+suffix))); err != nil {
+				return err
+			}
+		}
+	}
+	ns, err := nettest.NewNamespace("try")
+	if err != nil {
+		return err
+	}
+	_, err = output(ns, filepath.Join(folder, "iptables"), "--wait", "-t", "nat", "-S")
+	return errors.Join(err, ns.Close())
+}
+
+// output runs a program in a namespace and returns what it prints.
+func output(ns *nettest.Namespace, program string, args ...string) (string, error) {
+	var out []byte
+	err := ns.Do(func() (err error) {
+		out, err = exec.Command(program, args...).Output()
+		return explained(err)
+	})
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", filepath.Base(program), err)
+	}
+	return string(out), nil
+}
+
+// explained adds what a program said to its exit status.
+func explained(err error) error {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		return fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(string(exit.Stderr)), " "))
+	}
+	return err
+}

@@ -1,0 +1,186 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// The programs.
+const (
+	detour       = "detour"
+	floor        = "floor"        // prints prevResult; with a batch it sends that first
+	floorGet     = "floorget"     // the same after two GETs
+	floorRestore = "floorrestore" // the same with iptables-restore instead of a batch
+)
+
+// backends are by detour's names for them.
+var (
+	iptablesVariants = []string{"iptables-nft", "iptables-legacy"}
+	backends         = append([]string{nftables.Name}, iptablesVariants...)
+)
+
+// plugin is a plugin's process, as a runtime starts it. The zero fields of a floor say what it leaves out.
+type plugin struct {
+	program string
+	verb    string
+	source  string // of the pod: manifests, agent or api
+	backend string // one of iptablesVariants or nftables.Name
+	v4only  bool   // the pod has no IPv6 address
+	locked  bool   // somebody holds the host's xtables lock meanwhile
+}
+
+func (p plugin) String() string {
+	return strings.Join(strings.Fields(strings.Join([]string{p.program, p.verb, p.source, p.backend}, " ")), " ")
+}
+
+func (p plugin) families() []rules.Family {
+	if p.v4only {
+		return []rules.Family{rules.IPv4}
+	}
+	return rules.Families
+}
+
+// command is the plugin's process for the pod whose network namespace is given.
+func (l *lab) command(p plugin, ns *nettest.Namespace) *exec.Cmd {
+	conf, err := json.Marshal(l.conf(p))
+	if err != nil {
+		panic(err) // it is strings all through
+	}
+	cmd := exec.Command(filepath.Join(l.bin, p.program))
+	cmd.Stdin = bytes.NewReader(conf)
+	cmd.Env = append(os.Environ(),
+		"CNI_COMMAND="+p.verb, "CNI_CONTAINERID="+ns.Name(), "CNI_NETNS="+ns.Path(), "CNI_IFNAME="+nettest.PodLink, "CNI_PATH="+l.bin,
+		fmt.Sprintf("CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s;K8S_POD_UID=%s", podNamespace, podName, podUID))
+	cmd.Env = append(cmd.Env, l.floorEnv(p)...)
+	if slices.Contains(iptablesVariants, p.backend) {
+		cmd.Env = append(cmd.Env, "PATH="+l.path(p.backend))
+	}
+	return cmd
+}
+
+// conf is the plugin's net conf.
+func (l *lab) conf(p plugin) map[string]any {
+	ips := []any{map[string]any{"address": nettest.PodIPv4.String() + "/24"}}
+	if !p.v4only {
+		ips = append(ips, map[string]any{"address": nettest.PodIPv6.String() + "/64"})
+	}
+	conf := map[string]any{
+		"cniVersion": "1.1.0", "name": "bench", "type": detour, "mesh": meshName, "stateDir": l.path("state"), "logFile": l.path("log"),
+		"prevResult": map[string]any{"cniVersion": "1.1.0", "ips": ips, "dns": map[string]any{}},
+	}
+	switch p.source {
+	case "manifests":
+		conf["manifests"] = l.path("short.yaml")
+	case "agent":
+		conf["agentSocket"] = l.path("agent.sock")
+	case "api":
+		conf["kubeconfig"] = l.path("kubeconfig")
+	}
+	switch {
+	case p.backend == nftables.Name:
+		conf["backend"] = p.backend
+	case p.backend != "":
+		conf["backend"] = "iptables" // PATH has one variant
+	}
+	return conf
+}
+
+// timed runs the plugin and returns its wall time.
+func (l *lab) timed(p plugin, ns *nettest.Namespace) (time.Duration, error) {
+	if p.locked {
+		lock, err := holdXtablesLock()
+		if err != nil {
+			return 0, err
+		}
+		defer lock.Close()
+	}
+	cmd := l.command(p, ns)
+	began := time.Now()
+	out, err := cmd.Output()
+	took := time.Since(began)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w: %s", p, explained(err), bytes.TrimSpace(out))
+	}
+	return took, nil
+}
+
+// rounds is how often each plugin is run.
+const rounds = 50
+
+// contest runs the plugins in turn, in each round in another order and each in a new pod, and returns their times.
+func (l *lab) contest(ctx context.Context, plugins []plugin) (map[plugin]time.Duration, error) {
+	all := map[plugin][]time.Duration{}
+	for range rounds {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err := l.round(plugins, all); err != nil {
+			return nil, err
+		}
+	}
+	medians := map[plugin]time.Duration{}
+	for p, times := range all {
+		medians[p] = median(times)
+	}
+	return medians, nil
+}
+
+func (l *lab) round(plugins []plugin, all map[plugin][]time.Duration) error {
+	return withPods(len(plugins), func(pods []*nettest.World) error {
+		for i, p := range plugins {
+			if err := l.prepare(p, pods[i].Pod); err != nil {
+				return err
+			}
+		}
+		for _, i := range rand.Perm(len(plugins)) {
+			took, err := l.timed(plugins[i], pods[i].Pod)
+			if err != nil {
+				return err
+			}
+			all[plugins[i]] = append(all[plugins[i]], took)
+		}
+		return nil
+	})
+}
+
+// prepare has something there for a DEL.
+func (l *lab) prepare(p plugin, ns *nettest.Namespace) error {
+	if p.verb != "DEL" {
+		return nil
+	}
+	p.verb = "ADD"
+	_, err := l.timed(p, ns)
+	return err
+}
+
+// withPods calls fn with new pods that have interfaces and no rules.
+func withPods(n int, fn func([]*nettest.World) error) (err error) {
+	var pods []*nettest.World
+	defer func() {
+		for _, p := range pods {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	for range n {
+		p, err := nettest.NewWorld()
+		if err != nil {
+			return err
+		}
+		pods = append(pods, p)
+	}
+	return fn(pods)
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+
+	"github.com/detour-cni/detour/pkg/agentapi"
+)
+
+// token is what the API server takes.
+const token = "the-token"
+
+// startServers serves the objects over TLS and HTTP/2, with a kubeconfig, a CA and a token in the lab's folder, and at the
+// agent's socket.
+func (l *lab) startServers() error {
+	mux := http.NewServeMux()
+	mux.Handle(l.podPath(), object(l.served.Pod))
+	mux.Handle(l.configPath(), object(l.served.Config))
+	s := httptest.NewUnstartedServer(mux)
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	l.onClose(func() error { s.Close(); return nil })
+	l.serverURL = s.URL
+
+	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw})
+	kubeconfig := fmt.Sprintf(`{apiVersion: v1, kind: Config, current-context: c,
+clusters: [{name: c, cluster: {server: "%s", certificate-authority-data: "%s"}}],
+users: [{name: u, user: {tokenFile: token}}], contexts: [{name: c, context: {cluster: c, user: u}}]}`, s.URL, base64.StdEncoding.EncodeToString(ca))
+	return errors.Join(
+		os.WriteFile(l.path("ca.crt"), ca, 0o600),
+		os.WriteFile(l.path("token"), []byte(token), 0o600),
+		os.WriteFile(l.path("kubeconfig"), []byte(kubeconfig), 0o600),
+		l.startAgent(),
+	)
+}
+
+func (l *lab) podPath() string {
+	return fmt.Sprintf("/api/v1/namespaces/%s/pods/%s", podNamespace, podName)
+}
+
+func (l *lab) configPath() string {
+	c := l.dialect.Config
+	return fmt.Sprintf("/apis/%s/%s/namespaces/%s/%s/%s", c.Group, c.Versions[0], c.Namespace, c.Resource, c.Name)
+}
+
+func object(data []byte) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Authorization") != "Bearer "+token {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = w.Write(data)
+	}
+}
+
+// startAgent answers everybody who asks for a pod with this one, as the agent keeps it, and the whole configuration.
+func (l *lab) startAgent() error {
+	listener, err := net.Listen("unix", l.path("agent.sock"))
+	if err != nil {
+		return err
+	}
+	l.onClose(listener.Close)
+	go func() {
+		for conn, err := listener.Accept(); err == nil; conn, err = listener.Accept() {
+			go l.answer(conn)
+		}
+	}()
+	return nil
+}
+
+func (l *lab) answer(conn net.Conn) {
+	defer conn.Close()
+	var r agentapi.Request
+	if err := json.NewDecoder(conn).Decode(&r); err != nil {
+		return
+	}
+	var a agentapi.Answer
+	if r.Lookup != nil {
+		a = agentapi.Answer{Pod: l.short.Pod, Config: l.served.Config}
+	}
+	_ = json.NewEncoder(conn).Encode(a)
+}
