@@ -25,14 +25,29 @@ func choose(ctx context.Context, choice string, rs rules.Ruleset, families []rul
 	case rs.Gated():
 		return byNFTables()
 	}
+	own := iptables.Owning(rs, families)
 	b, err := iptables.Detect(ctx)
-	if choice == Auto && (err != nil || !b.Loaded()) && nftables.Works() == nil {
+	if choice == Auto && (err != nil || !b.Loaded() || tooLong(own)) && nftables.Works() == nil {
 		return byNFTables()
 	}
 	if err != nil {
 		return nil, err
 	}
-	return byIPTables{b, iptables.Owning(rs, families)}, nil
+	return byIPTables{b, own}, nil
+}
+
+// maxRules is how many rules a family may have before Auto takes nftables, which has sets: every connection is compared
+// with iptables' rules one after the other. At 1,000 that costs a third of the connections per second, at 100 nothing that
+// can be measured (make bench).
+const maxRules = 500
+
+func tooLong(own iptables.Owned) bool {
+	for _, save := range own {
+		if len(save.Rules) > maxRules {
+			return true
+		}
+	}
+	return false
 }
 
 type byIPTables struct {

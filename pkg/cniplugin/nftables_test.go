@@ -1,6 +1,7 @@
 package cniplugin_test
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -113,6 +114,25 @@ func TestAutoTakesNFTablesOnAHostWithoutIPTables(t *testing.T) {
 	a.must("CHECK")
 	a.table()
 	a.must("DEL")
+	a.noTable()
+}
+
+func TestAutoTakesNFTablesForLongLists(t *testing.T) {
+	t.Parallel()
+	var ranges []string
+	for i := range 600 {
+		ranges = append(ranges, fmt.Sprintf("10.%d.%d.0/24", 2*(i/100), 2*(i%100)))
+	}
+	long := strings.Replace(meshConfig, "outboundPortExclusionList", "outboundIPRangeExclusionList: ["+strings.Join(ranges, ", ")+"], outboundPortExclusionList", 1)
+	a := newAttachment(t, meshedPod(), long)
+	a.must("ADD")
+	a.must("CHECK")
+	if table := a.table(); !strings.Contains(table, "10.10.198.0/24") {
+		t.Errorf("the table is\n%s", table)
+	}
+	a.conf["backend"] = "iptables"
+	a.must("ADD")
+	a.must("CHECK")
 	a.noTable()
 }
 

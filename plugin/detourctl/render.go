@@ -110,7 +110,8 @@ func (o renderOptions) printProgram(ctx context.Context, out io.Writer, rs rules
 	var r attachment.Record
 	program.Keep(&r)
 	if o.format == "auto" {
-		fmt.Fprintf(out, "# backend auto takes %s here\n", r.Backend)
+		// Which iptables it is depends on the pod's namespace.
+		fmt.Fprintf(out, "# backend auto takes %s\n", map[bool]string{true: backend.NFTables, false: backend.IPTables}[r.Table != ""])
 	}
 	if r.Table != "" {
 		_, err := fmt.Fprintf(out, "# nft -f\n%s", r.Table)

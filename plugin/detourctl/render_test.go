@@ -115,3 +115,13 @@ func TestRenderRefusesWhatMakesNoSense(t *testing.T) {
 		}
 	}
 }
+
+func TestRenderAutoSaysWhichBackendItTakes(t *testing.T) {
+	for name, want := range map[string]string{"osm/guide": "# backend auto takes iptables\n# IPv4: iptables-restore", "osm/after-proxy-start": "# backend auto takes nftables\n# nft -f\n"} {
+		c := testcase.Find(t, "../..", name)
+		out, _, err := render(t, "--mesh", c.Mesh, "--manifests", c.Manifests(t), "--pod", "shop/web")
+		if err != nil || !strings.HasPrefix(out, want) {
+			t.Errorf("%s: got %v\n%s", name, err, out)
+		}
+	}
+}
