@@ -84,15 +84,19 @@ func (s Store) Prepare(network string) error {
 
 // Save writes the record, whole or not at all. The caller sees to it that an attachment has one writer at a time.
 func (s Store) Save(r Record) error {
-	if err := s.Prepare(r.Network); err != nil {
-		return err
-	}
 	data, err := json.Marshal(r)
 	if err != nil {
 		return fmt.Errorf("save attachment state: %w", err)
 	}
 	path := s.path(r.Key)
-	if err := os.WriteFile(path+tempSuffix, data, 0o600); err != nil {
+	err = os.WriteFile(path+tempSuffix, data, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // the network's first
+		if err := s.Prepare(r.Network); err != nil {
+			return err
+		}
+		err = os.WriteFile(path+tempSuffix, data, 0o600)
+	}
+	if err != nil {
 		return fmt.Errorf("save attachment state: %w", err)
 	}
 	if err := os.Rename(path+tempSuffix, path); err != nil {

@@ -37,7 +37,8 @@ type Program struct {
 
 // way is one backend with what it is to program.
 type way interface {
-	// keep notes in the record what apply programs, and by which backend.
+	Name() string
+	// keep notes in the record what apply programs.
 	keep(r *attachment.Record)
 	// apply programs all of it, or nothing, in the place of what the same backend programmed for old.
 	apply(ctx context.Context, lock *os.File, old attachment.Record) error
@@ -55,16 +56,14 @@ func Prepare(ctx context.Context, choice string, rs rules.Ruleset, families []ru
 
 // Keep notes in the record what Apply will program.
 func (p *Program) Keep(r *attachment.Record) {
-	r.Families, r.Setup = p.families, p.setup
+	r.Backend, r.Families, r.Setup = p.way.Name(), p.families, p.setup
 	p.way.keep(r)
 }
 
 // Apply programs routes and rules, and all of both or nothing, in the place of what old says was programmed before. The
 // result is the same however often it runs. lock is the namespace's lock, which the programs that it starts inherit.
 func (p *Program) Apply(ctx context.Context, lock *os.File, old attachment.Record) error {
-	var now attachment.Record
-	p.Keep(&now)
-	if old.Backend != "" && old.Backend != now.Backend {
+	if old.Backend != "" && old.Backend != p.way.Name() {
 		if err := Remove(ctx, lock, old); err != nil {
 			return fmt.Errorf("remove what %s programmed: %w", old.Backend, err)
 		}

@@ -56,7 +56,7 @@ type byIPTables struct {
 }
 
 func (b byIPTables) keep(r *attachment.Record) {
-	r.Backend, r.Rules = b.Name(), map[rules.Family]string{}
+	r.Rules = map[rules.Family]string{}
 	for f, save := range b.want {
 		r.Rules[f] = save.Restore(rules.Save{})
 	}
@@ -68,7 +68,9 @@ func (b byIPTables) apply(ctx context.Context, lock *os.File, old attachment.Rec
 
 type byNFTables struct{ table nftables.Table }
 
-func (n byNFTables) keep(r *attachment.Record) { r.Backend, r.Table = nftables.Name, n.table.String() }
+func (byNFTables) Name() string { return nftables.Name }
+
+func (n byNFTables) keep(r *attachment.Record) { r.Table = n.table.String() }
 
 func (n byNFTables) apply(context.Context, *os.File, attachment.Record) error {
 	return nftables.Apply(n.table)

@@ -55,9 +55,9 @@ func restoring(backend string, v4only bool) comparison {
 		families = "IPv4"
 	}
 	return comparison{
-		"3", "ADD, " + backend + ", " + families,
-		plugin{program: floorRestore, verb: "ADD", backend: backend, v4only: v4only},
-		plugin{program: detour, verb: "ADD", source: "manifests", backend: backend, v4only: v4only}, 1.25,
+		"3", "ADD, " + backend + ", " + families + ", pod from the API server",
+		plugin{program: floorGet, verb: "ADD", backend: backend, v4only: v4only},
+		plugin{program: detour, verb: "ADD", source: "api", backend: backend, v4only: v4only}, 1.25,
 	}
 }
 

@@ -71,7 +71,7 @@ func TestAComparisonIsUnfairIf(t *testing.T) {
 	for name, change := range map[string]func(*comparison){
 		"the floor leaves out a family": func(c *comparison) { c.floor.v4only = true },
 		"the floor does nothing":        func(c *comparison) { c.floor = printing },
-		"detour does nothing":           func(c *comparison) { c.detour.program = floor },
+		"detour does nothing":           func(c *comparison) { c.detour = printing },
 	} {
 		c := good
 		change(&c)

@@ -43,15 +43,14 @@ func (l *lab) floorFolder(p plugin) string {
 // floorEnv tells a floor what it is to do.
 func (l *lab) floorEnv(p plugin) []string {
 	env := []string{
-		"DETOUR_BENCH_RULES=" + l.floorFolder(p),
 		"DETOUR_BENCH_SERVER=" + l.serverURL, "DETOUR_BENCH_POD=" + l.podPath(), "DETOUR_BENCH_CONFIG=" + l.configPath(),
 		"DETOUR_BENCH_CA=" + l.path("ca.crt"), "DETOUR_BENCH_TOKEN=" + l.path("token"),
 	}
-	switch {
-	case p.program == floorRestore:
-		env = append(env, "XTABLES_LOCKFILE=/proc/self/stat") // somebody may hold the host's
-	case p.backend == nftables.Name:
-		env = append(env, "DETOUR_BENCH_BATCH="+filepath.Join(l.floorFolder(p), "batch"))
+	switch p.backend {
+	case "": // it only prints
+		return env
+	case nftables.Name:
+		return append(env, "DETOUR_BENCH_BATCH="+filepath.Join(l.floorFolder(p), "batch"))
 	}
-	return env
+	return append(env, "DETOUR_BENCH_RULES="+l.floorFolder(p), "XTABLES_LOCKFILE=/proc/self/stat") // somebody may hold the host's
 }

@@ -21,10 +21,9 @@ import (
 
 // The programs.
 const (
-	detour       = "detour"
-	floor        = "floor"        // prints prevResult; with a batch it sends that first
-	floorGet     = "floorget"     // the same after two GETs
-	floorRestore = "floorrestore" // the same with iptables-restore instead of a batch
+	detour   = "detour"
+	floor    = "floor"    // prints prevResult; with a batch it sends that first
+	floorGet = "floorget" // the same after two GETs
 )
 
 // backends are by detour's names for them.

@@ -1,5 +1,6 @@
 // Package least is what the least plugins have in common: a chained plugin that prints prevResult and, before that, commits
-// what is in the file that DETOUR_BENCH_BATCH names, if it names one.
+// what is in the file that DETOUR_BENCH_BATCH names, if it names one, or else gives iptables-restore the rules of the files
+// 4 and 6 in the folder that DETOUR_BENCH_RULES names.
 package least
 
 import (
@@ -7,7 +8,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"os/exec"
 	"runtime"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -33,6 +36,10 @@ func Main(about string, lookup func() error) {
 		}
 		if file := os.Getenv("DETOUR_BENCH_BATCH"); file != "" {
 			if err := commit(args.Netns, file); err != nil {
+				return err
+			}
+		} else if folder := os.Getenv("DETOUR_BENCH_RULES"); folder != "" {
+			if err := restoreBoth(args.Netns, folder); err != nil {
 				return err
 			}
 		}
@@ -74,18 +81,49 @@ func commit(path, file string) error {
 
 // openIn opens a socket to nf_tables that stays in the namespace at path.
 func openIn(path string) (socket int, err error) {
+	err = within(path, func() (err error) {
+		socket, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+		return err
+	})
+	return socket, err
+}
+
+// within runs fn in the namespace at path and comes back, as skel wants it.
+func within(path string, fn func() error) error {
 	runtime.LockOSThread() // to the end: the process is short
 	own, err := netns.Get()
 	if err != nil {
-		return 0, err
+		return err
 	}
 	pod, err := netns.GetFromPath(path)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if err := netns.Set(pod); err != nil {
-		return 0, err
+		return err
 	}
-	socket, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
-	return socket, errors.Join(err, netns.Set(own))
+	return errors.Join(fn(), netns.Set(own))
+}
+
+func restoreBoth(path, folder string) error {
+	return within(path, func() error {
+		return errors.Join(restore("iptables-restore", folder+"/4"), restore("ip6tables-restore", folder+"/6"))
+	})
+}
+
+func restore(program, file string) error {
+	rules, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer rules.Close()
+	cmd := exec.Command(program, "--noflush")
+	cmd.Stdin, cmd.Stderr = rules, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w", program, err)
+	}
+	return nil
 }
