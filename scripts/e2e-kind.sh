@@ -29,4 +29,4 @@ CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$work/bin/
 programs=$(scripts/kube-programs.sh kubectl)
 export DETOUR_E2E_BIN=$work/bin DETOUR_E2E_PROGRAMS=$programs
 export DETOUR_E2E_KIND_NODE=$name-control-plane DETOUR_E2E_KUBECONFIG=$work/kubeconfig
-go test -tags e2e -count=1 -v -timeout 20m "$@" ./scripts/e2e
+go test -tags e2e -count=1 -v -timeout 60m "$@" ./scripts/e2e

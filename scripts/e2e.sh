@@ -19,7 +19,7 @@ work=$(mktemp -d "${TMPDIR:-/tmp}/detour-e2e-XXXXXX")
 # show_logs prints the ends of the logs of what the node runs, and detour's.
 show_logs() {
 	local log
-	for log in "$work"/cluster/logs/{containerd,kubelet}.log "$work"/cluster/node/var/log/detour*.log; do
+	for log in "$work"/cluster/logs/{containerd,kubelet}.log "$work"/cluster/node/var/log/{detour*.log,pods/detour-system_*/*/*.log}; do
 		if [[ -s $log ]]; then
 			echo "--- the end of ${log#"$work"/cluster/}"
 			tail --lines 20 "$log"
@@ -52,4 +52,4 @@ build "$DETOUR_E2E_BIN" ./plugin/... ./scripts/e2e/workload
 go test -tags e2e -c -o "$work/e2e.test" ./scripts/e2e
 
 cd scripts/e2e # as go test does
-"$work/e2e.test" -test.v -test.failfast -test.timeout 20m "${@/#-/-test.}"
+"$work/e2e.test" -test.v -test.failfast -test.timeout 60m "${@/#-/-test.}"

@@ -36,7 +36,7 @@ func (d dice) packet(b borders) nettest.Packet {
 		return p
 	case b.guest && d.oneIn(4):
 		dst := d.addr(b)
-		if dst.IsLoopback() {
+		if within(netip.AddrPortFrom(dst, 0), notForGuests) {
 			dst = pick(d, someAddrs[:3])
 		}
 		return nettest.Packet{Direction: nettest.Guest, Families: families(dst), Dst: netip.AddrPortFrom(dst, port)}
@@ -136,6 +136,9 @@ func (d dice) within(r netip.Prefix) netip.Addr {
 // nowhere are ranges in which nettest has nobody but those that it names, or nobody can be.
 var nowhere = prefixes("0.0.0.0/8 224.0.0.0/3 127.0.0.0/32 127.255.255.255/32 10.77.0.0/24 10.78.0.0/24 10.79.0.0/24 ::/128 ::ffff:0:0/96 " +
 	"fe80::/10 ff00::/8 fd77::/64 fd78::/64 fd79::/64")
+
+// notForGuests are ranges that the guest can't dial: loopback is its own, and it gets no answer from IPv6 addresses beside it.
+var notForGuests = prefixes("127.0.0.0/8 ::/96")
 
 func canBeDialed(a netip.Addr) bool {
 	switch a {

@@ -4,6 +4,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -14,9 +15,9 @@ import (
 // version is set by the build.
 var version = "development"
 
-func main() { os.Exit(run()) }
+func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
-func run() int {
+func run(args []string, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	root := &cobra.Command{
@@ -27,8 +28,9 @@ func run() int {
 		SilenceErrors: true,
 	}
 	root.AddCommand(runCommand(), uninstallCommand())
+	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "detour-agent: "+err.Error())
+		fmt.Fprintln(stderr, "detour-agent: "+err.Error())
 		return 1
 	}
 	return 0

@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -32,15 +34,24 @@ func plugins(t *testing.T) []string {
 	return types
 }
 
+const agentLabel = "app.kubernetes.io/component=agent"
+
+// rollout waits until the newest agent is ready.
 func rollout(t *testing.T) {
 	t.Helper()
-	kubectl(t, "rollout", "status", "daemonset/detour-agent", "--namespace", "detour-system", "--timeout=60s")
+	must(t, tryRollout(t))
+}
+
+func tryRollout(t *testing.T) error {
+	t.Helper()
+	_, err := tryKubectl(t, "rollout", "status", "daemonset/detour-agent", "--namespace", "detour-system", "--timeout="+atMost.String())
+	return err
 }
 
 func TestPodsStartMeshedWhileTheAgentRestarts(t *testing.T) {
 	installDetour(t)
 	namespace := newNamespace(t, "agent-restart", restricted)
-	kubectl(t, "delete", "pod", "--namespace", "detour-system", "--selector=app.kubernetes.io/component=agent", "--wait=false")
+	kubectl(t, "delete", "pod", "--namespace", "detour-system", "--selector="+agentLabel, "--wait=false")
 	for i := range 3 {
 		startMeshed(t, namespace, fmt.Sprint("meanwhile-", i))
 	}
@@ -53,16 +64,40 @@ func TestPodsStartMeshedDuringAnUpgrade(t *testing.T) {
 	installDetour(t)
 	namespace := newNamespace(t, "upgrade", restricted)
 	const next = "docker.io/library/detour:next"
-	importDetour(t, next)
+	importDetour(t, next, nextVersion(t))
 	kubectl(t, "set", "image", "daemonset/detour-agent", "--namespace", "detour-system", "agent="+next)
-	for i := range 6 {
-		startMeshed(t, namespace, fmt.Sprint("meanwhile-", i))
+	upgraded := make(chan error, 1)
+	go func() { upgraded <- tryRollout(t) }()
+	var pods []string
+	for upgrading := true; upgrading; {
+		select {
+		case err := <-upgraded:
+			must(t, err)
+			upgrading = false // after one more
+		default:
+		}
+		pods = append(pods, fmt.Sprint("pod-", len(pods)))
+		apply(t, meshedPod(t, namespace, pods[len(pods)-1], nil, outsideAddr))
 	}
-	rollout(t)
-	if got := kubectl(t, "get", "pods", "--namespace", "detour-system", "-o", "jsonpath={.items[*].spec.containers[0].image}"); got != next {
-		t.Errorf("the agent's image is %s", got)
+	for _, pod := range pods {
+		wantMeshed(t, namespace, pod)
 	}
-	startMeshed(t, namespace, "afterwards")
+	t.Logf("%d pods were started meanwhile", len(pods))
+	if got := shell(t, "tail -c 4 /opt/cni/bin/detour"); got != "next" {
+		t.Errorf("the plugin's binary ends with %q: it is not the new one", got)
+	}
+}
+
+// nextVersion is a folder with the programs of another version: they have a few more bytes.
+func nextVersion(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	for _, program := range detourPrograms {
+		content, err := os.ReadFile(filepath.Join(folder("BIN"), program))
+		must(t, err)
+		must(t, os.WriteFile(filepath.Join(dir, program), append(content, "next"...), 0o700))
+	}
+	return dir
 }
 
 func TestARivalsConflistIsMended(t *testing.T) {
@@ -91,6 +126,7 @@ func TestARivalsConflistIsMended(t *testing.T) {
 	})
 	rollout(t)
 	startMeshed(t, newNamespace(t, "rival", restricted), "web")
+	writeOnNode(t, conflist(t), "644", []byte(before))
 }
 
 func TestMetricsCountAdds(t *testing.T) {
@@ -105,21 +141,6 @@ func TestMetricsCountAdds(t *testing.T) {
 	})
 }
 
-// A stale token on the host keeps no pod from starting: the agent answers, and puts the right one back.
-func TestAStaleTokenIsReplaced(t *testing.T) {
-	installDetour(t)
-	const token = "/etc/cni/net.d/detour-token"
-	before := shell(t, "cat "+token)
-	writeOnNode(t, token, "600", []byte("stale"))
-	startMeshed(t, newNamespace(t, "stale-token", restricted), "web")
-	eventually(t, func() error {
-		if shell(t, "cat "+token) != before {
-			return errors.New("the token is still another")
-		}
-		return nil
-	})
-}
-
 // The agent's memory with 100 meshed pods on its node, at most 40 MB.
 func TestTheAgentsMemoryWithManyPods(t *testing.T) {
 	installDetour(t)
@@ -127,12 +148,10 @@ func TestTheAgentsMemoryWithManyPods(t *testing.T) {
 	namespace := newNamespace(t, "many", restricted)
 	var all strings.Builder
 	for i := range pods {
-		all.WriteString("---\n" + manifest(t, "meshed.yaml", map[string]string{
-			"NAMESPACE": namespace, "NAME": fmt.Sprint("web-", i), "IMAGE": workloadImage, "PROXY": "envoy", "ADDRS": "127.0.0.1:8080",
-		}))
+		all.WriteString("---\n" + meshedPod(t, namespace, fmt.Sprint("web-", i), nil, "127.0.0.1:8080"))
 	}
 	apply(t, all.String())
-	kubectl(t, "wait", "--namespace", namespace, "--for=condition=Ready", "--timeout=180s", "--all", "pod")
+	kubectl(t, "wait", "--namespace", namespace, "--for=condition=Ready", "--timeout=15m", "--all", "pod")
 	kb, err := strconv.Atoi(strings.TrimSpace(shell(t, "sed -n 's/^VmRSS:[^0-9]*\\([0-9]*\\) kB/\\1/p' /proc/$(pgrep -x detour-agent)/status")))
 	must(t, err)
 	t.Logf("the agent has %.1f MB with %d pods", float64(kb)/1000, pods)

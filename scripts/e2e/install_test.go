@@ -13,30 +13,41 @@ import (
 // detourImage is the one that deploy/ names.
 const detourImage = "docker.io/library/detour:dev"
 
-var once sync.Once
+// detourPrograms are those in it.
+var detourPrograms = []string{"detour", "detour-agent"}
+
+var (
+	once      sync.Once
+	untouched string // what cniFiles said before
+)
+
+// cniFiles lists the node's network configurations and plugins with their checksums.
+func cniFiles(t *testing.T) string {
+	t.Helper()
+	return shell(t, "find /etc/cni /opt/cni -type f -exec sha256sum {} + | sort -k 2")
+}
 
 // installDetour does what a user does: the image on the node, deploy/ applied. It gives the cluster the MeshConfig of an
 // Open Service Mesh, too.
 func installDetour(t *testing.T) {
 	t.Helper()
 	once.Do(func() {
-		importDetour(t, detourImage)
+		untouched = cniFiles(t)
+		importDetour(t, detourImage, folder("BIN"))
 		kubectl(t, "apply", "-f", "../../testdata/api/meshconfig-crd.yaml")
 		kubectl(t, "wait", "--for=condition=Established", "crd/meshconfigs.config.openservicemesh.io")
 		apply(t, manifest(t, "mesh.yaml", nil))
 		kubectl(t, "apply", "-k", "../../testdata/e2e/detour")
-		kubectl(t, "rollout", "status", "daemonset/detour-agent", "--namespace", "detour-system", "--timeout=60s")
+		rollout(t)
 	})
 }
 
-func importDetour(t *testing.T, name string) {
+// importDetour makes an image of detour's programs in a folder.
+func importDetour(t *testing.T, name, from string) {
 	t.Helper()
-	must(t, image.Import(kubernetes.Shell(t.Context(), image.ImportScript), image.Image{
-		Name: name,
-		Files: []image.File{
-			{Path: "/detour", From: filepath.Join(folder("BIN"), "detour")},
-			{Path: "/detour-agent", From: filepath.Join(folder("BIN"), "detour-agent")},
-		},
-		Entrypoint: []string{"/detour-agent"},
-	}))
+	i := image.Image{Name: name, Entrypoint: []string{"/detour-agent"}}
+	for _, program := range detourPrograms {
+		i.Files = append(i.Files, image.File{Path: "/" + program, From: filepath.Join(from, program)})
+	}
+	must(t, image.Import(kubernetes.Shell(t.Context(), image.ImportScript), i))
 }

@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,9 +15,9 @@ import (
 	"time"
 )
 
-// How long a pod may take on a busy machine, and how long to wait before asking again.
+// How long a pod, a rollout or anything else may take on a slow and busy machine, and how long to wait before asking again.
 const (
-	podTime  = 60 * time.Second
+	atMost   = 3 * time.Minute
 	pollTime = 200 * time.Millisecond
 )
 
@@ -33,16 +34,35 @@ func output(cmd *exec.Cmd) (string, error) {
 func mustOutput(t *testing.T, cmd *exec.Cmd) string {
 	t.Helper()
 	out, err := output(cmd)
+	must(t, err)
+	return out
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return out
+}
+
+func toJSON(t *testing.T, v any) string {
+	t.Helper()
+	data, err := json.Marshal(v)
+	must(t, err)
+	return string(data)
 }
 
 // kubectl runs kubectl, which must succeed.
 func kubectl(t *testing.T, args ...string) string {
 	t.Helper()
-	return mustOutput(t, kubernetes.Kubectl(t.Context(), args...))
+	out, err := tryKubectl(t, args...)
+	must(t, err)
+	return out
+}
+
+func tryKubectl(t *testing.T, args ...string) (string, error) {
+	t.Helper()
+	return output(kubernetes.Kubectl(t.Context(), args...))
 }
 
 // shell runs a script on the node, which must succeed.
@@ -78,9 +98,7 @@ func manifest(t *testing.T, name string, values map[string]string) string {
 // apply applies YAML.
 func apply(t *testing.T, yaml string) {
 	t.Helper()
-	if err := tryApply(t, yaml); err != nil {
-		t.Fatal(err)
-	}
+	must(t, tryApply(t, yaml))
 }
 
 func tryApply(t *testing.T, yaml string) error {
@@ -95,22 +113,27 @@ func tryApply(t *testing.T, yaml string) error {
 func newNamespace(t *testing.T, name string, labels ...string) string {
 	t.Helper()
 	eventually(t, func() error { // the one of an earlier test may still be going
-		_, err := output(kubernetes.Kubectl(t.Context(), "create", "namespace", name))
+		_, err := tryKubectl(t, "create", "namespace", name)
 		return err
 	})
-	t.Cleanup(func() {
-		if out, err := kubernetes.Kubectl(context.Background(), "delete", "namespace", name, "--wait=false").CombinedOutput(); err != nil {
-			t.Errorf("delete namespace %s: %v: %s", name, err, out)
-		}
-	})
+	deleteAtEnd(t, "namespace", name)
 	if labels != nil {
 		kubectl(t, append([]string{"label", "namespace", name}, labels...)...)
 	}
 	eventually(t, func() error {
-		_, err := output(kubernetes.Kubectl(t.Context(), "get", "serviceaccount", "default", "--namespace", name))
+		_, err := tryKubectl(t, "get", "serviceaccount", "default", "--namespace", name)
 		return err
 	})
 	return name
+}
+
+// deleteAtEnd deletes an object at the test's end.
+func deleteAtEnd(t *testing.T, kind, name string) {
+	t.Cleanup(func() {
+		if out, err := kubernetes.Kubectl(context.Background(), "delete", kind, name, "--wait=false").CombinedOutput(); err != nil {
+			t.Errorf("delete %s %s: %v: %s", kind, name, err, out)
+		}
+	})
 }
 
 // restricted is the label with which a namespace takes only pods of the Pod Security Standard restricted.
@@ -119,7 +142,7 @@ const restricted = "pod-security.kubernetes.io/enforce=restricted"
 // waitReady waits until the pod is ready, and says why it isn't.
 func waitReady(t *testing.T, namespace, pod string) {
 	t.Helper()
-	_, err := output(kubernetes.Kubectl(t.Context(), "wait", "--namespace", namespace, "--for=condition=Ready", "--timeout="+podTime.String(), "pod/"+pod))
+	_, err := tryKubectl(t, "wait", "--namespace", namespace, "--for=condition=Ready", "--timeout="+atMost.String(), "pod/"+pod)
 	if err != nil {
 		t.Fatalf("%v\n%s", err, kubectl(t, "describe", "pod", "--namespace", namespace, pod))
 	}
@@ -128,10 +151,14 @@ func waitReady(t *testing.T, namespace, pod string) {
 // podIPs are the pod's addresses, the primary one first.
 func podIPs(t *testing.T, namespace, pod string) []string {
 	t.Helper()
-	ips := strings.Fields(kubectl(t, "get", "pod", "--namespace", namespace, pod, "-o", "jsonpath={.status.podIPs[*].ip}"))
-	if len(ips) == 0 {
-		t.Fatalf("pod %s/%s has no address", namespace, pod)
-	}
+	var ips []string
+	eventually(t, func() error { // the status has them when the kubelet gets to it
+		out, err := tryKubectl(t, "get", "pod", "--namespace", namespace, pod, "-o", "jsonpath={.status.podIPs[*].ip}")
+		if ips = strings.Fields(out); err == nil && len(ips) == 0 {
+			err = fmt.Errorf("pod %s/%s has no address", namespace, pod)
+		}
+		return err
+	})
 	return ips
 }
 
@@ -161,7 +188,10 @@ func wantLine(t *testing.T, namespace, pod, want string) {
 	t.Helper()
 	begin, _, _ := strings.Cut(want, ": ")
 	eventually(t, func() error {
-		log := kubectl(t, "logs", "--namespace", namespace, pod, "--container", "app")
+		log, err := tryKubectl(t, "logs", "--namespace", namespace, pod, "--container", "app")
+		if err != nil {
+			return err
+		}
 		found := false
 		for line := range strings.Lines(log) {
 			line = strings.TrimSpace(line)
@@ -182,7 +212,6 @@ func wantLine(t *testing.T, namespace, pod, want string) {
 // eventually asks until there is no error, and fails the test if that takes long.
 func eventually(t *testing.T, question func() error) {
 	t.Helper()
-	const atMost = 40 * time.Second
 	deadline := time.Now().Add(atMost)
 	for {
 		err := question()

@@ -34,9 +34,9 @@ func TestHowLongPodsTakeToStart(t *testing.T) {
 		name, namespace, file string
 		values                map[string]string
 	}{
-		{"plain", bare, "meshed.yaml", map[string]string{"PROXY": "proxy"}},
+		{"plain", bare, "meshed.yaml", map[string]string{"PROXY": "proxy", "ANNOTATIONS": "{}"}},
 		{"init", bare, "with-init.yaml", map[string]string{"INIT_IMAGE": iptablesImage, "SCRIPT": initScript(t)}},
-		{"detour", meshed, "meshed.yaml", map[string]string{"PROXY": "envoy"}},
+		{"detour", meshed, "meshed.yaml", map[string]string{"PROXY": "envoy", "ANNOTATIONS": "{}"}},
 	}
 	watched := watchPods(t)
 	times := map[string][]time.Duration{}
@@ -53,7 +53,6 @@ func TestHowLongPodsTakeToStart(t *testing.T) {
 			if kind.name != "plain" && round == 0 {
 				wantLine(t, kind.namespace, name, fmt.Sprintf("%[1]s: proxy 15001 original %[1]s", outsideAddr))
 			}
-			kubectl(t, "delete", "pod", "--namespace", kind.namespace, name)
 		}
 	}
 	for _, kind := range kinds {
@@ -73,8 +72,8 @@ func median(sorted []time.Duration) time.Duration {
 func initScript(t *testing.T) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "pod.yaml")
-	values := map[string]string{"NAMESPACE": "timed", "NAME": "web", "IMAGE": workloadImage, "PROXY": "envoy", "ADDRS": outsideAddr}
-	if err := os.WriteFile(file, []byte(manifest(t, "mesh.yaml", nil)+"---\n"+manifest(t, "meshed.yaml", values)), 0o600); err != nil {
+	objects := manifest(t, "mesh.yaml", nil) + "---\n" + meshedPod(t, "timed", "web", nil, outsideAddr)
+	if err := os.WriteFile(file, []byte(objects), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var script strings.Builder
@@ -83,11 +82,7 @@ func initScript(t *testing.T) string {
 			"render", "--mesh", "osm", "--manifests", file, "--pod", "timed/web", "--family", family))
 		fmt.Fprintf(&script, "%s --noflush <<END\n%sEND\n", restore, rules)
 	}
-	quoted, err := json.Marshal(script.String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(quoted)
+	return toJSON(t, script.String())
 }
 
 // pods are the events of all pods, with the times when they came.
@@ -143,7 +138,7 @@ func watchPods(t *testing.T) pods {
 func (p pods) untilReady(t *testing.T, name string) time.Duration {
 	t.Helper()
 	var created time.Time
-	timeout := time.After(podTime)
+	timeout := time.After(atMost)
 	for {
 		select {
 		case e, ok := <-p.events:
@@ -162,7 +157,7 @@ func (p pods) untilReady(t *testing.T, name string) time.Duration {
 				}
 			}
 		case <-timeout:
-			t.Fatalf("pod %s is not ready after %s", name, podTime)
+			t.Fatalf("pod %s is not ready after %s", name, atMost)
 		}
 	}
 }

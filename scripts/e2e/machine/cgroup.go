@@ -85,7 +85,7 @@ func removeCgroup(path string) error {
 		return err
 	}
 	slices.Reverse(inner)
-	deadline := time.Now().Add(5 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for _, folder := range inner {
 		for err = os.Remove(folder); errors.Is(err, syscall.EBUSY) && time.Now().Before(deadline); err = os.Remove(folder) {
 			time.Sleep(20 * time.Millisecond)

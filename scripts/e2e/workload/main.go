@@ -1,5 +1,5 @@
 // Command workload is what runs in the pods of the end-to-end tests: the pause container, an application that is dialed and
-// dials, and a sidecar proxy that answers each connection with where it was going.
+// dials, a sidecar proxy that answers each connection with where it was going, and a mesh's injector.
 package main
 
 import (
@@ -15,15 +15,17 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/apitest/injector"
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
 const usage = `usage:
   workload pause
-  workload proxy PORT...          answer as a proxy at each port
-  workload serve NAME PORT...     answer "NAME PORT" at each port
-  workload app PORT... ADDR...    serve as app at each port, and dial each address every half second
-  workload dial ADDR...           dial each address once, 0.1 s apart, until it answers or 10 s have passed
+  workload proxy PORT...             answer as a proxy at each port
+  workload serve NAME PORT...        answer "NAME PORT" at each port
+  workload app PORT... ADDR...       serve as app at each port, and dial each address every half second
+  workload dial ADDR...              dial each address once, 0.1 s apart, until it answers or 10 s have passed
+  workload inject ADDR INIT SIDECAR  serve a webhook that adds the two containers, YAML, to pods; print its certificate
 
 Each dial is a line on standard output: ADDR: ANSWER, or ADDR: error: REASON`
 
@@ -74,6 +76,10 @@ func work(ctx context.Context, args []string) error {
 		dialAgainAndAgain(ctx, addrs)
 	case command == "dial":
 		return dialUntilAnswered(ctx, args)
+	case command == "inject" && len(args) == 3:
+		if err := inject(args[0], injector.Webhook{Init: args[1], Sidecar: args[2]}); err != nil {
+			return err
+		}
 	default:
 		return errors.New(usage)
 	}
