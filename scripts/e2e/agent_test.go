@@ -103,20 +103,8 @@ func nextVersion(t *testing.T) string {
 func TestARivalsConflistIsMended(t *testing.T) {
 	installDetour(t)
 	before := shell(t, "cat "+conflist(t))
-	var list map[string]any
-	if err := json.Unmarshal([]byte(before), &list); err != nil {
-		t.Fatal(err)
-	}
-	list["plugins"] = list["plugins"].([]any)[:1] // as an installer that knows nothing of detour writes it
-	text, err := json.Marshal(list)
-	must(t, err)
-	writeOnNode(t, conflist(t), "644", text)
-	eventually(t, func() error {
-		if got := plugins(t); !slices.Contains(got, "detour") {
-			return fmt.Errorf("the chain is %v", got)
-		}
-		return nil
-	})
+	dropDetour(t)
+	wantDetourInChain(t)
 	shell(t, "rm /opt/cni/bin/detour")
 	eventually(t, func() error {
 		if shell(t, "test -x /opt/cni/bin/detour || echo missing") != "" {
@@ -127,6 +115,30 @@ func TestARivalsConflistIsMended(t *testing.T) {
 	rollout(t)
 	startMeshed(t, newNamespace(t, "rival", restricted), "web")
 	writeOnNode(t, conflist(t), "644", []byte(before))
+}
+
+// dropDetour writes the node's chain as an installer does that knows nothing of detour.
+func dropDetour(t *testing.T) {
+	t.Helper()
+	var list map[string]any
+	if err := json.Unmarshal([]byte(shell(t, "cat "+conflist(t))), &list); err != nil {
+		t.Fatal(err)
+	}
+	list["plugins"] = list["plugins"].([]any)[:1]
+	text, err := json.Marshal(list)
+	must(t, err)
+	writeOnNode(t, conflist(t), "644", text)
+}
+
+// wantDetourInChain wants that the agent puts detour back, within some time.
+func wantDetourInChain(t *testing.T) {
+	t.Helper()
+	eventually(t, func() error {
+		if got := plugins(t); !slices.Contains(got, "detour") {
+			return fmt.Errorf("the chain is %v", got)
+		}
+		return nil
+	})
 }
 
 func TestMetricsCountAdds(t *testing.T) {

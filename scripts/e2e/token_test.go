@@ -76,14 +76,16 @@ func projectedToken(t *testing.T) string {
 	return "/var/lib/kubelet/pods/" + uid + "/volumes/kubernetes.io~projected/credential/token"
 }
 
-// freezeAgent stops the agent from answering, until the test's end.
-func freezeAgent(t *testing.T) {
+// freezeAgent stops the agent from doing anything, until thaw is called or the test ends.
+func freezeAgent(t *testing.T) (thaw func()) {
 	t.Helper()
 	agent := strings.TrimSpace(shell(t, "pgrep -x detour-agent"))
 	shell(t, "kill -STOP "+agent)
-	t.Cleanup(func() {
+	thaw = func() {
 		_ = kubernetes.Shell(context.Background(), "kill -CONT "+agent).Run() // after a minute the kubelet has killed it
-	})
+	}
+	t.Cleanup(thaw)
+	return thaw
 }
 
 // modified is when the file was written.
