@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/nettest"
@@ -55,6 +57,9 @@ func newLab(ctx context.Context, bin string) (l *lab, err error) {
 	}
 	l.onClose(func() error { return os.RemoveAll(l.dir) })
 	l.onClose(noneLeft)
+	if err := l.mountState(); err != nil {
+		return l, err
+	}
 	l.dialect, _ = mesh.Find(meshName)
 	if l.served, err = l.unpack(ctx, "served.yaml"); err != nil {
 		return l, err
@@ -71,6 +76,18 @@ func newLab(ctx context.Context, bin string) (l *lab, err error) {
 		}
 	}
 	return l, l.writeFloors()
+}
+
+// mountState has the plugins' state kept in memory, as it is on a node: /run is a tmpfs there.
+func (l *lab) mountState() error {
+	if err := os.Mkdir(l.path("state"), 0o700); err != nil {
+		return err
+	}
+	if err := unix.Mount("tmpfs", l.path("state"), "tmpfs", 0, ""); err != nil {
+		return fmt.Errorf("mount %s: %w", l.path("state"), err)
+	}
+	l.onClose(func() error { return unix.Unmount(l.path("state"), unix.MNT_DETACH) })
+	return nil
 }
 
 // unpack writes one of the objects' files and returns what is in it.

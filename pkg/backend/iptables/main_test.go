@@ -31,7 +31,7 @@ func forBoth(t *testing.T, test func(t *testing.T, b *Backend)) {
 }
 
 // inside runs fn in a namespace that it has locked.
-func inside(t *testing.T, ns *nettest.Namespace, fn func(ctx context.Context, lock *os.File) error) error {
+func inside(t testing.TB, ns *nettest.Namespace, fn func(ctx context.Context, lock *os.File) error) error {
 	t.Helper()
 	pod, err := netns.Open(ns.Path())
 	if err != nil {
