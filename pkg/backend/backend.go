@@ -30,8 +30,9 @@ const (
 
 // Program is a ruleset made ready for one backend.
 type Program struct {
+	choice   string
 	way      way
-	setup    rules.Setup
+	rules    rules.Ruleset
 	families []rules.Family
 }
 
@@ -51,12 +52,22 @@ func Prepare(ctx context.Context, choice string, rs rules.Ruleset, families []ru
 	if err != nil {
 		return nil, err
 	}
-	return &Program{w, rs.Setup, families}, nil
+	return &Program{choice, w, rs, families}, nil
+}
+
+// Instead returns what programs the same by nftables, after a program that Auto has chosen failed; nil if there is no such
+// thing. Whether iptables works is known only when it has.
+func (p *Program) Instead() *Program {
+	if p.choice != Auto || p.way.Name() == nftables.Name || nftables.Works() != nil {
+		return nil
+	}
+	return &Program{NFTables, byNFTables{nftables.Compile(p.rules, p.families)}, p.rules, p.families}
 }
 
 // Keep notes in the record what Apply will program.
 func (p *Program) Keep(r *attachment.Record) {
-	r.Backend, r.Families, r.Setup = p.way.Name(), p.families, p.setup
+	r.Backend, r.Families, r.Setup = p.way.Name(), p.families, p.rules.Setup
+	r.Rules, r.Table = nil, ""
 	p.way.keep(r)
 }
 
@@ -68,11 +79,11 @@ func (p *Program) Apply(ctx context.Context, lock *os.File, old attachment.Recor
 			return fmt.Errorf("remove what %s programmed: %w", old.Backend, err)
 		}
 	}
-	if err := route.Apply(p.setup, p.families); err != nil {
+	if err := route.Apply(p.rules.Setup, p.families); err != nil {
 		return err
 	}
 	if err := p.way.apply(ctx, lock, old); err != nil {
-		return errors.Join(err, route.Remove(p.setup, p.families))
+		return errors.Join(err, route.Remove(p.rules.Setup, p.families))
 	}
 	return nil
 }

@@ -109,7 +109,7 @@ func startDNS(t *testing.T, w way) (pod *nettest.Namespace, app, proxy nettest.P
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := &Program{w, captured(t).Setup, rules.Families}
+	program := &Program{Auto, w, captured(t), rules.Families}
 	if err := ns.Do(func() error { return program.Apply(t.Context(), lock, attachment.Record{}) }); err != nil {
 		t.Fatal(err)
 	}

@@ -37,7 +37,7 @@ func add(args *skel.CmdArgs) error {
 	took.done("decide")
 	record := p.record(conf, args)
 	if err == nil {
-		err = carryOut(ctx, conf, args, p, &record, took)
+		err = carryOut(ctx, conf, args, &p, &record, took)
 	}
 	level, message := slog.LevelInfo, "pod "+string(record.Outcome)
 	if err != nil {
@@ -79,7 +79,7 @@ func report(conf Conf, p plan, record attachment.Record, err error, took *stages
 }
 
 // carryOut does what the plan says and keeps it as attachment state; if it fails, it leaves no rules.
-func carryOut(ctx context.Context, conf Conf, args *skel.CmdArgs, p plan, record *attachment.Record, took *stages) error {
+func carryOut(ctx context.Context, conf Conf, args *skel.CmdArgs, p *plan, record *attachment.Record, took *stages) error {
 	store := attachment.NewStore(conf.StateDir)
 	if p.Skip != "" {
 		return store.Save(*record)
@@ -90,7 +90,7 @@ func carryOut(ctx context.Context, conf Conf, args *skel.CmdArgs, p plan, record
 	return nil
 }
 
-func program(ctx context.Context, conf Conf, path string, p plan, store attachment.Store, record *attachment.Record, took *stages) error {
+func program(ctx context.Context, conf Conf, path string, p *plan, store attachment.Store, record *attachment.Record, took *stages) error {
 	ns, err := netns.Open(path)
 	if err != nil {
 		return err
@@ -101,18 +101,26 @@ func program(ctx context.Context, conf Conf, path string, p plan, store attachme
 		return err
 	}
 	return ns.Do(func() error {
-		program, err := p.prepare(ctx, conf, record)
+		program, err := p.prepare(ctx, conf)
 		if err != nil {
 			return err
 		}
 		took.done("enter")
 		old, _ := store.Load(record.Key) // none is the rule, and one that makes no sense is written anew
-		if err := store.Save(*record); err != nil {
-			return err
+		run := func(program *backend.Program) error {
+			program.Keep(record)
+			if err := store.Save(*record); err != nil {
+				return err
+			}
+			took.done("save")
+			defer took.done("apply")
+			return program.Apply(ctx, lock, old)
 		}
-		took.done("save")
-		err = program.Apply(ctx, lock, old)
-		took.done("apply")
+		err = run(program)
+		if other := program.Instead(); err != nil && ctx.Err() == nil && other != nil {
+			p.Warnings = append(p.Warnings, "nftables was taken instead of iptables, which does not work here: "+err.Error())
+			err = run(other)
+		}
 		if err != nil {
 			return errors.Join(err, store.Delete(record.Key))
 		}

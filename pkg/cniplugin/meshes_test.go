@@ -78,6 +78,7 @@ func TestDelWithoutStateFindsTheRoutesToo(t *testing.T) {
 func TestARefusedTProxyLeavesNothing(t *testing.T) {
 	t.Parallel()
 	a := newIstio(t, tproxy)
+	a.conf["backend"] = "iptables"
 	a.env["PATH"] = failingRestore(t) + ":" + os.Getenv("PATH")
 	a.fails("ADD", 999, "program IPv4 rules")
 	a.nothingLeft()

@@ -117,6 +117,24 @@ func TestAutoTakesNFTablesOnAHostWithoutIPTables(t *testing.T) {
 	a.noTable()
 }
 
+// Programs that are there and fail, as where the kernel lacks what they need: no pod has to wait for somebody to notice.
+func TestAutoTakesNFTablesWhereIPTablesFails(t *testing.T) {
+	t.Parallel()
+	a := newAttachment(t, meshedPod(), meshConfig)
+	a.env["PATH"] = failingRestore(t) + ":" + os.Getenv("PATH")
+	a.must("ADD")
+	a.must("CHECK")
+	a.table()
+	if line := a.logged()[0]; line["level"] != "WARN" || line["backend"] != "nftables" || !strings.Contains(fmt.Sprint(line["warnings"]), "no such target") {
+		t.Errorf("the log says %v", line)
+	}
+	a.must("DEL")
+	a.noTable()
+	a.conf["backend"] = "iptables"
+	a.fails("ADD", 999, "no such target")
+	a.untouched()
+}
+
 func TestAutoTakesNFTablesForLongLists(t *testing.T) {
 	t.Parallel()
 	var ranges []string

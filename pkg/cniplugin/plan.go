@@ -148,16 +148,12 @@ func parsePrevResult(conf *Conf) error {
 	return nil
 }
 
-// prepare makes the plan's rules ready for the pod's namespace, in which it is called, and notes them in the record.
-func (p plan) prepare(ctx context.Context, conf Conf, r *attachment.Record) (*backend.Program, error) {
-	program, err := backend.Prepare(ctx, conf.Backend, p.Rules, p.Families)
-	if err == nil {
-		program.Keep(r)
-	}
-	return program, err
+// prepare makes the plan's rules ready for the pod's namespace, in which it is called.
+func (p plan) prepare(ctx context.Context, conf Conf) (*backend.Program, error) {
+	return backend.Prepare(ctx, conf.Backend, p.Rules, p.Families)
 }
 
-// record is the plan as attachment state, before prepare completes it.
+// record is the plan as attachment state, without what the prepared program keeps in it.
 func (p plan) record(conf Conf, args *skel.CmdArgs) attachment.Record {
 	r := attachment.Record{
 		Key:     key(conf, args),

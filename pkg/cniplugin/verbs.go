@@ -47,9 +47,11 @@ func check(args *skel.CmdArgs) error {
 	defer ns.Close()
 	return ns.Do(func() error {
 		if lost {
-			if _, err := p.prepare(ctx, conf, &record); err != nil {
+			program, err := p.prepare(ctx, conf)
+			if err != nil {
 				return cniError(err)
 			}
+			program.Keep(&record)
 		}
 		return compare(ctx, record)
 	})
