@@ -93,12 +93,19 @@ func (p Process) connect(c Call, deadline time.Time) (conn net.Conn, err error) 
 	if c.Destination.Addr().Is6() {
 		network = c.Protocol.String() + "6"
 	}
-	err = p.do(func() error {
-		// With one literal address the dialer starts no goroutine of its own.
-		conn, err = dialer.Dial(network, c.Destination.String())
-		return err
-	})
-	return conn, err
+	for {
+		err = p.do(func() error {
+			// With one literal address the dialer starts no goroutine of its own.
+			conn, err = dialer.Dial(network, c.Destination.String())
+			return err
+		})
+		// A program that another test is about to start has, for a moment, a copy of each socket, also of those that are
+		// closed here meanwhile.
+		if !errors.Is(err, syscall.EADDRINUSE) || time.Now().After(deadline) {
+			return conn, err
+		}
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // send writes a datagram. A rule that drops it says EPERM, also where it rejects it: that, reading tells.
