@@ -102,8 +102,7 @@ func nextVersion(t *testing.T) string {
 
 func TestARivalsConflistIsMended(t *testing.T) {
 	installDetour(t)
-	before := shell(t, "cat "+conflist(t))
-	dropDetour(t)
+	defer dropDetour(t)()
 	wantDetourInChain(t)
 	shell(t, "rm /opt/cni/bin/detour")
 	eventually(t, func() error {
@@ -114,20 +113,21 @@ func TestARivalsConflistIsMended(t *testing.T) {
 	})
 	rollout(t)
 	startMeshed(t, newNamespace(t, "rival", restricted), "web")
-	writeOnNode(t, conflist(t), "644", []byte(before))
 }
 
-// dropDetour writes the node's chain as an installer does that knows nothing of detour.
-func dropDetour(t *testing.T) {
+// dropDetour writes the node's chain as an installer does that knows nothing of detour. restore writes it as it was, to the byte.
+func dropDetour(t *testing.T) (restore func()) {
 	t.Helper()
+	before := shell(t, "cat "+conflist(t))
 	var list map[string]any
-	if err := json.Unmarshal([]byte(shell(t, "cat "+conflist(t))), &list); err != nil {
+	if err := json.Unmarshal([]byte(before), &list); err != nil {
 		t.Fatal(err)
 	}
 	list["plugins"] = list["plugins"].([]any)[:1]
 	text, err := json.Marshal(list)
 	must(t, err)
 	writeOnNode(t, conflist(t), "644", text)
+	return func() { writeOnNode(t, conflist(t), "644", []byte(before)) }
 }
 
 // wantDetourInChain wants that the agent puts detour back, within some time.

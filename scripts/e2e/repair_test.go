@@ -17,7 +17,7 @@ func TestAPodThatStartedWithoutDetourIsRepairedInPlace(t *testing.T) {
 	namespace := newNamespace(t, "in-place", restricted)
 
 	thaw := freezeAgent(t)
-	dropDetour(t)
+	defer dropDetour(t)()
 	apply(t, meshedPod(t, namespace, "web", nil, outsideAddr))
 	waitReady(t, namespace, "web")
 	ip := podIPs(t, namespace, "web")[0]
