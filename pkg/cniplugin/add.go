@@ -117,14 +117,16 @@ func program(ctx context.Context, conf Conf, path string, p *plan, store attachm
 			return program.Apply(ctx, lock, old)
 		}
 		err = run(program)
-		if other := program.Instead(); err != nil && ctx.Err() == nil && other != nil {
+		if err == nil {
+			return nil
+		}
+		if other := program.Instead(); ctx.Err() == nil && other != nil {
 			p.Warnings = append(p.Warnings, "nftables was taken instead of iptables, which does not work here: "+err.Error())
-			err = run(other)
+			if err = run(other); err == nil {
+				return nil
+			}
 		}
-		if err != nil {
-			return errors.Join(err, store.Delete(record.Key))
-		}
-		return nil
+		return errors.Join(err, store.Delete(record.Key))
 	})
 }
 
