@@ -149,10 +149,14 @@ func Works(ctx context.Context, choice string) error {
 	if err != nil {
 		return err
 	}
-	if b, ok := w.(byIPTables); ok {
-		return b.Works()
+	b, ok := w.(byIPTables)
+	if !ok {
+		return nftables.Works()
 	}
-	return nftables.Works()
+	if err = b.Works(); choice == Auto && nftables.Works() == nil {
+		return nil // see Instead
+	}
+	return err
 }
 
 // Gate says whether redirection that begins with the proxy's first packet has begun; it is empty if redirection doesn't wait.

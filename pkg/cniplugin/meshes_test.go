@@ -84,11 +84,11 @@ func TestARefusedTProxyLeavesNothing(t *testing.T) {
 	a.nothingLeft()
 }
 
-// failingRestore is a folder whose iptables-restore always fails.
+// failingRestore is a folder whose iptables and iptables-restore always fail.
 func failingRestore(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, name := range []string{"iptables-nft-restore", "iptables-legacy-restore"} {
+	for _, name := range []string{"iptables-nft", "iptables-legacy", "iptables-nft-restore", "iptables-legacy-restore"} {
 		if err := os.WriteFile(dir+"/"+name, []byte("#!/bin/sh\necho no such target >&2\nexit 2\n"), 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -122,6 +122,7 @@ func TestAutoTakesNFTablesWhereIPTablesFails(t *testing.T) {
 	t.Parallel()
 	a := newAttachment(t, meshedPod(), meshConfig)
 	a.env["PATH"] = failingRestore(t) + ":" + os.Getenv("PATH")
+	a.must("STATUS")
 	a.must("ADD")
 	a.must("CHECK")
 	a.table()
@@ -131,6 +132,7 @@ func TestAutoTakesNFTablesWhereIPTablesFails(t *testing.T) {
 	a.must("DEL")
 	a.noTable()
 	a.conf["backend"] = "iptables"
+	a.fails("STATUS", 50, "iptables")
 	a.fails("ADD", 999, "no such target")
 	a.untouched()
 }
