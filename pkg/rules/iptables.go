@@ -7,8 +7,8 @@ import (
 	"strings"
 )
 
-// maxMultiport is how many ports one multiport match holds (XT_MULTI_PORTS).
-const maxMultiport = 15
+// MaxMultiport is how many ports one multiport match of iptables holds (XT_MULTI_PORTS).
+const MaxMultiport = 15
 
 // For returns the ruleset as iptables takes it for one family: one range a match, at most 15 ports a match, and no rule of
 // the other family.
@@ -51,15 +51,15 @@ func (r Rule) expand(f Family) []Rule {
 func variants(m Match, f Family) (all []Match, whole bool) {
 	switch m := m.(type) {
 	case Source:
-		for _, p := range ofFamily(m.Prefixes, f) {
+		for _, p := range OfFamily(m.Prefixes, f) {
 			all = append(all, Source{[]netip.Prefix{p}})
 		}
 	case Destination:
-		for _, p := range ofFamily(m.Prefixes, f) {
+		for _, p := range OfFamily(m.Prefixes, f) {
 			all = append(all, Destination{[]netip.Prefix{p}, m.Not})
 		}
 	case DstPorts:
-		for chunk := range slices.Chunk(m.Ports, maxMultiport) {
+		for chunk := range slices.Chunk(m.Ports, MaxMultiport) {
 			all = append(all, DstPorts{chunk, m.Not})
 		}
 	default:
@@ -68,7 +68,8 @@ func variants(m Match, f Family) (all []Match, whole bool) {
 	return all, false
 }
 
-func ofFamily(prefixes []netip.Prefix, f Family) []netip.Prefix {
+// OfFamily returns those of the ranges that are of the family.
+func OfFamily(prefixes []netip.Prefix, f Family) []netip.Prefix {
 	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return Of(p.Addr()) != f })
 }
 

@@ -138,6 +138,37 @@ type Rule struct {
 	Why string
 }
 
+// Concerns reports whether the family has the rule: a rule with addresses is only of their families, and one whose list is
+// empty is of none.
+func (r Rule) Concerns(f Family) bool {
+	has := func(prefixes []netip.Prefix) bool {
+		return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return Of(p.Addr()) == f })
+	}
+	for _, m := range r.Matches {
+		switch m := m.(type) {
+		case Source:
+			if !has(m.Prefixes) {
+				return false
+			}
+		case Destination:
+			if !has(m.Prefixes) {
+				return false
+			}
+		case DstPorts:
+			if len(m.Ports) == 0 {
+				return false
+			}
+		}
+	}
+	switch t := r.Target.(type) {
+	case DNAT:
+		return Of(t.Addr) == f
+	case TProxy:
+		return !t.On.IsValid() || Of(t.On) == f
+	}
+	return true
+}
+
 // Match is one condition of a rule, one of the types below. Within a rule they stand in the order in which iptables-save
 // prints them: source, destination, interfaces, protocol, then the rest as the mesh has it.
 type Match interface{ match() }

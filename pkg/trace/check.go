@@ -53,20 +53,17 @@ func checkNot(m rules.Match) error {
 	switch m := m.(type) {
 	case rules.Destination:
 		for _, f := range rules.Families {
-			if m.Not && len(ofFamily(m.Prefixes, f)) > 1 {
+			if m.Not && len(rules.OfFamily(m.Prefixes, f)) > 1 {
 				return fmt.Errorf("%T may exclude one range of a family", m)
 			}
 		}
 	case rules.DstPorts:
-		if m.Not && len(m.Ports) > maxMultiport {
-			return fmt.Errorf("%T may exclude %d ports", m, maxMultiport)
+		if m.Not && len(m.Ports) > rules.MaxMultiport {
+			return fmt.Errorf("%T may exclude %d ports", m, rules.MaxMultiport)
 		}
 	}
 	return nil
 }
-
-// maxMultiport is how many ports one multiport match holds (XT_MULTI_PORTS).
-const maxMultiport = 15
 
 // wrongSide reports whether a base chain's hook lacks what the match looks at. Where a chain is jumped to from that
 // hook, an interface just doesn't match.

@@ -80,35 +80,3 @@ func (s *state) seenState() rules.State {
 func within(a netip.AddrPort, prefixes []netip.Prefix) bool {
 	return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return p.Contains(a.Addr()) })
 }
-
-// concerns reports whether the family has the rule: a rule with addresses is only of their families, and one whose list
-// is empty is of none.
-func concerns(r rules.Rule, f rules.Family) bool {
-	for _, m := range r.Matches {
-		switch m := m.(type) {
-		case rules.Source:
-			if len(ofFamily(m.Prefixes, f)) == 0 {
-				return false
-			}
-		case rules.Destination:
-			if len(ofFamily(m.Prefixes, f)) == 0 {
-				return false
-			}
-		case rules.DstPorts:
-			if len(m.Ports) == 0 {
-				return false
-			}
-		}
-	}
-	switch t := r.Target.(type) {
-	case rules.DNAT:
-		return rules.Of(t.Addr) == f
-	case rules.TProxy:
-		return !t.On.IsValid() || rules.Of(t.On) == f
-	}
-	return true
-}
-
-func ofFamily(prefixes []netip.Prefix, f rules.Family) []netip.Prefix {
-	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return rules.Of(p.Addr()) != f })
-}

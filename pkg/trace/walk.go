@@ -169,7 +169,7 @@ func (w *walk) chain(c rules.Chain, hook string, depth int) (done bool, err erro
 	}
 	number := 0
 	for _, r := range w.rs.Rules {
-		if r.Chain != c || !concerns(r, rules.Of(w.s.dst.Addr())) {
+		if r.Chain != c || !r.Concerns(rules.Of(w.s.dst.Addr())) {
 			continue
 		}
 		number++

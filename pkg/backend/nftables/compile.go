@@ -128,36 +128,24 @@ const both rules.Family = 0
 
 // familiesOf are the families that the rule is of; none if it has an empty list.
 func (c *compiler) familiesOf(r rules.Rule) []rules.Family {
-	left, addresses := slices.Clone(c.families), false
-	narrow := func(has func(rules.Family) bool) {
-		left = slices.DeleteFunc(left, func(f rules.Family) bool { return !has(f) })
-		addresses = true
+	of := slices.DeleteFunc(slices.Clone(c.families), func(f rules.Family) bool { return !r.Concerns(f) })
+	if len(of) == 0 || hasAddress(r) {
+		return of
 	}
-	for _, m := range r.Matches {
-		switch m := m.(type) {
-		case rules.Source:
-			narrow(hasAny(m.Prefixes))
-		case rules.Destination:
-			narrow(hasAny(m.Prefixes))
-		case rules.DstPorts:
-			if len(m.Ports) == 0 {
-				return nil
-			}
-		}
-	}
-	if dnat, ok := r.Target.(rules.DNAT); ok {
-		narrow(func(f rules.Family) bool { return rules.Of(dnat.Addr) == f })
-	}
-	if !addresses {
-		return []rules.Family{both}
-	}
-	return left
+	return []rules.Family{both}
 }
 
-func hasAny(prefixes []netip.Prefix) func(rules.Family) bool {
-	return func(f rules.Family) bool {
-		return slices.ContainsFunc(prefixes, func(p netip.Prefix) bool { return rules.Of(p.Addr()) == f })
+func hasAddress(r rules.Rule) bool {
+	if _, ok := r.Target.(rules.DNAT); ok {
+		return true
 	}
+	return slices.ContainsFunc(r.Matches, func(m rules.Match) bool {
+		switch m.(type) {
+		case rules.Source, rules.Destination:
+			return true
+		}
+		return false
+	})
 }
 
 func (c *compiler) rule(r rules.Rule, f rules.Family) rule {
