@@ -134,31 +134,19 @@ func ofPod(r attachment.Record, e entry) bool {
 // records returns the attachment records of all networks. One that makes no sense is none: its pod counts as
 // unprogrammed.
 func (a *Agent) records() ([]attachment.Record, error) {
-	networks, err := a.store.Networks()
-	if err != nil {
-		return nil, err
-	}
 	var records []attachment.Record
-	for _, network := range networks {
-		keys, err := a.store.Keys(network)
-		if err != nil {
-			return nil, err
+	err := a.store.All(func(r attachment.Record, err error) {
+		switch {
+		case err != nil:
+			a.log.Warn("an attachment record makes no sense", "error", err.Error())
+		case a.conf.Repair == InPlace && r.Network == attachment.RepairNetwork && !exists(r.Netns):
+			a.dropRecord(r) // the runtime has given the pod another namespace
+		default:
+			r.Rules, r.Table = nil, "" // long, and not needed here
+			records = append(records, r)
 		}
-		for _, k := range keys {
-			r, err := a.store.Load(k)
-			switch {
-			case errors.Is(err, fs.ErrNotExist): // deleted meanwhile, or not written yet
-			case err != nil:
-				a.log.Warn("an attachment record makes no sense", "error", err.Error())
-			case a.conf.Repair == InPlace && k.Network == attachment.RepairNetwork && !exists(r.Netns):
-				a.dropRecord(r) // the runtime has given the pod another namespace
-			default:
-				r.Rules, r.Table = nil, "" // long, and not needed here
-				records = append(records, r)
-			}
-		}
-	}
-	return records, nil
+	})
+	return records, err
 }
 
 // dropOldRepairs deletes the records that InPlace wrote of pods that are gone: no CNI DEL does.

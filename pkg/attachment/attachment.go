@@ -133,19 +133,28 @@ func remove(path string) error {
 	return nil
 }
 
-// Networks lists the networks that have, or had, records.
-func (s Store) Networks() ([]string, error) {
-	folders, err := os.ReadDir(s.dir)
+// All visits every record of every network, with the error if it can't be loaded. One that is deleted meanwhile, or not
+// written yet, is left out.
+func (s Store) All(visit func(Record, error)) error {
+	networks, err := os.ReadDir(s.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list attachment state: %w", err)
+		return fmt.Errorf("list attachment state: %w", err)
 	}
-	var names []string
-	for _, f := range folders {
-		if f.IsDir() {
-			names = append(names, f.Name())
+	for _, network := range networks {
+		if !network.IsDir() {
+			continue
+		}
+		keys, err := s.Keys(network.Name())
+		if err != nil {
+			return err
+		}
+		for _, k := range keys {
+			if r, err := s.Load(k); !errors.Is(err, fs.ErrNotExist) {
+				visit(r, err)
+			}
 		}
 	}
-	return names, nil
+	return nil
 }
 
 // Keys lists a network's records and what interrupted writers left of some; none if the network is unknown.

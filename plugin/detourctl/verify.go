@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -63,26 +62,17 @@ func (o verifyOptions) verify(ctx context.Context, out io.Writer, pods []string)
 
 // records are those of the pods, or of all; a pod without one is an error.
 func (o verifyOptions) records(pods []string) ([]attachment.Record, error) {
-	store := attachment.NewStore(o.stateDir)
-	networks, err := store.Networks()
-	if err != nil {
-		return nil, err
-	}
 	var records []attachment.Record
-	for _, network := range networks {
-		keys, err := store.Keys(network)
+	var unreadable []error
+	err := attachment.NewStore(o.stateDir).All(func(r attachment.Record, err error) {
 		if err != nil {
-			return nil, err
+			unreadable = append(unreadable, err)
+		} else if len(pods) == 0 || slices.Contains(pods, r.Pod) {
+			records = append(records, r)
 		}
-		for _, k := range keys {
-			r, err := store.Load(k)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) { // else it was deleted meanwhile
-				return nil, err
-			}
-			if err == nil && (len(pods) == 0 || slices.Contains(pods, r.Pod)) {
-				records = append(records, r)
-			}
-		}
+	})
+	if err := errors.Join(append(unreadable, err)...); err != nil {
+		return nil, err
 	}
 	for _, pod := range pods {
 		if !slices.ContainsFunc(records, func(r attachment.Record) bool { return r.Pod == pod }) {
