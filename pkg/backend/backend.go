@@ -92,14 +92,17 @@ func (p *Program) Apply(ctx context.Context, lock *os.File, old attachment.Recor
 // node has. What is not there is no error.
 func Remove(ctx context.Context, lock *os.File, r attachment.Record) error {
 	errs := []error{route.Remove(r.Setup, r.Families)}
+	if r.Backend == "" || r.Backend == nftables.Name {
+		errs = append(errs, nftables.Remove())
+	}
+	if r.Backend == nftables.Name {
+		return errors.Join(errs...)
+	}
 	own := owned(r)
 	for _, b := range iptables.Installed(ctx) {
 		if r.Backend == "" || r.Backend == b.Name() {
 			errs = append(errs, b.Remove(ctx, lock, own))
 		}
-	}
-	if r.Backend == "" || r.Backend == nftables.Name {
-		errs = append(errs, nftables.Remove())
 	}
 	return errors.Join(errs...)
 }
