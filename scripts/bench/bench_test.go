@@ -63,10 +63,11 @@ func TestEveryComparisonIsFair(t *testing.T) {
 }
 
 func TestAComparisonIsUnfairIf(t *testing.T) {
+	nettest.RequireProgram(t, "iptables-nft-restore")
 	l := startLab(t)
 	good := restoring("iptables-nft", false)
 	if why := l.absent[good.detour.backend]; why != "" {
-		t.Skip(why)
+		t.Fatal(why)
 	}
 	for name, change := range map[string]func(*comparison){
 		"the floor leaves out a family": func(c *comparison) { c.floor.v4only = true },
