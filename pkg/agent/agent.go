@@ -250,10 +250,6 @@ func (a *Agent) Run(ctx context.Context) error {
 	return nil
 }
 
-// MeshConfigVersion is the version of the mesh's configuration that the API server was found to serve, "" if none was
-// found yet.
-func (a *Agent) MeshConfigVersion() string { return a.config.servedVersion() }
-
 // CountInstall counts a write of what is installed on the host: binary, conflist, kubeconfig, token.
 func (a *Agent) CountInstall(what string) { a.metrics.installs.WithLabelValues(what).Inc() }
 

@@ -176,7 +176,7 @@ func TestTheConfigurationIsFollowed(t *testing.T) {
 	eventually(t, "the node is ready without the CRD", func() bool { return len(a.Missing(t.Context())) == 0 })
 
 	s.update(func() { s.served = []string{"v1alpha1"} })
-	eventually(t, "the CRD comes", func() bool { return a.MeshConfigVersion() == "v1alpha1" && a.config.get().known })
+	eventually(t, "the CRD comes", func() bool { return a.config.servedVersion() == "v1alpha1" && a.config.get().known })
 	if !absent("MeshConfig osm-system/osm-mesh-config does not exist")() {
 		t.Error("absence is not answered")
 	}
@@ -184,7 +184,7 @@ func TestTheConfigurationIsFollowed(t *testing.T) {
 	s.expire()
 	s.put(configPath, testConfig())
 	eventually(t, "the version is upgraded", func() bool {
-		return a.MeshConfigVersion() == "v1alpha2" && strings.Contains(string(a.config.get().json), "6379")
+		return a.config.servedVersion() == "v1alpha2" && strings.Contains(string(a.config.get().json), "6379")
 	})
 	other := testConfig()
 	other["metadata"].(fields)["name"] = "another"
