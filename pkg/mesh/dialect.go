@@ -3,6 +3,7 @@
 package mesh
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/detour-cni/detour/pkg/redirect"
@@ -171,6 +172,24 @@ func Find(name string) (Dialect, bool) {
 		return Dialect{}, false
 	}
 	return dialects[i], true
+}
+
+// istioRevision is where istio's injector writes the revision of the control plane that injected the pod: an annotation,
+// a label up to istio 1.16. A pod's own label may be a tag, which stands for a revision; the annotation never is.
+const istioRevision = "istio.io/rev"
+
+// ConfigFor returns the object with the mesh's configuration for a pod with these annotations and labels. Each revision of
+// istio's control plane has an object of its own. A name that the net conf gives holds for all pods. A revision that can't
+// be part of a name never becomes one: the row's object is returned, and Decide refuses the pod.
+func (d Dialect) ConfigFor(annotations, labels map[string]string) ConfigRef {
+	row, _ := Find(d.Name)
+	revision := cmp.Or(annotations[istioRevision], labels[istioRevision], "default")
+	ref := d.Config
+	ref.Name += "-" + revision
+	if !d.Istio || d.Config.Name != row.Config.Name || revision == "default" || !IsName(ref.Name) {
+		return d.Config
+	}
+	return ref
 }
 
 // Names lists the dialects' names.

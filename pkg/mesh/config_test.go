@@ -1,0 +1,65 @@
+package mesh
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestEachRevisionOfIstioHasItsConfiguration(t *testing.T) {
+	const key = "istio.io/rev"
+	for _, tt := range []struct {
+		name              string
+		annotation, label string // "-" is none
+		want              string
+	}{
+		{"neither", "-", "-", "istio"},
+		{"the default revision", "default", "-", "istio"},
+		{"an empty one", "", "", "istio"},
+		{"a revision", "1-29", "-", "istio-1-29"},
+		{"a revision that its pod asked for by a tag", "1-29", "prod", "istio-1-29"},
+		{"the default revision that its pod asked for by a tag", "default", "prod", "istio"},
+		{"an injector that writes the label only", "-", "canary", "istio-canary"},
+		{"the default revision, by label", "-", "default", "istio"},
+		{"a path", "../secrets/x", "-", "istio"},
+		{"an escaped path", "..%2fsecrets", "-", "istio"},
+		{"another query", "x?fieldSelector=", "-", "istio"},
+		{"upper case", "Canary", "-", "istio"},
+		{"too long", strings.Repeat("x", 300), "-", "istio"},
+		{"too long with what stands before it", strings.Repeat("x", 250), "-", "istio"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			values := func(v string) map[string]string {
+				if v == "-" {
+					return nil
+				}
+				return map[string]string{key: v}
+			}
+			istio, _ := Find("istio")
+			got := istio.ConfigFor(values(tt.annotation), values(tt.label))
+			want := istio.Config
+			want.Name = tt.want
+			if got.String() != want.String() || got.Resource != want.Resource {
+				t.Errorf("got %v, want %v", got, want)
+			}
+		})
+	}
+}
+
+// Only istio knows revisions, and a name that somebody chose is the name.
+func TestAConfigurationThatHasNoRevisions(t *testing.T) {
+	revision := map[string]string{"istio.io/rev": "canary"}
+	for _, name := range Names() {
+		d, _ := Find(name)
+		if got := d.ConfigFor(revision, revision); name != "istio" && got.Name != d.Config.Name {
+			t.Errorf("%s: %s", name, got)
+		}
+	}
+	istio, _ := Find("istio")
+	chosen, err := istio.With(Override{MeshConfig: ConfigRef{Name: "istio-1-28", Namespace: "mesh"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := chosen.ConfigFor(revision, revision).String(); got != "ConfigMap mesh/istio-1-28" {
+		t.Error(got)
+	}
+}
