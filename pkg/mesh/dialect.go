@@ -174,8 +174,9 @@ func Find(name string) (Dialect, bool) {
 	return dialects[i], true
 }
 
-// istioRevision is where istio's injector writes the revision of the control plane that injected the pod: an annotation,
-// a label up to istio 1.16. A pod's own label may be a tag, which stands for a revision; the annotation never is.
+// istioRevision is the annotation with which istio's injector, from 1.18 on, says which revision of the control plane
+// it belongs to, and the label by which a pod asks for one. The label may be a tag, which stands for a revision; the
+// annotation never is.
 const istioRevision = "istio.io/rev"
 
 // ConfigFor returns the object with the mesh's configuration for a pod with these annotations and labels. Each revision of
