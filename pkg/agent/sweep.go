@@ -117,8 +117,7 @@ func (a *Agent) find(e entry, config []byte) (f finding, meshed bool, err error)
 		DirectInit: slices.Contains(a.conf.DirectInit, e.namespace),
 	})
 	if f.refused == nil && decision.Skip == "" {
-		f.rules = rules.Build(decision.Policy)
-		f.families = rules.FamiliesOf(e.addresses, a.conf.Dialect.IPv4Always)
+		f.rules, f.families = rules.Build(decision.Policy), decision.Families
 	}
 	return f, decision.Skip == "", nil
 }

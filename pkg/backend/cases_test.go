@@ -16,7 +16,7 @@ func TestEveryCaseGivesItsTable(t *testing.T) {
 			if err != nil || decision.Skip != "" {
 				return
 			}
-			program, err := Prepare(t.Context(), NFTables, rules.Build(decision.Policy), rules.Families)
+			program, err := Prepare(t.Context(), NFTables, rules.Build(decision.Policy), decision.Families)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -96,15 +96,35 @@ func failingRestore(t *testing.T) string {
 	return dir
 }
 
-func TestIstioProgramsIPv4Always(t *testing.T) {
-	t.Parallel()
-	a := newIstio(t)
-	a.conf["prevResult"] = prevResult("fd00::5/64")
-	a.must("ADD")
-	for _, f := range rules.Families {
-		if len(a.rules(f)) == 0 {
-			t.Errorf("%s is not programmed", f)
-		}
+// What istio's own plugin programs for these addresses, and on lo: scenarios say why.
+func TestIstioProgramsTheFamiliesInWhichItsProxyListens(t *testing.T) {
+	for name, c := range map[string]struct {
+		addresses []string
+		ipv6      bool
+	}{
+		"IPv4":             {[]string{"10.1.0.5/16"}, false},
+		"IPv6":             {[]string{"fd00::5/64"}, true},
+		"IPv4, then IPv6":  {[]string{"10.1.0.5/16", "fd00::5/64"}, false},
+		"IPv6, then IPv4":  {[]string{"fd00::5/64", "10.1.0.5/16"}, false},
+		"IPv4 of the link": {[]string{"169.254.172.2/22", "fd00::5/64"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newIstio(t)
+			a.conf["prevResult"] = prevResult(c.addresses...)
+			a.must("ADD")
+			if len(a.rules(rules.IPv4)) == 0 {
+				t.Error("IPv4 is not programmed")
+			}
+			if got := len(a.rules(rules.IPv6)) > 0; got != c.ipv6 {
+				t.Errorf("IPv6 programmed: %v", got)
+			}
+			a.shell(map[bool]string{true: "", false: "! "}[c.ipv6] + "ip -6 addr show dev lo | grep 'inet6 ::6/128'")
+			a.must("CHECK")
+			a.must("DEL")
+			a.nothingLeft()
+			a.shell("! ip -6 addr show dev lo | grep ::6/128")
+		})
 	}
 }
 

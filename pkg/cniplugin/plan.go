@@ -117,8 +117,7 @@ func (p *plan) decide(conf Conf, objects kube.Objects) error {
 	if len(addresses) == 0 {
 		return types.NewError(types.ErrInvalidNetworkConfig, "prevResult has no address: detour must stand after the plugin that gives the pod its addresses", "")
 	}
-	p.Families = rules.FamiliesOf(addresses, conf.Dialect.IPv4Always)
-	p.Rules = rules.Build(decision.Policy)
+	p.Families, p.Rules = decision.Families, rules.Build(decision.Policy)
 	return nil
 }
 

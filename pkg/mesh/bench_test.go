@@ -19,13 +19,14 @@ func BenchmarkDecide(b *testing.B) {
 			b.Fatal(err)
 		}
 		dialect, _ := mesh.Find(c.Mesh)
+		addresses := c.Addresses(b)
 		b.Run(name, func(b *testing.B) {
 			for b.Loop() {
 				facts, err := pod.Parse(objects.Pod)
 				if err != nil {
 					b.Fatal(err)
 				}
-				if _, err := dialect.Decide(mesh.Input{Pod: facts, Config: objects.Config, Addresses: testcase.Addresses}); err != nil {
+				if _, err := dialect.Decide(mesh.Input{Pod: facts, Config: objects.Config, Addresses: addresses}); err != nil {
 					b.Fatal(err)
 				}
 			}

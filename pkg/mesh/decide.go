@@ -8,6 +8,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/redirect"
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // Input is what a decision is made of.
@@ -27,6 +28,8 @@ type Input struct {
 type Decision struct {
 	Skip   string
 	Policy redirect.Policy
+	// Families are those in which the proxy listens: the others stay as they are.
+	Families []rules.Family
 	// Warnings are what the pod's owner should know although the pod works.
 	Warnings []string
 }

@@ -22,8 +22,6 @@ type Dialect struct {
 	// Ports are the proxy's listeners, UID and GID the user and group that it runs as.
 	Ports    Ports
 	UID, GID uint32
-	// IPv4Always programs IPv4 for a pod that has only IPv6 addresses too.
-	IPv4Always bool
 
 	// The OSM family: what follows has no meaning for istio, whose row has Istio set.
 	Istio bool
@@ -157,11 +155,10 @@ var dialects = []Dialect{
 			Namespace: "istio-system",
 			Name:      "istio",
 		},
-		Ports:      Ports{Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
-		UID:        1337,
-		GID:        1337,
-		IPv4Always: true,
-		Istio:      true,
+		Ports: Ports{Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
+		UID:   1337,
+		GID:   1337,
+		Istio: true,
 	},
 }
 

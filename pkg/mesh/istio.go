@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/redirect"
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // istio's annotations and labels.
@@ -86,6 +88,9 @@ func (d Dialect) decideIstio(in Input, out *Decision) error {
 		return fmt.Errorf("pod %s: %w", in.Pod, err)
 	}
 	out.Policy = policy
+	if out.Families, err = d.istioFamilies(in, out); err != nil {
+		return fmt.Errorf("pod %s: %w", in.Pod, err)
+	}
 	d.warnPorts(in.Pod, []uint16{ports.Outbound, ports.Inbound, ports.Tunnel, istioMetricsPort, istioHealthPort, istioEnvoyPort}, out)
 	return nil
 }
@@ -149,13 +154,10 @@ func (d Dialect) istioPolicy(in Input, ports Ports, out *Decision) (redirect.Ist
 	for _, e := range []struct {
 		name string
 		set  *bool
-	}{{"ISTIO_META_DNS_CAPTURE", &policy.DNSCapture}, {"INVALID_DROP", &policy.DropInvalid}, {"ISTIO_DUAL_STACK", new(bool)}} {
+	}{{"ISTIO_META_DNS_CAPTURE", &policy.DNSCapture}, {"INVALID_DROP", &policy.DropInvalid}} {
 		var err error
-		if *e.set, err = boolEnv(sidecar, e.name); err != nil {
+		if *e.set, err = readEnv(sidecar, e.name, out); err != nil {
 			return policy, err
-		}
-		if slices.Contains(sidecar.EnvFrom, e.name) {
-			out.warn("container %q takes %s from elsewhere, which can't be looked up: it counts as not set", sidecar.Name, e.name)
 		}
 	}
 	var err error
@@ -172,6 +174,26 @@ func (d Dialect) istioPolicy(in Input, ports Ports, out *Decision) (redirect.Ist
 		out.warn("%s TPROXY and virtual interfaces do not go together: answers to the virtual machine are delivered to the pod", istioMode)
 	}
 	return policy, nil
+}
+
+// istioFamilies are the families in which the sidecar listens: IPv4, and IPv6 too if that is all the pod has, or with
+// ISTIO_DUAL_STACK. The order of the addresses does not count: istio reads them off the interfaces, where the kernel lists
+// IPv4 first.
+func (d Dialect) istioFamilies(in Input, out *Decision) ([]rules.Family, error) {
+	sidecar, _ := in.Pod.Find(d.Sidecar)
+	dual, err := readEnv(sidecar, "ISTIO_DUAL_STACK", out)
+	if err != nil {
+		return nil, err
+	}
+	own := rules.FamiliesOf(slices.DeleteFunc(slices.Clone(in.Addresses), func(a netip.Addr) bool { return a.IsLoopback() || a.IsLinkLocalUnicast() }))
+	if !slices.Contains(own, rules.IPv6) {
+		return []rules.Family{rules.IPv4}, nil
+	}
+	if slices.Contains(own, rules.IPv4) && !dual {
+		out.warn("the pod has addresses of both families, but its proxy listens on IPv4 only: what it does over IPv6 goes direct, past the mesh; ISTIO_DUAL_STACK=true, for istiod and in the mesh's proxyMetadata, makes the proxy listen on both")
+		return []rules.Family{rules.IPv4}, nil
+	}
+	return rules.Families, nil
 }
 
 // istioLists reads the lists of ports, ranges and interfaces into the policy.
@@ -211,6 +233,14 @@ func idOr(id *int64, otherwise uint32) uint32 {
 		return otherwise
 	}
 	return uint32(*id)
+}
+
+// readEnv is boolEnv, and warns of a value from elsewhere.
+func readEnv(c pod.Container, name string, out *Decision) (bool, error) {
+	if slices.Contains(c.EnvFrom, name) {
+		out.warn("container %q takes %s from elsewhere, which can't be looked up: it counts as not set", c.Name, name)
+	}
+	return boolEnv(c, name)
 }
 
 // boolEnv reads a variable with a literal value; not set is false.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/redirect"
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // annotations of the OSM family, behind the dialect's prefix.
@@ -58,7 +59,7 @@ func (d Dialect) decideOSM(in Input, out *Decision) error {
 	if err != nil {
 		return fmt.Errorf("pod %s: %w", in.Pod, err)
 	}
-	out.Policy = policy
+	out.Policy, out.Families = policy, rules.FamiliesOf(in.Addresses)
 	d.warnPorts(in.Pod, append([]uint16{d.Ports.Admin, d.Ports.Outbound, d.Ports.Inbound}, d.ProxyPorts...), out)
 	if c, _ := in.Pod.Find(d.Sidecar); c.RunAsUser != nil && *c.RunAsUser != int64(d.UID) {
 		out.warn("container %q runs as UID %d, not %d: its own connections would be redirected to itself", c.Name, *c.RunAsUser, d.UID)

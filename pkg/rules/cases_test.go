@@ -14,7 +14,7 @@ func TestEveryCaseGivesItsRules(t *testing.T) {
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
 			decision, err := c.Decide(t)
-			got := map[string]string{"want.error": "", "want.skip": "", "want.warnings": "", "want.iptables": "", "want.ip6tables": ""}
+			got := map[string]string{"want.error": "", "want.skip": "", "want.warnings": "", "want.iptables": "", "want.ip6tables": "", "want.lo": ""}
 			switch {
 			case err != nil:
 				got["want.error"] = err.Error() + "\n"
@@ -22,11 +22,16 @@ func TestEveryCaseGivesItsRules(t *testing.T) {
 				got["want.skip"] = decision.Skip + "\n"
 			default:
 				rs := rules.Build(decision.Policy)
-				if rs.Gated() {
-					break // not for iptables
+				for _, f := range decision.Families {
+					if !rs.Gated() { // which is nothing for iptables
+						got[map[rules.Family]string{rules.IPv4: "want.iptables", rules.IPv6: "want.ip6tables"}[f]] = rs.Restore(f, false)
+					}
+					for _, p := range rs.Setup.Loopback {
+						if rules.Of(p.Addr()) == f {
+							got["want.lo"] += p.String() + "\n"
+						}
+					}
 				}
-				got["want.iptables"] = rs.Restore(rules.IPv4, false)
-				got["want.ip6tables"] = rs.Restore(rules.IPv6, false)
 			}
 			for _, w := range decision.Warnings {
 				got["want.warnings"] += w + "\n"

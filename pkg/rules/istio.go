@@ -49,6 +49,8 @@ func owners(p redirect.IstioProxy) []Match {
 
 // istio emits the rules in the order in which istio-iptables does.
 func (b *builder) istio(p redirect.Istio) {
+	// 127.0.0.6 is lo's as it is, ::6 is not: the proxy connects to the application from there, and istio-validation connects to it.
+	b.rs.Setup.Loopback = []netip.Prefix{redirect.Passthrough[1]}
 	gate := b.gate(p.AfterProxyStart, owners(p.Proxy)...)
 	b.istioInterfaces(p)
 	if p.DropInvalid {
@@ -191,7 +193,6 @@ func (b *builder) istioIncluded(p redirect.Istio) {
 // have the same addresses and ports: zones keep them apart.
 func (b *builder) istioDNS(p redirect.Istio) {
 	b.chains(Raw, istioOutputDNS, istioInbound)
-	b.rs.Setup.Loopback = append(b.rs.Setup.Loopback, redirect.Passthrough[1])
 	for _, protocol := range []Protocol{TCP, UDP} {
 		b.append(Nat, istioOutputDNS, "DNS queries go to the proxy's DNS listener", Redirect(p.Proxy.DNS), protocol, DstPort{Port: dnsPort})
 	}

@@ -49,11 +49,11 @@ func Of(a netip.Addr) Family {
 	return IPv6
 }
 
-// FamiliesOf returns the families that a pod with these addresses is programmed for: theirs, and IPv4 if it always is.
-func FamiliesOf(addresses []netip.Addr, ipv4Always bool) []Family {
+// FamiliesOf returns the families of the addresses.
+func FamiliesOf(addresses []netip.Addr) []Family {
 	var out []Family
 	for _, f := range Families {
-		if f == IPv4 && ipv4Always || slices.ContainsFunc(addresses, func(a netip.Addr) bool { return Of(a) == f }) {
+		if slices.ContainsFunc(addresses, func(a netip.Addr) bool { return Of(a) == f }) {
 			out = append(out, f)
 		}
 	}

@@ -3,15 +3,17 @@
 //
 //	pod.yaml         the pod
 //	meshconfig.yaml  the mesh's configuration, if there is one
+//	addresses        the pod's addresses, one a line, in the order of prevResult; if it is not there, see Addresses
 //	want.iptables    the IPv4 rules, as input for iptables-restore
-//	want.ip6tables   the IPv6 rules
-//	want.nft         the rules of both families, as input for nft -f
+//	want.ip6tables   the IPv6 rules, if that family is programmed
+//	want.nft         the rules of the families that are programmed, as input for nft -f
+//	want.lo          the addresses that lo gets, one a line
 //	want.skip        why the pod is left alone
 //	want.error       why the pod is refused
 //	want.warnings    what is said beside the rules, one a line
 //	packets          connections and where they end, in nettest's language
 //
-// A scenario has want.nft, and want.iptables and want.ip6tables too unless iptables can't do it, or want.skip, or want.error.
+// A scenario has want.nft, and want.iptables too unless iptables can't do it, or want.skip, or want.error.
 package testcase
 
 import (
@@ -33,9 +35,6 @@ import (
 )
 
 var update = flag.Bool("update", false, "rewrite the want sections of testdata/cases with what comes out now")
-
-// Addresses are the pod's in every scenario; they are those of nettest's pod.
-var Addresses = []netip.Addr{nettest.PodIPv4, nettest.PodIPv6}
 
 // Case is one scenario.
 type Case struct {
@@ -118,6 +117,28 @@ func (c Case) Pod(t testing.TB) (kube.Request, *kube.Manifests) {
 	return kube.Request{Namespace: namespace, Name: name, Config: kube.ConfigRef(dialect.Config)}, manifests
 }
 
+// Addresses returns the pod's. A scenario that has nothing to say about them gets those of nettest's pod that have both
+// families programmed: istio does that for a pod with an IPv6 address alone.
+func (c Case) Addresses(t testing.TB) []netip.Addr {
+	t.Helper()
+	if c.Section("addresses") == "" {
+		both := []netip.Addr{nettest.PodIPv4, nettest.PodIPv6}
+		if c.Mesh == "istio" {
+			return both[1:]
+		}
+		return both
+	}
+	var out []netip.Addr
+	for line := range strings.Lines(c.Section("addresses")) {
+		a, err := netip.ParseAddr(strings.TrimSpace(line))
+		if err != nil {
+			t.Fatalf("%s: addresses: %v", c.Name, err)
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
 // Decide runs the scenario up to the mesh's decision.
 func (c Case) Decide(t testing.TB) (mesh.Decision, error) {
 	t.Helper()
@@ -131,7 +152,7 @@ func (c Case) Decide(t testing.TB) (mesh.Decision, error) {
 		t.Fatal(err)
 	}
 	dialect, _ := mesh.Find(c.Mesh)
-	return dialect.Decide(mesh.Input{Pod: facts, Config: objects.Config, Addresses: Addresses})
+	return dialect.Decide(mesh.Input{Pod: facts, Config: objects.Config, Addresses: c.Addresses(t)})
 }
 
 // Want compares sections with what came out and reports each that differs. With -update it writes them instead; an
@@ -157,7 +178,7 @@ func (c Case) rewrite(t *testing.T, got map[string]string) {
 			files = append(files, f)
 		}
 	}
-	for _, name := range []string{"want.skip", "want.error", "want.warnings", "want.iptables", "want.ip6tables", "want.nft"} {
+	for _, name := range []string{"want.skip", "want.error", "want.warnings", "want.iptables", "want.ip6tables", "want.nft", "want.lo"} {
 		text, ok := got[name]
 		if !ok { // another test's
 			text = c.Section(name)

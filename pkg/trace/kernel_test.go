@@ -127,6 +127,9 @@ func TestEveryCase(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			if !slices.Equal(decision.Families, rules.Families) {
+				t.Skip("a walk is through one ruleset for both families")
+			}
 			rs := rules.Build(decision.Policy)
 			armed := false
 			for _, n := range parse(t, c.Section("packets")) {

@@ -75,11 +75,11 @@ func (o renderOptions) render(ctx context.Context, out, warnings io.Writer) erro
 	if err != nil {
 		return err
 	}
-	families, err := o.families(addresses, dialect)
+	decision, err := o.decide(ctx, dialect, addresses)
 	if err != nil {
 		return err
 	}
-	decision, err := o.decide(ctx, dialect, addresses)
+	families, err := o.families(addresses, decision.Families)
 	if err != nil {
 		return err
 	}
@@ -156,8 +156,8 @@ func (o renderOptions) addresses() ([]netip.Addr, error) {
 	return out, nil
 }
 
-// families are those of the addresses, or both if none is given, narrowed by --family.
-func (o renderOptions) families(addresses []netip.Addr, dialect mesh.Dialect) ([]rules.Family, error) {
+// families are those that the mesh decided on for the addresses, or both if none is given, narrowed by --family.
+func (o renderOptions) families(addresses []netip.Addr, decided []rules.Family) ([]rules.Family, error) {
 	if f := rules.Family(o.family); o.family != 0 {
 		if !slices.Contains(rules.Families, f) {
 			return nil, fmt.Errorf("--family: %d is neither 4 nor 6", o.family)
@@ -167,7 +167,7 @@ func (o renderOptions) families(addresses []netip.Addr, dialect mesh.Dialect) ([
 	if len(addresses) == 0 {
 		return rules.Families, nil
 	}
-	return rules.FamiliesOf(addresses, dialect.IPv4Always), nil
+	return decided, nil
 }
 
 func (o renderOptions) printRestore(out io.Writer, rs rules.Ruleset, families []rules.Family) error {

@@ -35,7 +35,7 @@ func checkCase(t *testing.T, b *Backend, c testcase.Case) {
 	}
 	rs := rules.Build(decision.Policy)
 	world := nettest.StartWorld(t)
-	mustApply(t, b, world.Pod, rs)
+	mustApplyFor(t, b, world.Pod, rs, decision.Families)
 
 	first := map[rules.Family]string{}
 	for f, section := range map[rules.Family]string{rules.IPv4: "want.iptables", rules.IPv6: "want.ip6tables"} {
@@ -47,7 +47,7 @@ func checkCase(t *testing.T, b *Backend, c testcase.Case) {
 	}
 	c.CheckPackets(t, world, decision.Policy)
 
-	mustApply(t, b, world.Pod, rs)
+	mustApplyFor(t, b, world.Pod, rs, decision.Families)
 	for f, want := range first {
 		if got := dump(t, b, world.Pod, f); got != want {
 			t.Errorf("a second run changes %s from\n%sto\n%s", f, want, got)

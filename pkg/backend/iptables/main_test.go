@@ -47,11 +47,16 @@ func inside(t testing.TB, ns *nettest.Namespace, fn func(ctx context.Context, lo
 
 func mustApply(t *testing.T, b *Backend, ns *nettest.Namespace, rs rules.Ruleset) {
 	t.Helper()
+	mustApplyFor(t, b, ns, rs, rules.Families)
+}
+
+func mustApplyFor(t *testing.T, b *Backend, ns *nettest.Namespace, rs rules.Ruleset, families []rules.Family) {
+	t.Helper()
 	err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
-		if err := route.Apply(rs.Setup, rules.Families); err != nil {
+		if err := route.Apply(rs.Setup, families); err != nil {
 			return err
 		}
-		return b.Apply(ctx, lock, owned(rs), nil)
+		return b.Apply(ctx, lock, Owning(rs, families), nil)
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -25,9 +25,9 @@ func TestEveryCaseInTheKernel(t *testing.T) {
 			}
 			rs := rules.Build(decision.Policy)
 			world := nettest.StartWorld(t)
-			first := checkTable(t, world.Pod, rs, rules.Families)
+			first := checkTable(t, world.Pod, rs, decision.Families)
 			c.CheckPackets(t, world, decision.Policy)
-			mustApply(t, world.Pod, rs, rules.Families)
+			mustApply(t, world.Pod, rs, decision.Families)
 			if got := strings.ReplaceAll(listed(t, world.Pod), "\t\telements = { 0x00000000 }\n", ""); got != first { // but for a gate that is armed
 				t.Errorf("a second run changes\n%sto\n%s", first, got)
 			}
