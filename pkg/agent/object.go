@@ -39,8 +39,14 @@ type container struct {
 }
 
 type security struct {
-	RunAsUser  *int64 `json:"runAsUser,omitempty"`
-	RunAsGroup *int64 `json:"runAsGroup,omitempty"`
+	RunAsUser    *int64        `json:"runAsUser,omitempty"`
+	RunAsGroup   *int64        `json:"runAsGroup,omitempty"`
+	Privileged   bool          `json:"privileged,omitempty"`
+	Capabilities *capabilities `json:"capabilities,omitempty"`
+}
+
+type capabilities struct {
+	Add []string `json:"add,omitempty"`
 }
 
 type port struct {

@@ -49,13 +49,15 @@ func TestWhichPodsAreUnprogrammed(t *testing.T) {
 		"refused": func(meta, _, _ fields) {
 			meta["annotations"] = fields{"openservicemesh.io/outbound-port-exclusion-list": "x"}
 		},
-		"recorded":         func(_, _, _ fields) {},
-		"allowed":          func(_, _, _ fields) {},
-		"static":           func(meta, _, _ fields) { meta["annotations"] = fields{"kubernetes.io/config.mirror": "hash"} },
-		"by-name":          func(_, _, _ fields) {},
-		"replaced":         func(_, _, _ fields) {},
-		"not-meshed":       func(_, spec, _ fields) { spec["containers"] = []fields{{"name": "app"}} },
-		"own-init":         func(_, spec, _ fields) { spec["initContainers"] = []fields{{"name": "osm-init"}} },
+		"recorded":   func(_, _, _ fields) {},
+		"allowed":    func(_, _, _ fields) {},
+		"static":     func(meta, _, _ fields) { meta["annotations"] = fields{"kubernetes.io/config.mirror": "hash"} },
+		"by-name":    func(_, _, _ fields) {},
+		"replaced":   func(_, _, _ fields) {},
+		"not-meshed": func(_, spec, _ fields) { spec["containers"] = []fields{{"name": "app"}} },
+		"own-init": func(_, spec, _ fields) {
+			spec["initContainers"] = []fields{{"name": "osm-init", "securityContext": fields{"privileged": true}}}
+		},
 		"host-network":     func(_, spec, _ fields) { spec["hostNetwork"] = true },
 		"pending":          func(_, _, status fields) { status["phase"] = "Pending" },
 		"ended":            func(_, _, status fields) { status["phase"] = "Succeeded" },

@@ -170,19 +170,24 @@ func TestInjectedPods(t *testing.T) {
 func TestOtherPods(t *testing.T) {
 	t.Parallel()
 	const envoy = "{name: envoy, image: envoy, securityContext: {runAsUser: 1500}}"
+	const osmInit = "{name: osm-init, image: app, " + osmInitContext + "}"
 	const native = "{name: envoy, image: envoy, restartPolicy: Always, securityContext: {runAsUser: 1500}}"
 	tests := []struct{ name, spec, want string }{
 		{"not meshed", app, "| app"},
 		{"not meshed, with init containers", appAndInit, "migrate warm | app"},
-		{"an init container of that name and no sidecar", "initContainers: [{name: osm-init, image: app}], " + app, "osm-init | app"},
+		{"an init container of that name and no sidecar", "initContainers: [" + osmInit + "], " + app, "osm-init | app"},
+		{"an init container of that name that may not program the pod", "initContainers: [{name: osm-init, image: app}, " + native + "], " + app, "envoy* osm-init | app"},
+		{"a native sidecar of that name", "initContainers: [{name: osm-init, image: app, restartPolicy: Always, " + osmInitContext + "}, " + native + "], " + app, "envoy* osm-init* | app"},
+		{"a privileged one", "initContainers: [{name: osm-init, image: app, securityContext: {privileged: true}}, " + native + "], " + app, "envoy* | app"},
+		{"an application container of that name", "containers: [{name: osm-init, image: app, " + osmInitContext + "}, " + envoy + "]", "envoy* | osm-init"},
 		{"a container of that name that is not the proxy", "containers: [{name: app, image: app}, {name: envoy, image: envoy}]", "| app envoy"},
 		{"a gateway, whose only container is the proxy", "containers: [" + envoy + "]", "| envoy"},
 		{"a sidecar before the application", "containers: [" + envoy + ", {name: app, image: app}]", "envoy* | app"},
 		{"already native", "initContainers: [" + native + ", {name: warm, image: app}], " + app, "envoy* warm | app"},
 		{"already native, the only one", "initContainers: [" + native + "], " + app, "envoy* | app"},
 		{"native, and not the first", "initContainers: [{name: warm, image: app}, " + native + "], " + app, "envoy* warm | app"},
-		{"native, behind osm-init", "initContainers: [{name: osm-init, image: app}, " + native + "], " + app, "envoy* | app"},
-		{"in the host's network", "hostNetwork: true, initContainers: [{name: osm-init, image: app}], containers: [{name: app, image: app}, " + envoy + "]", "osm-init | app envoy"},
+		{"native, behind osm-init", "initContainers: [" + osmInit + ", " + native + "], " + app, "envoy* | app"},
+		{"in the host's network", "hostNetwork: true, initContainers: [" + osmInit + "], containers: [{name: app, image: app}, " + envoy + "]", "osm-init | app envoy"},
 	}
 	namespace := admitting(t, removeInit, nativeSidecar, restrictSidecar)
 	for i, tt := range tests {
@@ -203,7 +208,7 @@ func TestWithoutReinvocationThePolicySeesNoInjection(t *testing.T) {
 		t.Errorf("%s: what the test of the policies shows is not due to reinvocation", got)
 	}
 	// The policy itself works.
-	injected := "initContainers: [{name: osm-init, image: app}], containers: [{name: app, image: app}, {name: envoy, image: envoy, securityContext: {runAsUser: 1500}}]"
+	injected := "initContainers: [{name: osm-init, image: app, " + osmInitContext + "}], containers: [{name: app, image: app}, {name: envoy, image: envoy, securityContext: {runAsUser: 1500}}]"
 	waitForShape(t, newNamespace(t, "never-again=enabled"), injected, "| app envoy", false)
 }
 

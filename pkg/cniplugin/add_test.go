@@ -172,7 +172,7 @@ func TestAddLeavesAloneWithAReason(t *testing.T) {
 			a.env["CNI_ARGS"] = "K8S_POD_NAMESPACE=kube-system;K8S_POD_NAME=dns"
 		}, "namespace kube-system is excluded"},
 		"a pod without a sidecar":    {`{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, uid: uid-1}, spec: {containers: [{name: app}]}}`, nil, `it has no container "envoy"`},
-		"a pod that programs itself": {`{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, uid: uid-1}, spec: {initContainers: [{name: osm-init}], containers: [{name: app}, {name: envoy}]}}`, nil, `its init container "osm-init" programs the pod itself`},
+		"a pod that programs itself": {`{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, uid: uid-1}, spec: {initContainers: [{name: osm-init, securityContext: {capabilities: {add: [NET_ADMIN]}}}], containers: [{name: app}, {name: envoy}]}}`, nil, `its init container "osm-init" programs the pod itself`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

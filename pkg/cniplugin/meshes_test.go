@@ -23,6 +23,7 @@ func newIstio(t testing.TB, annotations ...string) *attachment {
 	t.Helper()
 	a := newAttachment(t, istioPod(annotations...))
 	a.conf["mesh"] = "istio"
+	a.conf["prevResult"] = prevResult("fd00::5/64") // for which istio has both families programmed
 	return a
 }
 
@@ -149,7 +150,7 @@ func TestAddAgainWithAnotherPolicyLeavesNothingOfTheFirst(t *testing.T) {
 func TestTheProxyObjectOverridesTheRow(t *testing.T) {
 	t.Parallel()
 	a := newAttachment(t, `{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, uid: uid-1, annotations: {example.com/outbound-port-exclusion-list: "8080"}},
-		spec: {initContainers: [{name: osm-init}], containers: [{name: app}, {name: pipy, securityContext: {runAsUser: 2000}}]}}`,
+		spec: {initContainers: [{name: osm-init, securityContext: {privileged: true}}], containers: [{name: app}, {name: pipy, securityContext: {runAsUser: 2000}}]}}`,
 		`{apiVersion: mesh.example.com/v2, kind: Settings, metadata: {namespace: mesh, name: settings}, spec: {traffic: {outboundPortExclusionList: [6379]}}}`)
 	a.conf["proxy"] = map[string]any{
 		"container": "pipy", "initContainer": "pipy-init", "annotationPrefix": "example.com/", "uid": 2000,

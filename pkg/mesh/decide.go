@@ -89,7 +89,8 @@ func (d Dialect) skip(p pod.Pod) (string, error) {
 	if _, ok := p.Find(d.Sidecar); !ok {
 		return fmt.Sprintf("it has no container %q", d.Sidecar), nil
 	}
-	if _, ok := p.Find(d.InitContainer); ok {
+	// Its name alone would be a way out of the mesh for everybody: only what may program the pod does.
+	if c, ok := p.FindInit(d.InitContainer); ok && c.NetAdmin {
 		return fmt.Sprintf("its init container %q programs the pod itself", d.InitContainer), nil
 	}
 	if d.Istio {

@@ -26,6 +26,8 @@ type Container struct {
 	Name string
 	// RunAsUser and RunAsGroup are the container's own or else the pod's; nil means that the image decides.
 	RunAsUser, RunAsGroup *int64
+	// NetAdmin says that the container may program the pod's network: it is privileged, or the capability was added.
+	NetAdmin bool
 	// Restarts is true for an init container with restartPolicy Always: a native sidecar, which lives as long as the pod.
 	Restarts bool
 	// Ports are the declared container ports.
@@ -77,6 +79,15 @@ func (p Pod) Find(name string) (Container, bool) {
 	return Container{}, false
 }
 
+// FindInit returns the init container called name. A native sidecar is none: it goes on beside the application.
+func (p Pod) FindInit(name string) (Container, bool) {
+	i := slices.IndexFunc(p.InitContainers, func(c Container) bool { return c.Name == name && !c.Restarts })
+	if i < 0 {
+		return Container{}, false
+	}
+	return p.InitContainers[i], true
+}
+
 // wire is the part of a v1 Pod's JSON that Parse reads.
 type wire struct {
 	Kind       string
@@ -108,7 +119,15 @@ type wireContainer struct {
 	}
 }
 
-type securityContext struct{ RunAsUser, RunAsGroup *int64 }
+type securityContext struct {
+	RunAsUser, RunAsGroup *int64
+	Privileged            bool
+	Capabilities          struct{ Add []string }
+}
+
+func (c securityContext) netAdmin() bool {
+	return c.Privileged || slices.Contains(c.Capabilities.Add, "NET_ADMIN") || slices.Contains(c.Capabilities.Add, "ALL")
+}
 
 // or fills in from the pod's what the container's leaves open.
 func (c securityContext) or(pod securityContext) securityContext {
@@ -152,6 +171,7 @@ func (w wire) containers(list []wireContainer) []Container {
 			Name:       c.Name,
 			RunAsUser:  security.RunAsUser,
 			RunAsGroup: security.RunAsGroup,
+			NetAdmin:   security.netAdmin(),
 			Restarts:   c.RestartPolicy == "Always",
 			Args:       c.Args,
 		}

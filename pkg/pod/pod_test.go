@@ -53,3 +53,37 @@ func TestAStaticPodGoesByTheUIDOfItsManifest(t *testing.T) {
 		}
 	}
 }
+
+func TestWhoMayProgramThePodsNetwork(t *testing.T) {
+	for context, want := range map[string]bool{
+		`{}`: false,
+		`{"privileged":false,"capabilities":{"add":["NET_ADMIN"]}}`:              true,
+		`{"capabilities":{"add":["NET_RAW","NET_ADMIN"],"drop":["ALL"]}}`:        true,
+		`{"capabilities":{"add":["ALL"]}}`:                                       true,
+		`{"privileged":true}`:                                                    true,
+		`{"privileged":false,"capabilities":{"drop":["NET_ADMIN"]}}`:             false,
+		`{"runAsUser":0,"allowPrivilegeEscalation":true,"capabilities":null}`:    false,
+		`{"capabilities":{"add":["NET_BIND_SERVICE","NET_RAW"],"drop":["ALL"]}}`: false,
+	} {
+		got, err := Parse([]byte(`{"kind":"Pod","apiVersion":"v1","metadata":{"namespace":"shop","name":"web"},
+			"spec":{"initContainers":[{"name":"osm-init","securityContext":` + context + `}],"containers":[{"name":"app"}]}}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c, ok := got.FindInit("osm-init"); !ok || c.NetAdmin != want {
+			t.Errorf("%s: %v, want %v", context, c.NetAdmin, want)
+		}
+	}
+}
+
+func TestOnlyAnInitContainerThatEndsIsOne(t *testing.T) {
+	p := Pod{
+		InitContainers: []Container{{Name: "native", Restarts: true}, {Name: "migrate"}},
+		Containers:     []Container{{Name: "app"}},
+	}
+	for name, want := range map[string]bool{"migrate": true, "native": false, "app": false, "other": false} {
+		if c, ok := p.FindInit(name); ok != want || ok && c.Name != name {
+			t.Errorf("%s: %v, want %v", name, ok, want)
+		}
+	}
+}
