@@ -26,6 +26,11 @@ type podSpec struct {
 	SecurityContext *security   `json:"securityContext,omitempty"`
 	InitContainers  []container `json:"initContainers,omitempty"`
 	Containers      []container `json:"containers"`
+	DNSConfig       *dnsConfig  `json:"dnsConfig,omitempty"`
+}
+
+type dnsConfig struct {
+	Nameservers []string `json:"nameservers,omitempty"`
 }
 
 // container has the fields that pod.Parse reads.

@@ -20,7 +20,7 @@ type Input struct {
 	Addresses []netip.Addr
 	// DirectInit leaves connections of the pod's init containers alone, as DirectInitAnnotation does.
 	DirectInit bool
-	// AfterProxyStart leaves what goes out alone until the proxy sends its first packet, as AfterProxyStartAnnotation does.
+	// AfterProxyStart leaves what goes out alone until the proxy sends its first packet out of the pod, as AfterProxyStartAnnotation does.
 	AfterProxyStart bool
 }
 
@@ -43,7 +43,7 @@ func (d *Decision) warn(format string, args ...any) {
 const DirectInitAnnotation = "detour.io/direct-init-containers"
 
 // AfterProxyStartAnnotation is an annotation that, if true, leaves all that goes out of the pod alone until the proxy sends
-// its first packet: init containers have a network, and so has the application in the meantime. It overrides what is so
+// its first packet out of it: init containers have a network, and so has the application in the meantime. It overrides what is so
 // for the whole mesh, either way.
 const AfterProxyStartAnnotation = "detour.io/redirect-after-proxy-start"
 
@@ -55,7 +55,7 @@ func switchOf(p pod.Pod, annotation string, absent bool) (bool, error) {
 	}
 	on, err := strconv.ParseBool(value)
 	if err != nil {
-		return false, fmt.Errorf("%s: %q is neither true nor false", annotation, value)
+		return false, fmt.Errorf("%s: %s is neither true nor false", annotation, quote(value))
 	}
 	return on, nil
 }
@@ -99,11 +99,22 @@ func (d Dialect) skip(p pod.Pod) (string, error) {
 	return d.skipOSM(p)
 }
 
-// refuseUser reports a container that would bypass the mesh because it runs as the proxy's user.
-func (d Dialect) refuseUser(p pod.Pod, proxy uint32) error {
+// ours reports whether the mesh has injected the container, as far as its name tells.
+func (d Dialect) ours(c pod.Container) bool {
+	return c.Name == d.Sidecar || slices.Contains(d.Helpers, c.Name)
+}
+
+// refuseOwner reports a container that would bypass the mesh because it runs as the proxy's user, or as its group where
+// the mesh tells the proxy by that. Supplementary groups, fsGroup among them, do no harm: the kernel compares the one group
+// that a process makes files with.
+func (d Dialect) refuseOwner(p pod.Pod, uid, gid uint32) error {
 	for _, c := range p.LongLived() {
-		if c.Name != d.Sidecar && c.RunAsUser != nil && *c.RunAsUser == int64(proxy) {
-			return fmt.Errorf("container %q runs as UID %d, which is the proxy's: all its traffic would bypass the mesh; give it another runAsUser", c.Name, proxy)
+		switch {
+		case c.Name == d.Sidecar:
+		case c.RunAsUser != nil && *c.RunAsUser == int64(uid):
+			return fmt.Errorf("container %q runs as UID %d, which is the proxy's: all its traffic would bypass the mesh; give it another runAsUser", c.Name, uid)
+		case d.Istio && c.RunAsGroup != nil && *c.RunAsGroup == int64(gid):
+			return fmt.Errorf("container %q runs as GID %d, which is the proxy's: all its traffic would bypass the mesh; give it another runAsGroup", c.Name, gid)
 		}
 	}
 	return nil
@@ -113,7 +124,7 @@ func (d Dialect) refuseUser(p pod.Pod, proxy uint32) error {
 func (d Dialect) warnPorts(p pod.Pod, reserved []uint16, out *Decision) {
 	for _, c := range p.LongLived() {
 		for _, port := range c.Ports {
-			if c.Name != d.Sidecar && slices.Contains(reserved, port) {
+			if !d.ours(c) && slices.Contains(reserved, port) {
 				out.warn("container %q declares port %d, which is the proxy's: only one of them can listen", c.Name, port)
 			}
 		}
@@ -129,10 +140,10 @@ func (d Dialect) directUsers(in Input, proxy uint32, out *Decision) ([]redirect.
 	var users []redirect.User
 	for _, c := range in.Pod.InitContainers {
 		switch {
-		case c.Restarts:
+		case c.Restarts || d.ours(c):
 		case c.RunAsUser == nil || *c.RunAsUser < 0 || *c.RunAsUser > maxUID:
 			out.warn("init container %q has no runAsUser: its connections can't be told from the application's and go to the proxy, which does not run yet", c.Name)
-		case in.Pod.SharesUser(c, d.Sidecar):
+		case in.Pod.SharesUser(c, d.ours):
 			out.warn("init container %q runs as UID %d, and a container of the application does, too, or has no runAsUser: its connections go to the proxy, which does not run yet", c.Name, *c.RunAsUser)
 		case *c.RunAsUser != int64(proxy): // the proxy's own user goes direct anyway
 			users = append(users, redirect.User{UID: uint32(*c.RunAsUser), Origin: fmt.Sprintf("init container %q", c.Name)})
@@ -148,7 +159,7 @@ func (d Dialect) afterProxyStart(in Input, proxy uint32, out *Decision) (bool, e
 		return false, err
 	}
 	for _, c := range in.Pod.InitContainers {
-		if c.Name != d.Sidecar && c.RunAsUser != nil && *c.RunAsUser == int64(proxy) {
+		if !d.ours(c) && c.RunAsUser != nil && *c.RunAsUser == int64(proxy) {
 			out.warn("init container %q runs as UID %d, which is the proxy's: its first packet counts as the proxy's, and redirection starts with it", c.Name, proxy)
 		}
 	}

@@ -17,6 +17,8 @@ type Dialect struct {
 	Sidecar string
 	// InitContainer is the container that detour stands in for; a pod that has it programs itself.
 	InitContainer string
+	// Helpers are what the mesh injects beside its sidecar: none of them is the application's.
+	Helpers []string
 	// Config is where the mesh keeps its configuration.
 	Config ConfigRef
 	// Ports are the proxy's listeners, UID and GID the user and group that it runs as.
@@ -42,7 +44,7 @@ type Features struct {
 	Inclusion  bool // outbound IP range inclusion lists
 	Interfaces bool // networkInterfaceExclusionList
 	PodIP      bool // localProxyMode: PodIP
-	LocalDNS   bool // localDNSProxy
+	LocalDNS   bool // localDNSProxy, for pods that the injector gave the proxy as their nameserver
 }
 
 // ConfigRef names the object with the mesh's configuration.
@@ -95,6 +97,7 @@ var dialects = []Dialect{
 		Name:          "osm-v1",
 		Sidecar:       "envoy",
 		InitContainer: "osm-init",
+		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
 		Ports:         osmPorts,
 		UID:           1500,
@@ -112,6 +115,7 @@ var dialects = []Dialect{
 		Name:          "osm-edge",
 		Sidecar:       "sidecar",
 		InitContainer: "osm-init",
+		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
 		Ports:         osmPorts,
 		UID:           1500,
@@ -124,6 +128,7 @@ var dialects = []Dialect{
 		Name:          "fsm",
 		Sidecar:       "sidecar",
 		InitContainer: "fsm-init",
+		Helpers:       []string{"fsm-healthcheck"}, // answers TCP probes
 		Config: ConfigRef{
 			Group:     "config.flomesh.io",
 			Versions:  []string{"v1alpha3", "v1alpha2", "v1alpha1"},
@@ -142,12 +147,13 @@ var dialects = []Dialect{
 			OutboundRedirect: "FSM_PROXY_OUT_REDIRECT",
 		},
 		ProxyPorts: laterProxyPorts,
-		Features:   Features{SelfCalls: true, Inclusion: true, Interfaces: true, PodIP: true},
+		Features:   Features{SelfCalls: true, Inclusion: true, Interfaces: true, PodIP: true, LocalDNS: true},
 	},
 	{ // istio in sidecar mode
 		Name:          "istio",
 		Sidecar:       "istio-proxy",
 		InitContainer: "istio-init",
+		Helpers:       []string{"istio-validation"}, // fails without redirection
 		Config: ConfigRef{
 			Versions:  []string{"v1"},
 			Resource:  "configmaps",
@@ -181,13 +187,17 @@ const istioRevision = "istio.io/rev"
 // be part of a name never becomes one: the row's object is returned, and Decide refuses the pod.
 func (d Dialect) ConfigFor(annotations, labels map[string]string) ConfigRef {
 	row, _ := Find(d.Name)
-	revision := cmp.Or(annotations[istioRevision], labels[istioRevision], "default")
+	revision := revisionOf(annotations, labels)
 	ref := d.Config
 	ref.Name += "-" + revision
 	if !d.Istio || d.Config.Name != row.Config.Name || revision == "default" || !IsName(ref.Name) {
 		return d.Config
 	}
 	return ref
+}
+
+func revisionOf(annotations, labels map[string]string) string {
+	return cmp.Or(annotations[istioRevision], labels[istioRevision], "default")
 }
 
 // Names lists the dialects' names.

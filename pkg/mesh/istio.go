@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -34,7 +35,7 @@ func (d Dialect) skipIstio(p pod.Pod) (string, error) {
 		return fmt.Sprintf("container %q has DISABLE_ENVOY=true: there is no proxy", d.Sidecar), err
 	}
 	if args := sidecar.Args; len(args) > 1 && args[0] == "proxy" && args[1] != "sidecar" {
-		return fmt.Sprintf("container %q is a %s, not a sidecar", d.Sidecar, args[1]), nil
+		return fmt.Sprintf("container %q is a %s, not a sidecar", d.Sidecar, quote(args[1])), nil
 	}
 	inject, where := p.Labels[istioInject], "label"
 	if inject == "" {
@@ -79,9 +80,12 @@ func istioList[T any](a *istioAnnotations, name, absent string, mayBeAll bool, p
 }
 
 func (d Dialect) decideIstio(in Input, out *Decision) error {
+	if revision := revisionOf(in.Pod.Annotations, in.Pod.Labels); !IsName(revision) {
+		return fmt.Errorf("pod %s: %s: %s is not the name of a revision", in.Pod, istioRevision, quote(revision))
+	}
 	ports, err := d.istioPorts(in.Config)
 	if err != nil {
-		return fmt.Errorf("%s: %w", d.Config, err)
+		return fmt.Errorf("%s: %w", d.ConfigFor(in.Pod.Annotations, in.Pod.Labels), err)
 	}
 	policy, err := d.istioPolicy(in, ports, out)
 	if err != nil {
@@ -109,7 +113,7 @@ func (d Dialect) istioPorts(config []byte) (Ports, error) {
 		return ports, err
 	}
 	if object.Kind != d.Config.Kind {
-		return ports, fmt.Errorf("kind: got %q, want %q", object.Kind, d.Config.Kind)
+		return ports, fmt.Errorf("kind: got %s, want %q", quote(object.Kind), d.Config.Kind)
 	}
 	var mesh struct {
 		Outbound *int64 `json:"proxyListenPort"`
@@ -141,7 +145,7 @@ func (d Dialect) istioPolicy(in Input, ports Ports, out *Decision) (redirect.Ist
 		GIDs:    []uint32{idOr(sidecar.RunAsGroup, d.GID)},
 		Inbound: ports.Inbound, Outbound: ports.Outbound, Tunnel: ports.Tunnel, DNS: ports.DNS,
 	}}
-	if err := d.refuseUser(in.Pod, policy.Proxy.UIDs[0]); err != nil {
+	if err := d.refuseOwner(in.Pod, policy.Proxy.UIDs[0], policy.Proxy.GIDs[0]); err != nil {
 		return policy, err
 	}
 	switch mode := in.Pod.Annotations[istioMode]; mode {
@@ -149,7 +153,7 @@ func (d Dialect) istioPolicy(in Input, ports Ports, out *Decision) (redirect.Ist
 	case "TPROXY":
 		policy.TProxy = true
 	default:
-		return policy, fmt.Errorf("%s: %q is none of REDIRECT, TPROXY, NONE", istioMode, mode)
+		return policy, fmt.Errorf("%s: %s is none of REDIRECT, TPROXY, NONE", istioMode, quote(mode))
 	}
 	for _, e := range []struct {
 		name string
@@ -170,10 +174,27 @@ func (d Dialect) istioPolicy(in Input, ports Ports, out *Decision) (redirect.Ist
 	if err := istioLists(in.Pod.Annotations, &policy); err != nil {
 		return policy, err
 	}
+	d.warnInjector(in.Pod, sidecar, policy.TProxy, out)
 	if policy.TProxy && len(policy.VirtualInterfaces) > 0 {
 		out.warn("%s TPROXY and virtual interfaces do not go together: answers to the virtual machine are delivered to the pod", istioMode)
 	}
 	return policy, nil
+}
+
+// warnInjector warns of a pod that was injected for istio-init, which is gone. What holds for the whole mesh (mode, ports,
+// ranges) the injector writes into istio-init's arguments then, and into annotations only where it knows of a CNI plugin.
+func (d Dialect) warnInjector(p pod.Pod, sidecar pod.Container, tproxy bool, out *Decision) {
+	var status struct{ InitContainers []string }
+	if err := json.Unmarshal([]byte(p.Annotations[istioStatus]), &status); err == nil && slices.Contains(status.InitContainers, d.InitContainer) {
+		out.warn("istio injected init container %q, which was taken out: the mesh-wide interception mode, ports and ranges were its arguments and are lost; set pilot.cni.enabled=true for istiod, and it writes them as annotations instead", d.InitContainer)
+	}
+	runs, rules := sidecar.Env["ISTIO_META_INTERCEPTION_MODE"], "REDIRECT"
+	if tproxy {
+		rules = "TPROXY"
+	}
+	if runs != "" && runs != rules {
+		out.warn("container %q is set up for interception mode %s, but by the annotation %s it is %s: inbound connections may be lost; set pilot.cni.enabled=true for istiod, which then writes the annotation", sidecar.Name, quote(runs), istioMode, rules)
+	}
 }
 
 // istioFamilies are the families in which the sidecar listens: IPv4, and IPv6 too if that is all the pod has, or with
@@ -251,7 +272,7 @@ func boolEnv(c pod.Container, name string) (bool, error) {
 	}
 	v, err := strconv.ParseBool(value)
 	if err != nil {
-		return false, fmt.Errorf("container %q: env %s: %q is neither true nor false", c.Name, name, value)
+		return false, fmt.Errorf("container %q: env %s: %s is neither true nor false", c.Name, name, quote(value))
 	}
 	return v, nil
 }

@@ -34,11 +34,21 @@ func parseList[T any](origin string, entries []string, parse func(origin, entry 
 	for i, e := range entries {
 		v, err := parse(origin, strings.TrimSpace(e))
 		if err != nil {
-			return nil, fmt.Errorf("%s: entry %d %q: %w", origin, i+1, e, err)
+			return nil, fmt.Errorf("%s: entry %d %s: %w", origin, i+1, quote(e), err)
 		}
 		out = append(out, v)
 	}
 	return out, nil
+}
+
+// quote gives a text that somebody else wrote as errors show it: the beginning of a long one and its length, so that no
+// pod can flood a log.
+func quote(text string) string {
+	const most = 64
+	if len(text) <= most {
+		return strconv.Quote(text)
+	}
+	return fmt.Sprintf("%q... (%d bytes)", text[:most], len(text))
 }
 
 func parsePort(origin, entry string) (redirect.Port, error) {

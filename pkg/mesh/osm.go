@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/detour-cni/detour/pkg/pod"
@@ -19,6 +20,10 @@ const (
 	outboundRanges    = "outbound-ip-range-exclusion-list"
 	outboundInclusion = "outbound-ip-range-inclusion-list"
 )
+
+// localDNSServer is the nameserver that the injector gives a pod whose proxy answers its queries. Later versions of FSM give
+// it the control plane's, which needs no rule.
+const localDNSServer = "127.0.0.153"
 
 // meshConfig is what a MeshConfig, of any version, says of redirection; the zero value stands for the mesh's defaults.
 type meshConfig struct {
@@ -41,11 +46,11 @@ func (d Dialect) skipOSM(p pod.Pod) (string, error) {
 	case "disabled", "no", "false":
 		return fmt.Sprintf("its annotation %s is %q", name, value), nil
 	}
-	return "", fmt.Errorf("%s: %q is none of enabled, yes, true, disabled, no, false", name, value)
+	return "", fmt.Errorf("%s: %s is none of enabled, yes, true, disabled, no, false", name, quote(value))
 }
 
 func (d Dialect) decideOSM(in Input, out *Decision) error {
-	if err := d.refuseUser(in.Pod, d.UID); err != nil {
+	if err := d.refuseOwner(in.Pod, d.UID, d.GID); err != nil {
 		return fmt.Errorf("pod %s: %w", in.Pod, err)
 	}
 	var c meshConfig
@@ -113,7 +118,7 @@ func (d Dialect) osmPolicy(in Input, c meshConfig, out *Decision) (redirect.OSM,
 			ExcludePorts:      union(portNumber, c.inboundPorts, inbound),
 			ExcludeInterfaces: c.interfaces,
 		},
-		LocalDNS:        c.localDNS,
+		LocalDNS:        c.localDNS && slices.Contains(in.Pod.Nameservers, localDNSServer),
 		AfterProxyStart: wait,
 	}
 	if c.podIP {
@@ -152,7 +157,7 @@ func (d Dialect) parseMeshConfig(data []byte, out *Decision) (meshConfig, error)
 		return meshConfig{}, err
 	}
 	if w.Kind != d.Config.Kind {
-		return meshConfig{}, fmt.Errorf("kind: got %q, want %q", w.Kind, d.Config.Kind)
+		return meshConfig{}, fmt.Errorf("kind: got %s, want %q", quote(w.Kind), d.Config.Kind)
 	}
 	t, sidecar := w.Spec.Traffic, w.Spec.Sidecar
 	has := func(field string, set, known bool) bool {
@@ -172,7 +177,7 @@ func (d Dialect) parseMeshConfig(data []byte, out *Decision) (meshConfig, error)
 		localDNS: has("spec.sidecar.localDNSProxy", sidecar.LocalDNSProxy.Enable, d.Features.LocalDNS),
 	}
 	if m := sidecar.LocalProxyMode; m != "" && m != "PodIP" && m != "Localhost" {
-		return meshConfig{}, fmt.Errorf("spec.sidecar.localProxyMode: %q is neither Localhost nor PodIP", m)
+		return meshConfig{}, fmt.Errorf("spec.sidecar.localProxyMode: %s is neither Localhost nor PodIP", quote(m))
 	}
 	var err error
 	if c.excludeRanges, err = parseList("spec.traffic.outboundIPRangeExclusionList", t.ExcludeRanges, parseRange); err != nil {

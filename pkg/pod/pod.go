@@ -19,6 +19,8 @@ type Pod struct {
 	Labels         map[string]string
 	InitContainers []Container
 	Containers     []Container
+	// Nameservers are those of the pod's own DNS configuration.
+	Nameservers []string
 }
 
 // Container is one container or init container of a pod.
@@ -59,11 +61,11 @@ func (p Pod) LongLived() []Container {
 	return append(all, p.Containers...)
 }
 
-// SharesUser reports whether a long-lived container runs as the same user as c or, as far as the pod tells, may do so.
-// The container called except does not count.
-func (p Pod) SharesUser(c Container, except string) bool {
+// SharesUser reports whether a long-lived container runs as the same user as c or, as far as the pod tells, may do so. The
+// mesh's own containers, which ours tells, do not.
+func (p Pod) SharesUser(c Container, ours func(Container) bool) bool {
 	return slices.ContainsFunc(p.LongLived(), func(other Container) bool {
-		return other.Name != except && (other.RunAsUser == nil || *other.RunAsUser == *c.RunAsUser)
+		return !ours(other) && (other.RunAsUser == nil || *other.RunAsUser == *c.RunAsUser)
 	})
 }
 
@@ -103,6 +105,7 @@ type wire struct {
 		SecurityContext securityContext
 		InitContainers  []wireContainer
 		Containers      []wireContainer
+		DNSConfig       struct{ Nameservers []string }
 	}
 }
 
@@ -160,6 +163,7 @@ func Parse(data []byte) (Pod, error) {
 		Labels:         w.Metadata.Labels,
 		InitContainers: w.containers(w.Spec.InitContainers),
 		Containers:     w.containers(w.Spec.Containers),
+		Nameservers:    w.Spec.DNSConfig.Nameservers,
 	}, nil
 }
 

@@ -21,7 +21,7 @@ type Istio struct {
 	DropInvalid bool
 	// DNSCapture sends DNS queries to the proxy.
 	DNSCapture bool
-	// AfterProxyStart leaves what goes out alone until the proxy sends its first packet.
+	// AfterProxyStart leaves what goes out alone until the proxy sends its first packet out of the pod.
 	AfterProxyStart bool
 }
 

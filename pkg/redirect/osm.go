@@ -15,7 +15,7 @@ type OSM struct {
 	PodIPs []netip.Addr
 	// LocalDNS sends queries to 127.0.0.153 to the proxy's DNS listener there.
 	LocalDNS bool
-	// AfterProxyStart leaves what goes out alone until the proxy sends its first packet.
+	// AfterProxyStart leaves what goes out alone until the proxy sends its first packet out of the pod.
 	AfterProxyStart bool
 }
 

@@ -54,17 +54,21 @@ func (b *builder) insert(t Table, chain string, position int, why string, target
 	b.rs.Rules = append(b.rs.Rules, rule)
 }
 
-// gate has the redirection of what goes out wait for the first packet of one of the proxy's owners, if it is wanted, and
-// returns the condition for rules to wait. That packet is armed for itself, too: mangle comes ahead of nat.
+// gate has the redirection of what goes out wait for the first packet that one of the proxy's owners sends out of the pod,
+// if it is wanted, and returns the condition for rules to wait. That packet is armed for itself, too: mangle comes ahead
+// of nat. Packets within the pod don't count: istio-validation, which runs as the proxy's user ahead of it, sends such.
 func (b *builder) gate(wanted bool, owners ...Match) []Match {
 	if !wanted {
 		return nil
 	}
 	for _, owner := range owners {
-		b.append(Mangle, Output, "the proxy's first packet starts the redirection of what goes out", Arm{}, owner)
+		b.append(Mangle, Output, "the proxy's first packet starts the redirection of what goes out", Arm{}, leavesPod, owner)
 	}
 	return []Match{Armed{}}
 }
+
+// leavesPod is neither 127.0.0.1 and its like nor ::1 and ::6.
+var leavesPod = Destination{Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::/125")}, Not: true}
 
 func (b *builder) osm(p redirect.OSM) {
 	c := p.Chains

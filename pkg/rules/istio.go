@@ -63,6 +63,11 @@ func (b *builder) istio(p redirect.Istio) {
 	b.append(Nat, istioRedirect, "outbound connections go to the proxy's outbound listener", Redirect(p.Proxy.Outbound), TCP)
 	b.append(Nat, istioInRedirect, "inbound connections go to the proxy's inbound listener", Redirect(p.Proxy.Inbound), TCP)
 	b.istioInbound(p)
+	if p.AfterProxyStart {
+		for _, owner := range owners(p.Proxy) {
+			b.append(Nat, Output, "istio-validation, which runs as the proxy's user, needs no proxy to pass", Jump(istioOutput), lo, owner)
+		}
+	}
 	b.append(Nat, Output, "every outbound packet that begins a connection is looked at", Jump(istioOutput), gate...)
 	b.istioOutbound(p)
 	if p.DNSCapture {

@@ -182,7 +182,7 @@ func sourceFor(n nettest.Packet, link string) netip.Addr {
 		return n.Src
 	case dst.IsLoopback() && dst.Is4():
 		return netip.MustParseAddr("127.0.0.1")
-	case dst.IsLoopback(), dst == nettest.PodIPv4, dst == nettest.PodIPv6, dst == nettest.Net1IPv4, dst == nettest.Net1IPv6:
+	case dst.IsLoopback(), dst == netip.MustParseAddr("::6"), dst == nettest.PodIPv4, dst == nettest.PodIPv6, dst == nettest.Net1IPv4, dst == nettest.Net1IPv6:
 		return dst
 	case link == nettest.Net1Link:
 		return ofFamilyOf(dst, nettest.Net1IPv4, nettest.Net1IPv6)
