@@ -188,12 +188,12 @@ func (d Dialect) warnInjector(p pod.Pod, sidecar pod.Container, tproxy bool, out
 	if err := json.Unmarshal([]byte(p.Annotations[istioStatus]), &status); err == nil && slices.Contains(status.InitContainers, d.InitContainer) {
 		out.warn("istio injected init container %q, which was taken out: the mesh-wide interception mode, ports and ranges were its arguments and are lost; set pilot.cni.enabled=true for istiod, and it writes them as annotations instead", d.InitContainer)
 	}
-	runs, rules := sidecar.Env["ISTIO_META_INTERCEPTION_MODE"], "REDIRECT"
+	its, ours := sidecar.Env["ISTIO_META_INTERCEPTION_MODE"], "REDIRECT"
 	if tproxy {
-		rules = "TPROXY"
+		ours = "TPROXY"
 	}
-	if runs != "" && runs != rules {
-		out.warn("container %q is set up for interception mode %s, but by the annotation %s it is %s: inbound connections may be lost; set pilot.cni.enabled=true for istiod, which then writes the annotation", sidecar.Name, quote(runs), istioMode, rules)
+	if its != "" && its != ours {
+		out.warn("container %q is set up for interception mode %s, but the annotation %s makes it %s: inbound connections may be lost; set pilot.cni.enabled=true for istiod, and it writes the annotation", sidecar.Name, quote(its), istioMode, ours)
 	}
 }
 

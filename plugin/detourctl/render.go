@@ -41,7 +41,7 @@ func renderCommand() *cobra.Command {
 		Short: "Print the rules that ADD would program for a pod",
 		Long: `Print exactly what ADD would program for a pod, as input for iptables-restore --noflush or for nft -f.
 Format auto prints what the net conf's backend auto would take on this machine, and says which that is.
-Without --pod-ips and --family, both families are printed; the real ADD takes those of the pod's addresses.
+Without --pod-ips and --family, both families are printed; the real ADD takes those that the mesh wants for the pod's addresses.
 Exit code 3: the pod would be left alone, and why is said on standard error.`,
 		Example: `  detourctl render --mesh osm --manifests testdata/demo/osm --pod shop/web --explain
   detourctl render --mesh osm --manifests pods.yaml --pod shop/web --family 4 | iptables-restore --noflush --test`,
