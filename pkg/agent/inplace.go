@@ -22,8 +22,9 @@ const programTime = 10 * time.Second
 
 // program programs a running pod, as ADD would have: it finds the pod's namespace by its addresses, programs routes and
 // rules, compares them with the kernel's and writes the record. That comes last, other than in ADD: a sweep after a crash
-// must find the pod again, as nobody else would. On an error nothing is left. It is idempotent. The pod's DEL needs no
-// record, it looks into the namespace; the agent itself deletes the record when the pod is gone.
+// must find the pod again, as nobody else would. On an error nothing is left. It is idempotent. Where an ADD has let the pod
+// start unmeshed, its record becomes the repair's. Without one, the pod's DEL looks into the namespace, and the agent itself
+// deletes the record when the pod is gone.
 func (a *Agent) program(ctx context.Context, f finding) error {
 	ctx, cancel := context.WithTimeout(ctx, programTime)
 	defer cancel()
@@ -37,10 +38,15 @@ func (a *Agent) program(ctx context.Context, f finding) error {
 		return err
 	}
 	// An ADD may have had the lock before.
-	if records, err := a.records(); err != nil || slices.ContainsFunc(records, func(r attachment.Record) bool { return ofPod(r, f.pod) }) {
+	records, err := a.records()
+	if err != nil {
 		return err
 	}
-	record := a.record(f, place)
+	old, repair := attachment.ToRepair(slices.DeleteFunc(records, func(r attachment.Record) bool { return !ofPod(r, f.pod) }))
+	if !repair {
+		return nil
+	}
+	record := a.record(f, place, old)
 	return ns.Do(func() error { return a.carryOut(ctx, lock, f, record, compare) })
 }
 
@@ -65,8 +71,9 @@ func (a *Agent) carryOut(ctx context.Context, lock *os.File, f finding, r attach
 	return errors.Join(err, backend.Remove(undo, lock, r))
 }
 
-func (a *Agent) record(f finding, p place) attachment.Record {
-	return attachment.Record{
+// record is what the repair writes down: in the place of old, if ADD has left that of the pod.
+func (a *Agent) record(f finding, p place, old attachment.Record) attachment.Record {
+	r := attachment.Record{
 		Key:     attachment.RepairKey(f.pod.runtimeUID(), p.link),
 		Netns:   p.path,
 		Pod:     f.pod.String(),
@@ -75,6 +82,10 @@ func (a *Agent) record(f finding, p place) attachment.Record {
 		Outcome: attachment.Programmed,
 		Time:    time.Now().UTC(),
 	}
+	if old.Key != (attachment.Key{}) {
+		r.Key, r.Netns, r.Addresses, r.Time = old.Key, old.Netns, old.Addresses, old.Time
+	}
+	return r
 }
 
 // compare fails with the first difference between the kernel and what was programmed.

@@ -189,6 +189,33 @@ func TestAnAddThatCameFirstIsLeftAlone(t *testing.T) {
 	}
 }
 
+// The pod whose ADD let it start unmeshed has one record in the end, which is its attachment's.
+func TestTheRepairOfAPodThatStartedUnmeshedTakesItsRecord(t *testing.T) {
+	t.Parallel()
+	w := nettest.StartWorld(t)
+	s := newAPIServer(t)
+	a := lookOnce(newTestAgent(t, s, func(c *Config) { c.NetnsDir = runtimeDir(t, w.Pod.Path()) }))
+	f := findingOf(t, a, s)
+	allowed := attachment.Record{
+		Key: attachment.Key{Network: "pods", ContainerID: "1", IfName: "eth0"}, Netns: "/run/netns/by-runtime", Pod: "shop/a", PodUID: "uid-a",
+		Outcome: attachment.Allowed, Reason: "no API server", Addresses: []netip.Addr{nettest.PodIPv4}, Time: time.Unix(1700000000, 0).UTC(),
+	}
+	save(t, a, allowed)
+	if err := a.program(t.Context(), f); err != nil {
+		t.Fatal(err)
+	}
+	r, err := a.store.Load(allowed.Key)
+	if err != nil || r.Outcome != attachment.Programmed || r.Reason != "" || r.Netns != allowed.Netns || !r.Time.Equal(allowed.Time) || len(r.Addresses) != 1 || len(r.Rules) != 2 {
+		t.Errorf("record %+v, %v", r, err)
+	}
+	if rulesIn(t, w) == nil {
+		t.Error("nothing is programmed")
+	}
+	if keys, _ := a.store.Keys(attachment.RepairNetwork); len(keys) > 0 {
+		t.Errorf("there is another record: %v", keys)
+	}
+}
+
 func TestADifferenceIsAnErrorAndLeavesNothing(t *testing.T) {
 	t.Parallel()
 	w := nettest.StartWorld(t)
@@ -205,7 +232,7 @@ func TestADifferenceIsAnErrorAndLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = ns.Do(func() error {
-		record := a.record(f, place{path: w.Pod.Path(), link: "eth0"})
+		record := a.record(f, place{path: w.Pod.Path(), link: "eth0"}, attachment.Record{})
 		return a.carryOut(t.Context(), lock, f, record, func(ctx context.Context, r attachment.Record) error {
 			if err := compare(ctx, r); err != nil {
 				t.Errorf("nothing is different: %v", err)

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,13 +44,15 @@ const RepairNetwork = "detour-repair"
 // no record knows of.
 type Record struct {
 	Key
-	Netns   string  `json:"netns"`
-	Pod     string  `json:"pod,omitempty"` // NAMESPACE/NAME
-	PodUID  string  `json:"podUID,omitempty"`
-	Mesh    string  `json:"mesh"`
-	Outcome Outcome `json:"outcome"`
-	Reason  string  `json:"reason,omitempty"` // why it was skipped or allowed
-	Backend string  `json:"backend,omitempty"`
+	Netns string `json:"netns"`
+	// NamespaceID names the network namespace, by which the node's locks are kept, while it lives.
+	NamespaceID string  `json:"namespaceID,omitempty"`
+	Pod         string  `json:"pod,omitempty"` // NAMESPACE/NAME
+	PodUID      string  `json:"podUID,omitempty"`
+	Mesh        string  `json:"mesh"`
+	Outcome     Outcome `json:"outcome"`
+	Reason      string  `json:"reason,omitempty"` // why it was skipped or allowed
+	Backend     string  `json:"backend,omitempty"`
 	// Families are those that were programmed.
 	Families []rules.Family `json:"families,omitempty"`
 	// Rules are what was programmed for each family by iptables, as iptables-restore takes it.
@@ -57,7 +61,38 @@ type Record struct {
 	Table string `json:"table,omitempty"`
 	// Setup is what else was set up for each of the families.
 	Setup rules.Setup `json:"setup,omitzero"`
-	Time  time.Time   `json:"time"`
+	// Stale is what else the namespace may still hold, from earlier ADDs, while what was programmed takes its place.
+	Stale []Record `json:"stale,omitempty"`
+	// Addresses are those of this attachment alone.
+	Addresses []netip.Addr `json:"addresses,omitempty"`
+	// Time is when the attachment was added first.
+	Time time.Time `json:"time"`
+}
+
+// Traces are what the namespace may hold by this record: what was programmed, and what that was to replace.
+func (r Record) Traces() []Record {
+	var out []Record
+	if len(r.Families) > 0 {
+		out = append(out, Record{Backend: r.Backend, Families: r.Families, Rules: r.Rules, Table: r.Table, Setup: r.Setup})
+	}
+	for _, s := range r.Stale {
+		out = append(out, s.Traces()...)
+	}
+	return out
+}
+
+// ToRepair says of all records of one pod whether the pod is to be repaired: it has none, or ADD has let it start unmeshed
+// and no other of its interfaces had it programmed. The repair rewrites old, if that has a key, under this key: the CHECK
+// and DEL of the attachment find it there.
+func ToRepair(ofPod []Record) (old Record, repair bool) {
+	find := func(o Outcome) int { return slices.IndexFunc(ofPod, func(r Record) bool { return r.Outcome == o }) }
+	if len(ofPod) == 0 {
+		return Record{}, true
+	}
+	if i := find(Allowed); i >= 0 && find(Programmed) < 0 {
+		return ofPod[i], true
+	}
+	return Record{}, false
 }
 
 // Store is a folder of records, one file each.

@@ -77,3 +77,30 @@ func TestWhatAnInterruptedWriterLeftIsListedAndDeleted(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+func TestAPodIsRepairedUnlessSomeRecordSaysThatItNeedsNoRepair(t *testing.T) {
+	of := func(outcomes ...Outcome) []Record {
+		var records []Record
+		for _, o := range outcomes {
+			records = append(records, Record{Key: Key{"net", "c1", string(o)}, Outcome: o})
+		}
+		return records
+	}
+	for _, c := range []struct {
+		records []Record
+		repair  bool
+		old     string
+	}{
+		{nil, true, ""},
+		{of(Programmed), false, ""},
+		{of(Skipped), false, ""},
+		{of(Allowed), true, "allowed"},
+		{of(Skipped, Allowed), true, "allowed"},
+		{of(Allowed, Programmed), false, ""},
+		{of(Programmed, Skipped), false, ""},
+	} {
+		if old, repair := ToRepair(c.records); repair != c.repair || old.IfName != c.old {
+			t.Errorf("%v: repair is %v of %q, want %v of %q", c.records, repair, old.IfName, c.repair, c.old)
+		}
+	}
+}
