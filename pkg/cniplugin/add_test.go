@@ -165,7 +165,15 @@ func TestAddLeavesAloneWithAReason(t *testing.T) {
 		setup func(a *attachment)
 		want  string
 	}{
-		"no Kubernetes pod":            {"", func(a *attachment) { closed(a); a.env["CNI_ARGS"] = "" }, "it is not a Kubernetes pod"},
+		"no Kubernetes pod": {"", func(a *attachment) { closed(a); a.env["CNI_ARGS"] = "" }, "it is not a Kubernetes pod"},
+		"a container of podman": {"", func(a *attachment) {
+			closed(a)
+			a.env["CNI_ARGS"] = "IgnoreUnknown=1;K8S_POD_NAMESPACE=;K8S_POD_NAME=web"
+		}, "it is not a Kubernetes pod"},
+		"a container of podman with a name that Kubernetes has not": {"", func(a *attachment) {
+			closed(a)
+			a.env["CNI_ARGS"] = "IgnoreUnknown=1;K8S_POD_NAME=Web_1"
+		}, "it is not a Kubernetes pod"},
 		"a namespace that is excluded": {"", func(a *attachment) { closed(a); a.conf["excludeNamespaces"] = []string{"shop"} }, "namespace shop is excluded"},
 		"kube-system by default": {"", func(a *attachment) {
 			closed(a)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -77,9 +78,7 @@ type Conf struct {
 func ParseConf(stdin []byte) (Conf, error) {
 	var n netConf
 	n.StateDir = DefaultStateDir
-	d := json.NewDecoder(bytes.NewReader(stdin))
-	d.DisallowUnknownFields()
-	decodeErr := d.Decode(&n)
+	decodeErr := n.decode(stdin)
 	conf, err := n.conf()
 	if decodeErr != nil {
 		err = describe(decodeErr)
@@ -90,12 +89,44 @@ func ParseConf(stdin []byte) (Conf, error) {
 	return conf, nil
 }
 
+// ofSpecification begins the keys that the CNI specification keeps for itself. Which of them a runtime sends with which verb
+// is not for a plugin to judge.
+const ofSpecification = "cni.dev/"
+
+// decode reads the net conf strictly, but for keys of the specification that detour has no use for.
+func (n *netConf) decode(stdin []byte) error {
+	err := n.decodeStrictly(stdin)
+	if err == nil || !strings.HasPrefix(err.Error(), unknownField+`"`+ofSpecification) {
+		return err
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(stdin, &fields); err != nil {
+		return err
+	}
+	maps.DeleteFunc(fields, func(key string, _ json.RawMessage) bool {
+		return strings.HasPrefix(key, ofSpecification) && key != ofSpecification+"valid-attachments"
+	})
+	if stdin, err = json.Marshal(fields); err != nil {
+		return err
+	}
+	return n.decodeStrictly(stdin)
+}
+
+// unknownField is how encoding/json says it.
+const unknownField = "json: unknown field "
+
+func (n *netConf) decodeStrictly(stdin []byte) error {
+	d := json.NewDecoder(bytes.NewReader(stdin))
+	d.DisallowUnknownFields()
+	return d.Decode(n)
+}
+
 // describe says what a JSON error means in terms of the net conf.
 func describe(err error) error {
 	if wrongType, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		return fmt.Errorf("%s: got a %s, want a %s", wrongType.Field, wrongType.Value, kindName(wrongType.Type.Kind()))
 	}
-	if field, ok := strings.CutPrefix(err.Error(), "json: unknown field "); ok {
+	if field, ok := strings.CutPrefix(err.Error(), unknownField); ok {
 		return fmt.Errorf("%s: there is no such field", strings.Trim(field, `"`))
 	}
 	return err
@@ -189,7 +220,8 @@ func (n netConf) conf() (Conf, error) {
 	return c, nil
 }
 
-// identity is the pod that the runtime names in CNI_ARGS; the zero identity is a container that is not Kubernetes'.
+// identity is the pod that the runtime names in CNI_ARGS; the zero identity is a container that is not Kubernetes'. Podman
+// names its containers by K8S_POD_NAME as well, but without a namespace.
 type identity struct{ Namespace, Name, UID string }
 
 func (i identity) String() string { return i.Namespace + "/" + i.Name }
@@ -211,7 +243,7 @@ func parseArgs(args string) (identity, error) {
 		return fail("%v", err)
 	}
 	id := identity{string(a.K8S_POD_NAMESPACE), string(a.K8S_POD_NAME), string(a.K8S_POD_UID)}
-	if id.Namespace == "" && id.Name == "" {
+	if id.Namespace == "" {
 		return identity{}, nil
 	}
 	if !mesh.IsName(id.Namespace) {
