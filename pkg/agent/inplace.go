@@ -33,7 +33,7 @@ func (a *Agent) program(ctx context.Context, f finding) error {
 		return err
 	}
 	defer ns.Close()
-	lock, err := ns.Lock(ctx)
+	lock, err := ns.Lock(ctx, a.conf.StateDir)
 	if err != nil {
 		return err
 	}

@@ -172,7 +172,7 @@ func TestAnAddThatCameFirstIsLeftAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := held.Lock(t.Context()); err != nil {
+	if _, err := held.Lock(t.Context(), a.conf.StateDir); err != nil {
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
@@ -227,7 +227,7 @@ func TestADifferenceIsAnErrorAndLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	lock, err := ns.Lock(t.Context())
+	lock, err := ns.Lock(t.Context(), a.conf.StateDir)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -105,7 +105,7 @@ func startDNS(t *testing.T, w way) (pod *nettest.Namespace, app, proxy nettest.P
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	lock, err := ns.Lock(t.Context())
+	lock, err := ns.Lock(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

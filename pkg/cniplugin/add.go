@@ -96,7 +96,7 @@ func program(ctx context.Context, conf Conf, path string, p *plan, store attachm
 		return err
 	}
 	defer ns.Close()
-	lock, err := ns.Lock(ctx)
+	lock, err := ns.Lock(ctx, conf.StateDir)
 	if err != nil {
 		return err
 	}

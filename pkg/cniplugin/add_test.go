@@ -231,7 +231,7 @@ func TestAddRefuses(t *testing.T) {
 		"a pod name that is none":         {meshedPod(), func(a *attachment) { a.env["CNI_ARGS"] = "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=../web" }, 4, `K8S_POD_NAME "../web" is not a Kubernetes name`},
 		"half an identity":                {meshedPod(), func(a *attachment) { a.env["CNI_ARGS"] = "K8S_POD_NAMESPACE=shop" }, 4, `K8S_POD_NAME "" is not a Kubernetes name`},
 		"arguments that are none":         {meshedPod(), func(a *attachment) { a.env["CNI_ARGS"] = "x" }, 4, "CNI_ARGS"},
-		"a state folder that is none":     {meshedPod(), func(a *attachment) { a.conf["stateDir"] = a.path("manifests.yaml") }, 999, "save attachment state"},
+		"a state folder that is none":     {meshedPod(), func(a *attachment) { a.conf["stateDir"] = a.path("manifests.yaml") }, 999, "not a directory"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -133,7 +133,7 @@ func removeRules(conf Conf, args *skel.CmdArgs, record attachment.Record) error 
 	defer ns.Close()
 	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
 	defer cancel()
-	lock, err := ns.Lock(ctx)
+	lock, err := ns.Lock(ctx, conf.StateDir)
 	if err != nil {
 		return err
 	}

@@ -2,13 +2,11 @@
 package netns
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"runtime"
-	"time"
 
 	"github.com/vishvananda/netns"
 	"golang.org/x/sys/unix"
@@ -24,6 +22,7 @@ var ErrGone = errors.New("there is no network namespace")
 type Pod struct {
 	path string
 	file *os.File
+	lock *os.File // nil unless Lock took it
 }
 
 // Open opens the namespace at path. It fails with ErrGone if nothing is there or it is no network namespace, and with
@@ -36,7 +35,7 @@ func Open(path string) (*Pod, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open network namespace: %w", err)
 	}
-	p := &Pod{path, file}
+	p := &Pod{path: path, file: file}
 	if err := p.check(); err != nil {
 		p.Close()
 		return nil, fmt.Errorf("open network namespace %s: %w", path, err)
@@ -61,29 +60,11 @@ func (p *Pod) check() error {
 }
 
 // Close releases the handle and the lock, if Lock took it.
-func (p *Pod) Close() error { return p.file.Close() }
-
-// retryLock is how often Lock asks again.
-const retryLock = 5 * time.Millisecond
-
-// Lock waits until no other detour programs this namespace, at most until ctx ends, and returns the locked file. A
-// program that inherits it keeps the lock until it has ended too, so that nothing a killed detour left running can
-// still write. The lock is the namespace's own: pods do not wait for each other.
-func (p *Pod) Lock(ctx context.Context) (*os.File, error) {
-	for {
-		err := unix.Flock(int(p.file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return p.file, nil
-		}
-		if !errors.Is(err, unix.EWOULDBLOCK) && !errors.Is(err, unix.EINTR) {
-			return nil, fmt.Errorf("lock network namespace %s: %w", p.path, err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil, fmt.Errorf("lock network namespace %s: another detour is programming it: %w", p.path, ctx.Err())
-		case <-time.After(retryLock):
-		}
+func (p *Pod) Close() error {
+	if p.lock != nil {
+		p.lock.Close()
 	}
+	return p.file.Close()
 }
 
 // Do runs fn in the namespace; programs that fn starts inherit it. If the thread can't get back afterwards, the calling

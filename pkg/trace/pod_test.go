@@ -97,7 +97,7 @@ func (p *testPod) program(t *testing.T, rs rules.Ruleset) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	lock, err := ns.Lock(t.Context())
+	lock, err := ns.Lock(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,10 +47,6 @@ func program(ctx context.Context, ns *nettest.Namespace, backend string, rs rule
 		return err
 	}
 	defer pod.Close()
-	lock, err := pod.Lock(ctx)
-	if err != nil {
-		return err
-	}
 	families := []rules.Family{rules.IPv4}
 	return pod.Do(func() error {
 		if backend == nftables.Name {
@@ -58,7 +54,7 @@ func program(ctx context.Context, ns *nettest.Namespace, backend string, rs rule
 		}
 		for _, b := range iptables.Installed(ctx) {
 			if b.Name() == backend {
-				return b.Apply(ctx, lock, iptables.Owning(rs, families), nil)
+				return b.Apply(ctx, nil, iptables.Owning(rs, families), nil)
 			}
 		}
 		return fmt.Errorf("there is no %s", backend)

@@ -169,7 +169,7 @@ func TestAProgramThatHangsEndsWithTheDeadlineAndGivesTheLockBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lock, err := pod.Lock(t.Context())
+	lock, err := pod.Lock(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func inside(t testing.TB, ns *nettest.Namespace, fn func(ctx context.Context, lo
 		t.Fatal(err)
 	}
 	defer pod.Close()
-	lock, err := pod.Lock(t.Context())
+	lock, err := pod.Lock(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
