@@ -47,6 +47,9 @@ func (a *Agent) program(ctx context.Context, f finding) error {
 		return nil
 	}
 	record := a.record(f, place, old)
+	if record.NamespaceID, err = ns.ID(); err != nil {
+		return err
+	}
 	return ns.Do(func() error { return a.carryOut(ctx, lock, f, record, compare) })
 }
 
@@ -57,10 +60,11 @@ func (a *Agent) carryOut(ctx context.Context, lock *os.File, f finding, r attach
 		return err
 	}
 	program.Keep(&r)
-	if err := program.Apply(ctx, lock, attachment.Record{}); err != nil {
+	if err := program.Apply(ctx, lock, r.Stale...); err != nil {
 		return err
 	}
 	if err = check(ctx, r); err == nil {
+		r.Stale = nil
 		err = a.store.Save(r)
 	}
 	if err == nil {
@@ -83,7 +87,7 @@ func (a *Agent) record(f finding, p place, old attachment.Record) attachment.Rec
 		Time:    time.Now().UTC(),
 	}
 	if old.Key != (attachment.Key{}) {
-		r.Key, r.Netns, r.Addresses, r.Time = old.Key, old.Netns, old.Addresses, old.Time
+		r.Key, r.Netns, r.Addresses, r.Time, r.Stale = old.Key, old.Netns, old.Addresses, old.Time, old.Traces()
 	}
 	return r
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/detour-cni/detour/pkg/rules"
@@ -153,6 +154,63 @@ func load(path string) (Record, error) {
 		return Record{}, fmt.Errorf("load attachment state %s: %w", path, err)
 	}
 	return r, nil
+}
+
+// Of returns all records of a container, of whatever network, and those by which the node agent has repaired the pod with this
+// UID, if it has one; the oldest first. One that makes no sense is returned with its key alone.
+func (s Store) Of(containerID, uid string) ([]Record, error) {
+	networks, err := names(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	var records []Record
+	for _, network := range networks {
+		id := containerID
+		if network == RepairNetwork {
+			id = uid
+		}
+		files, err := names(filepath.Join(s.dir, network))
+		if err != nil {
+			return nil, err
+		}
+		for _, file := range files {
+			ifName, ok := strings.CutPrefix(file, id+"@")
+			ifName, whole := strings.CutSuffix(ifName, ".json")
+			if id == "" || !ok || !whole {
+				continue
+			}
+			k := Key{network, id, ifName}
+			r, err := s.Load(k)
+			switch {
+			case err == nil:
+				records = append(records, r)
+			case !errors.Is(err, fs.ErrNotExist):
+				records = append(records, Record{Key: k})
+			}
+		}
+	}
+	slices.SortStableFunc(records, func(a, b Record) int { return a.Time.Compare(b.Time) })
+	return records, nil
+}
+
+// names lists a folder, which need not be there, in no order: an ADD waits for it.
+func names(dir string) ([]string, error) {
+	f, err := os.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list attachment state: %w", err)
+	}
+	defer f.Close()
+	names, err := f.Readdirnames(-1)
+	if errors.Is(err, syscall.ENOTDIR) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list attachment state: %w", err)
+	}
+	return names, nil
 }
 
 // Delete removes a record; it is no error if there is none.

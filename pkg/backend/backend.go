@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend/iptables"
@@ -41,8 +42,9 @@ type way interface {
 	Name() string
 	// keep notes in the record what apply programs.
 	keep(r *attachment.Record)
-	// apply programs all of it, or nothing, in the place of what the same backend programmed for old.
-	apply(ctx context.Context, lock *os.File, old attachment.Record) error
+	// apply programs all of it, or nothing. Of what is stale it replaces what the same backend programmed for the same
+	// families.
+	apply(ctx context.Context, lock *os.File, stale []attachment.Record) error
 }
 
 // Prepare makes a ruleset ready for the backend that is chosen, and that the namespace and the ruleset let be chosen. It
@@ -71,40 +73,69 @@ func (p *Program) Keep(r *attachment.Record) {
 	p.way.keep(r)
 }
 
-// Apply programs routes and rules, and all of both or nothing, in the place of what old says was programmed before. The
-// result is the same however often it runs. lock is the namespace's lock, which the programs that it starts inherit.
-func (p *Program) Apply(ctx context.Context, lock *os.File, old attachment.Record) error {
-	if old.Backend != "" && old.Backend != p.way.Name() {
-		if err := Remove(ctx, lock, old); err != nil {
-			return fmt.Errorf("remove what %s programmed: %w", old.Backend, err)
-		}
-	}
+// Apply programs routes and rules, and all of both or nothing. What the records in stale say may be in the namespace is gone
+// then, but after a failure some of it may be there. The result is the same however often it runs. lock is the namespace's
+// lock, which the programs that it starts inherit.
+func (p *Program) Apply(ctx context.Context, lock *os.File, stale ...attachment.Record) error {
+	stale = traces(stale)
 	if err := route.Apply(p.rules.Setup, p.families); err != nil {
 		return err
 	}
-	if err := p.way.apply(ctx, lock, old); err != nil {
+	if err := p.way.apply(ctx, lock, stale); err != nil {
 		return errors.Join(err, route.Remove(p.rules.Setup, p.families))
 	}
-	return nil
+	err := p.clear(ctx, lock, stale)
+	if err == nil {
+		return nil
+	}
+	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	defer cancel()
+	var r attachment.Record
+	p.Keep(&r)
+	return errors.Join(err, Remove(undo, lock, r))
 }
 
-// Remove takes out what the record says was programmed. A record that names no backend is looked for with each that the
-// node has. What is not there is no error.
-func Remove(ctx context.Context, lock *os.File, r attachment.Record) error {
-	errs := []error{route.Remove(r.Setup, r.Families)}
-	if r.Backend == "" || r.Backend == nftables.Name {
-		errs = append(errs, nftables.Remove())
-	}
-	if r.Backend == nftables.Name {
-		return errors.Join(errs...)
-	}
-	own := owned(r)
+// undoTimeout bounds the removal of what a failed Apply has done; the caller's deadline may have passed by then.
+const undoTimeout = 5 * time.Second
+
+// Remove takes out what the records say may be in the namespace. A record that names no backend is looked for with each that
+// the node has. What is not there is no error.
+func Remove(ctx context.Context, lock *os.File, records ...attachment.Record) error {
+	nothing := &Program{way: standing("")}
+	return nothing.clear(ctx, lock, traces(records))
+}
+
+// Restore sees to it that the namespace holds what the record says and nothing of stale, after something else was tried.
+// Only what iptables programmed has to be programmed again for that: nftables' table changes as a whole or not at all.
+func Restore(ctx context.Context, lock *os.File, r attachment.Record, stale ...attachment.Record) error {
+	stale = traces(stale)
+	p := &Program{way: standing(r.Backend), rules: rules.Ruleset{Setup: r.Setup}, families: r.Families}
 	for _, b := range iptables.Installed(ctx) {
-		if r.Backend == "" || r.Backend == b.Name() {
-			errs = append(errs, b.Remove(ctx, lock, own))
+		if b.Name() == r.Backend {
+			p.way = byIPTables{b, owned(r)}
 		}
 	}
-	return errors.Join(errs...)
+	if err := route.Apply(r.Setup, r.Families); err != nil {
+		return err
+	}
+	if err := p.way.apply(ctx, lock, stale); err != nil {
+		return err
+	}
+	return p.clear(ctx, lock, stale)
+}
+
+// Fresh reports whether the namespace has no rules, and so none of detour's.
+func Fresh() bool {
+	fresh, err := nftables.Fresh()
+	return (err != nil || fresh) && iptables.LegacyFresh() // what can't be listed can't be there either
+}
+
+func traces(records []attachment.Record) []attachment.Record {
+	var out []attachment.Record
+	for _, r := range records {
+		out = append(out, r.Traces()...)
+	}
+	return out
 }
 
 // Differences says, one sentence each, where the kernel differs from what the record says was programmed.

@@ -62,8 +62,17 @@ func (b byIPTables) keep(r *attachment.Record) {
 	}
 }
 
-func (b byIPTables) apply(ctx context.Context, lock *os.File, old attachment.Record) error {
-	return b.Apply(ctx, lock, b.want, owned(old))
+func (b byIPTables) apply(ctx context.Context, lock *os.File, stale []attachment.Record) error {
+	old := iptables.Owned{}
+	for _, r := range stale {
+		if !mayBe(r, b.Name()) {
+			continue
+		}
+		for f, save := range owned(r) {
+			old[f] = old[f].Join(save)
+		}
+	}
+	return b.Apply(ctx, lock, b.want, old)
 }
 
 type byNFTables struct{ table nftables.Table }
@@ -72,6 +81,15 @@ func (byNFTables) Name() string { return nftables.Name }
 
 func (n byNFTables) keep(r *attachment.Record) { r.Table = n.table.String() }
 
-func (n byNFTables) apply(context.Context, *os.File, attachment.Record) error {
+func (n byNFTables) apply(context.Context, *os.File, []attachment.Record) error {
 	return nftables.Apply(n.table)
 }
+
+// standing is what a backend, or none, has programmed already.
+type standing string
+
+func (s standing) Name() string { return string(s) }
+
+func (standing) keep(*attachment.Record) {}
+
+func (standing) apply(context.Context, *os.File, []attachment.Record) error { return nil }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"slices"
 	"time"
 
 	"github.com/containernetworking/cni/pkg/skel"
@@ -42,12 +44,11 @@ func add(args *skel.CmdArgs) error {
 	level, message := slog.LevelInfo, "pod "+string(record.Outcome)
 	if err != nil {
 		level, message = slog.LevelError, "pod does not start: it could not be programmed"
-		record.Outcome, record.Reason, record.Rules, record.Table = outcomeFailed, err.Error(), nil, ""
+		record = p.record(conf, args)
+		record.Outcome, record.Reason = outcomeFailed, err.Error()
 	}
-	if err != nil && conf.AllowOnError {
-		message = "pod starts UNMESHED: it could not be programmed and onError is allow"
-		record.Outcome = attachment.Allowed
-		_ = attachment.NewStore(conf.StateDir).Save(record) // the log has it already
+	if err != nil && conf.AllowOnError && cniError(err).Code != CodeRefused {
+		message = allow(conf, &record)
 	}
 	logAdd(log, level, message, p, record, took)
 	report(conf, p, record, err, took)
@@ -55,6 +56,23 @@ func add(args *skel.CmdArgs) error {
 		return cniError(err)
 	}
 	return types.PrintResult(conf.PrevResult, conf.CNIVersion)
+}
+
+// allow keeps that the pod starts although it could not be programmed, and returns what to tell of it. What an earlier ADD
+// programmed, and this one has not taken back, stays.
+func allow(conf Conf, record *attachment.Record) string {
+	store := attachment.NewStore(conf.StateDir)
+	old, err := store.Load(record.Key)
+	if err == nil && old.Outcome == attachment.Programmed {
+		*record = old
+		return "pod starts as an earlier ADD programmed it: it could not be programmed anew and onError is allow"
+	}
+	record.Outcome, record.Stale = attachment.Allowed, old.Traces()
+	if err == nil {
+		record.Time = old.Time
+	}
+	_ = store.Save(*record) // the log has it already
+	return "pod starts UNMESHED: it could not be programmed and onError is allow"
 }
 
 // outcomeFailed is in the log and in what the agent is told; there is no record of it.
@@ -78,56 +96,85 @@ func report(conf Conf, p plan, record attachment.Record, err error, took *stages
 	_ = agentapi.Tell(context.Background(), conf.AgentSocket, r, reportPatience)
 }
 
-// carryOut does what the plan says and keeps it as attachment state; if it fails, it leaves no rules.
+// carryOut does what the plan says and keeps it as attachment state.
 func carryOut(ctx context.Context, conf Conf, args *skel.CmdArgs, p *plan, record *attachment.Record, took *stages) error {
-	store := attachment.NewStore(conf.StateDir)
 	if p.Skip != "" {
-		return store.Save(*record)
+		return leaveAlone(ctx, conf, args, record)
 	}
-	if err := program(ctx, conf, args.Netns, p, store, record, took); err != nil {
+	if err := program(ctx, conf, args.Netns, p, record, took); err != nil {
 		return fmt.Errorf("program pod %s: %w", p.ID, err)
 	}
 	return nil
 }
 
-func program(ctx context.Context, conf Conf, path string, p *plan, store attachment.Store, record *attachment.Record, took *stages) error {
-	ns, err := netns.Open(path)
+func program(ctx context.Context, conf Conf, path string, p *plan, record *attachment.Record, took *stages) error {
+	ns, h, lock, err := enter(ctx, conf, path, record.Key, record.PodUID)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
+	if record.NamespaceID, err = ns.ID(); err != nil {
+		return err
+	}
+	record.Time = h.since(record.Time)
+	if err := p.join(conf, h, *record); err != nil {
+		return err
+	}
+	err = ns.Do(func() error { return h.program(ctx, conf, lock, p, record, took) })
+	if err != nil && !h.shared() {
+		return errors.Join(err, ns.Forget())
+	}
+	return err
+}
+
+// enter opens and locks the namespace at path, and reads the records that there are of it.
+func enter(ctx context.Context, conf Conf, path string, k attachment.Key, uid string) (*netns.Pod, holding, *os.File, error) {
+	ns, err := netns.Open(path)
+	if err != nil {
+		return nil, holding{}, nil, err
+	}
 	lock, err := ns.Lock(ctx, conf.StateDir)
+	if err != nil {
+		ns.Close()
+		return nil, holding{}, nil, err
+	}
+	id, err := ns.ID()
+	if err != nil {
+		ns.Close()
+		return nil, holding{}, nil, err
+	}
+	h, err := look(attachment.NewStore(conf.StateDir), k, uid, path, id)
+	if err != nil {
+		ns.Close()
+		return nil, holding{}, nil, err
+	}
+	return ns, h, lock, nil
+}
+
+// leaveAlone keeps why the pod is left alone. It touches the namespace only for what an earlier ADD programmed there for this
+// attachment.
+func leaveAlone(ctx context.Context, conf Conf, args *skel.CmdArgs, record *attachment.Record) error {
+	h, err := look(attachment.NewStore(conf.StateDir), record.Key, record.PodUID, args.Netns, "")
 	if err != nil {
 		return err
 	}
-	return ns.Do(func() error {
-		program, err := p.prepare(ctx, conf)
-		if err != nil {
-			return err
-		}
-		took.done("enter")
-		old, _ := store.Load(record.Key) // none is the rule, and one that makes no sense is written anew
-		run := func(program *backend.Program) error {
-			program.Keep(record)
-			if err := store.Save(*record); err != nil {
-				return err
-			}
-			took.done("save")
-			defer took.done("apply")
-			return program.Apply(ctx, lock, old)
-		}
-		err = run(program)
-		if err == nil {
-			return nil
-		}
-		if other := program.Instead(); ctx.Err() == nil && other != nil {
-			p.Warnings = append(p.Warnings, "nftables was taken instead of iptables, which does not work here: "+err.Error())
-			if err = run(other); err == nil {
-				return nil
-			}
-		}
-		return errors.Join(err, store.Delete(record.Key))
-	})
+	record.Time = h.since(record.Time)
+	if h.leftAlone() {
+		return h.store.Save(*record)
+	}
+	ns, h, lock, err := enter(ctx, conf, args.Netns, record.Key, record.PodUID)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	unknown := slices.ContainsFunc(h.own, is(unreadable))
+	if err := ns.Do(func() error { return h.leave(ctx, conf, lock, unknown) }); err != nil {
+		return err
+	}
+	if err := errors.Join(h.forget(record.Key), h.store.Save(*record)); err != nil || h.shared() {
+		return err
+	}
+	return ns.Forget()
 }
 
 // logAdd writes the one line that tells what became of an ADD and how long each stage took.

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -248,23 +247,6 @@ func TestAddRefuses(t *testing.T) {
 	}
 }
 
-func TestOnErrorAllowStartsThePodUnmeshedAndSaysSo(t *testing.T) {
-	t.Parallel()
-	a := newAttachment(t, meshedPod(`inbound-port-exclusion-list: "x"`), meshConfig)
-	a.conf["onError"] = "allow"
-	a.must("ADD")
-	if got := a.rules(rules.IPv4); len(got) > 0 {
-		t.Errorf("rules: %q", got)
-	}
-	lines := a.logged()
-	if len(lines) != 1 || lines[0]["level"] != "ERROR" || lines[0]["outcome"] != "allowed" || !strings.Contains(fmt.Sprint(lines[0]["msg"]), "UNMESHED") {
-		t.Errorf("logged %v", lines)
-	}
-	a.must("CHECK")
-	a.must("DEL")
-	a.untouched()
-}
-
 func TestAPodThatIsNotProgrammedWithoutItsToolsDoesNotStart(t *testing.T) {
 	t.Parallel()
 	a := newAttachment(t, meshedPod(), meshConfig)
@@ -315,20 +297,7 @@ func countingPath(t *testing.T, log string) string {
 func TestTheWholeChainOfVerbsOnAHostWithLegacyIptables(t *testing.T) {
 	t.Parallel()
 	a := newAttachment(t, meshedPod(), meshConfig)
-	dir := t.TempDir()
-	for _, family := range []string{"iptables", "ip6tables"} {
-		for _, suffix := range []string{"", "-save", "-restore"} {
-			nettest.RequireProgram(t, family+"-legacy"+suffix)
-			path, err := exec.LookPath(family + "-legacy" + suffix)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := os.Symlink(path, filepath.Join(dir, family+suffix)); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	a.env["PATH"] = dir
+	a.env["PATH"] = legacyPath(t)
 	a.must("STATUS")
 	a.must("ADD")
 	a.must("ADD")

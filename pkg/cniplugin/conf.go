@@ -210,6 +210,7 @@ func (n netConf) conf() (Conf, error) {
 	}
 	if n.StateDir == "" {
 		bad("stateDir: it must not be empty")
+		c.StateDir = DefaultStateDir
 	}
 	if n.LogLevel != "" && c.LogLevel.UnmarshalText([]byte(n.LogLevel)) != nil {
 		bad("logLevel: %q is none of debug, info, warn, error", n.LogLevel)

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -45,6 +46,65 @@ func TestAddAfterAKillAtAnyMomentProgramsExactlyTheRules(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The same for an ADD that decides otherwise than the one before: what comes next, another ADD or DEL, mends it.
+func TestAKilledAddThatDecidedOtherwiseIsMended(t *testing.T) {
+	const rounds = 25
+	all := decisions("iptables", "nftables")
+	want := alone(t, os.Getenv("PATH"), all)
+	for worker := range 4 {
+		t.Run(fmt.Sprint("worker ", worker+1), func(t *testing.T) {
+			t.Parallel()
+			a := newAttachment(t, "")
+			for range rounds {
+				first, second := rand.IntN(len(all)), rand.IntN(len(all))
+				a.decide(all[first])
+				began := time.Now()
+				a.must("ADD")
+				whole := time.Since(began)
+				a.decide(all[second])
+				a.killed("ADD", rand.N(2*whole)) // the second has more to do
+				what := all[first].name + ", then " + all[second].name + " is killed, then "
+				if rand.IntN(2) == 0 {
+					a.must("ADD")
+					a.same(what+"ADD", want[second])
+					a.must("CHECK")
+				}
+				a.must("DEL")
+				a.same(what+"DEL", a.nothing())
+			}
+			a.empty()
+		})
+	}
+}
+
+// Another interface's ADD that is killed leaves a namespace that its DEL puts in order for the first.
+func TestAKilledAddOfAnotherInterfaceIsMended(t *testing.T) {
+	const rounds = 20
+	eachBackend(t, func(t *testing.T, eth0 *attachment) {
+		eth0.conf["prevResult"] = prevResult("10.77.0.2/24")
+		net1 := eth0.another("net1", "fd99::2/64")
+		for i := range rounds {
+			net1.conf["backend"] = []string{"iptables", "nftables"}[i%2]
+			eth0.must("ADD")
+			began := time.Now()
+			net1.must("ADD")
+			whole := time.Since(began)
+			net1.must("DEL")
+			eth0.must("DEL")
+			eth0.must("ADD")
+			net1.killed("ADD", rand.N(whole))
+			net1.must("DEL")
+			eth0.must("CHECK")
+			if held := eth0.holds(); !strings.Contains(held, "PROXY_OUTPUT") {
+				t.Fatalf("the namespace holds %s", held)
+			}
+			eth0.must("DEL")
+			eth0.same("round "+fmt.Sprint(i), eth0.nothing())
+		}
+		eth0.empty()
+	})
 }
 
 // programmed is all that the kernel has of any backend.

@@ -86,7 +86,7 @@ func TestARefusedTProxyLeavesNothing(t *testing.T) {
 }
 
 // failingRestore is a folder whose iptables and iptables-restore always fail.
-func failingRestore(t *testing.T) string {
+func failingRestore(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	for _, name := range []string{"iptables-nft", "iptables-legacy", "iptables-nft-restore", "iptables-legacy-restore"} {

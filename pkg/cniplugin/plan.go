@@ -27,6 +27,9 @@ type plan struct {
 	Rules    rules.Ruleset
 	Families []rules.Family
 	Warnings []string
+	objects  kube.Objects
+	// addresses are those that the plugins ahead gave this interface.
+	addresses []netip.Addr
 }
 
 // source is where the pod and the mesh's configuration come from.
@@ -51,7 +54,8 @@ func makePlan(ctx context.Context, conf Conf, args *skel.CmdArgs, took *stages) 
 	if err != nil {
 		return plan{}, err
 	}
-	p := plan{ID: id}
+	addresses, err := podAddresses(conf)
+	p := plan{ID: id, addresses: addresses}
 	switch {
 	case id == identity{}:
 		p.Skip = "it is not a Kubernetes pod: CNI_ARGS names none"
@@ -61,12 +65,15 @@ func makePlan(ctx context.Context, conf Conf, args *skel.CmdArgs, took *stages) 
 		return p, nil
 	}
 
-	objects, err := lookup(ctx, conf, id)
+	if err != nil {
+		return p, err
+	}
+	p.objects, err = lookup(ctx, conf, id)
 	took.done("lookup")
 	if err != nil {
 		return p, err
 	}
-	return p, p.decide(conf, objects)
+	return p, p.decide(conf, addresses)
 }
 
 func lookup(ctx context.Context, conf Conf, id identity) (kube.Objects, error) {
@@ -81,21 +88,18 @@ func lookup(ctx context.Context, conf Conf, id identity) (kube.Objects, error) {
 	return objects, err
 }
 
-func (p *plan) decide(conf Conf, objects kube.Objects) error {
-	facts, err := pod.Parse(objects.Pod)
+// decide says what the mesh wants of a pod with these addresses.
+func (p *plan) decide(conf Conf, addresses []netip.Addr) error {
+	facts, err := pod.Parse(p.objects.Pod)
 	if err != nil {
 		return refused(fmt.Errorf("pod %s: %w", p.ID, err))
 	}
 	if p.ID.UID != "" && !facts.HasUID(p.ID.UID) {
 		return refused(fmt.Errorf("pod %s: the runtime starts UID %s, but the API server has UID %s: the pod was replaced meanwhile", p.ID, p.ID.UID, facts.UID))
 	}
-	addresses, err := podAddresses(conf)
-	if err != nil {
-		return err
-	}
 	decision, err := conf.Dialect.Decide(mesh.Input{
 		Pod:        facts,
-		Config:     objects.Config,
+		Config:     p.objects.Config,
 		Addresses:  addresses,
 		DirectInit: slices.Contains(conf.DirectInit, p.ID.Namespace),
 
@@ -111,14 +115,28 @@ func (p *plan) decide(conf Conf, objects kube.Objects) error {
 	if p.ID.UID == "" {
 		p.Warnings = append(p.Warnings, "the runtime passes no K8S_POD_UID: a pod that was replaced under the same name would go unnoticed")
 	}
-	if objects.Config == nil {
-		p.Warnings = append(p.Warnings, objects.ConfigAbsent+": the mesh's defaults hold")
-	}
-	if len(addresses) == 0 {
-		return types.NewError(types.ErrInvalidNetworkConfig, "prevResult has no address: detour must stand after the plugin that gives the pod its addresses", "")
+	if p.objects.Config == nil {
+		p.Warnings = append(p.Warnings, p.objects.ConfigAbsent+": the mesh's defaults hold")
 	}
 	p.Families, p.Rules = decision.Families, rules.Build(decision.Policy)
 	return nil
+}
+
+// join decides anew if the namespace has other attachments: with the addresses of all, so that the decision can only be wider
+// than theirs. A pod that two meshes want is refused.
+func (p *plan) join(conf Conf, h holding, record attachment.Record) error {
+	if other, ok := h.programmed(); ok && other.Mesh != record.Mesh {
+		return refused(fmt.Errorf("pod %s: network %q has it in mesh %s by interface %s, and network %q wants it in mesh %s by %s: take detour out of one of them, or add the namespace to its excludeNamespaces",
+			p.ID, other.Network, other.Mesh, other.IfName, record.Network, record.Mesh, record.IfName))
+	}
+	addresses := h.addresses(record)
+	if len(addresses) == 0 {
+		return types.NewError(types.ErrInvalidNetworkConfig, "prevResult has no address: detour must stand after the plugin that gives the pod its addresses", "")
+	}
+	if len(h.others) == 0 {
+		return nil
+	}
+	return p.decide(conf, addresses)
 }
 
 // podAddresses are those that the plugins before this one gave the pod.
@@ -160,6 +178,8 @@ func (p plan) record(conf Conf, args *skel.CmdArgs) attachment.Record {
 		Mesh:    conf.Dialect.Name,
 		Outcome: attachment.Programmed,
 		Time:    time.Now().UTC(),
+
+		Addresses: p.addresses,
 	}
 	if p.ID != (identity{}) {
 		r.Pod, r.PodUID = p.ID.String(), p.ID.UID

@@ -57,18 +57,31 @@ func check(args *skel.CmdArgs) error {
 	})
 }
 
-// loadRecord loads the attachment's state: ADD's, or else the node agent's, of a pod that it has repaired.
+// loadRecord loads the attachment's state: ADD's, or else the node agent's, of a pod that it has repaired, or else that of
+// another interface, as the namespace is one.
 func loadRecord(conf Conf, args *skel.CmdArgs) (attachment.Record, error) {
 	store := attachment.NewStore(conf.StateDir)
 	record, err := store.Load(key(conf, args))
 	if !errors.Is(err, fs.ErrNotExist) {
 		return record, err
 	}
-	id, idErr := parseArgs(args.Args)
-	if idErr != nil || id.UID == "" {
-		return record, err
+	h, lookErr := look(store, key(conf, args), podUID(args), args.Netns, "")
+	if lookErr != nil {
+		return record, lookErr
 	}
-	return store.Load(attachment.RepairKey(id.UID, args.IfName))
+	if len(h.own) > 0 {
+		return h.own[0], nil
+	}
+	if other, ok := h.programmed(); ok {
+		return other, nil
+	}
+	return record, err
+}
+
+// podUID is the pod's, if the runtime passes it.
+func podUID(args *skel.CmdArgs) string {
+	id, _ := parseArgs(args.Args) // one that makes no sense has none
+	return id.UID
 }
 
 // planned is what an ADD would do now, and the state that it would leave.
@@ -77,7 +90,15 @@ func planned(ctx context.Context, conf Conf, args *skel.CmdArgs) (plan, attachme
 		return plan{}, attachment.Record{}, err
 	}
 	p, err := makePlan(ctx, conf, args, startStages())
-	return p, p.record(conf, args), err
+	record := p.record(conf, args)
+	if err != nil || p.Skip != "" {
+		return p, record, err
+	}
+	h, err := look(attachment.NewStore(conf.StateDir), record.Key, record.PodUID, args.Netns, "")
+	if err != nil {
+		return p, record, err
+	}
+	return p, record, p.join(conf, h, record)
 }
 
 // compare runs in the pod's namespace.
@@ -101,12 +122,7 @@ func del(args *skel.CmdArgs) error {
 	if confErr != nil {
 		log.Warn("DEL goes on without the parts of the net conf that are wrong", "error", confErr.Error())
 	}
-	store := attachment.NewStore(conf.StateDir)
-	record, err := store.Load(key(conf, args))
-	if err != nil || record.Outcome == attachment.Programmed {
-		err = removeRules(conf, args, record)
-	}
-	err = errors.Join(err, store.Delete(key(conf, args)))
+	record, err := detach(conf, args)
 	level := slog.LevelDebug
 	attrs := []slog.Attr{slog.String("verb", "DEL"), slog.String("pod", record.Pod), slog.String("containerID", args.ContainerID), slog.String("netns", args.Netns)}
 	if err != nil {
@@ -117,30 +133,49 @@ func del(args *skel.CmdArgs) error {
 	return nil
 }
 
-// removeRules takes what the record says, or without a record whatever of any mesh may be there, out of the pod's
-// namespace, if there still is one. Without a record it looks with every iptables that the host has.
-func removeRules(conf Conf, args *skel.CmdArgs, record attachment.Record) error {
-	if args.Netns == "" {
-		return nil
+// detach takes the attachment's rules, unless other attachments share them, and its records out of the node, and returns the
+// record. Without one it takes out whatever of any mesh may be there, with every iptables that the host has.
+func detach(conf Conf, args *skel.CmdArgs) (attachment.Record, error) {
+	store, k := attachment.NewStore(conf.StateDir), key(conf, args)
+	h, err := look(store, k, podUID(args), args.Netns, "")
+	record := attachment.Record{}
+	if len(h.own) > 0 {
+		record = h.own[0]
+	}
+	if err == nil && len(h.own) > 0 && h.leftAlone() {
+		return record, h.forget(k)
 	}
 	ns, err := netns.Open(args.Netns)
 	if errors.Is(err, netns.ErrGone) {
-		return nil
+		err = nil
+		if record.NamespaceID != "" && !h.shared() {
+			err = netns.Forget(conf.StateDir, record.NamespaceID)
+		}
 	}
-	if err != nil {
-		return err
+	if ns == nil {
+		return record, errors.Join(err, h.forget(k))
 	}
 	defer ns.Close()
+	return record, detachFrom(ns, conf, args, k)
+}
+
+// detachFrom detaches from a namespace that is there. Where the state folder is of no use, it does without.
+func detachFrom(ns *netns.Pod, conf Conf, args *skel.CmdArgs, k attachment.Key) error {
 	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
 	defer cancel()
-	lock, err := ns.Lock(ctx, conf.StateDir)
-	if err != nil {
-		return err
+	lock, lockErr := ns.Lock(ctx, conf.StateDir)
+	id, idErr := ns.ID()
+	h, lookErr := look(attachment.NewStore(conf.StateDir), k, podUID(args), args.Netns, id)
+	err := errors.Join(lockErr, idErr, lookErr)
+	if ctx.Err() == nil {
+		unknown := len(h.own) == 0 || slices.ContainsFunc(h.own, is(unreadable)) || slices.ContainsFunc(h.own, is(attachment.Allowed))
+		err = errors.Join(err, ns.Do(func() error { return h.leave(ctx, conf, lock, unknown) }))
 	}
-	if record.Families == nil {
-		record = anything(conf)
+	err = errors.Join(err, h.forget(k))
+	if lock != nil && !h.shared() {
+		err = errors.Join(err, ns.Forget())
 	}
-	return ns.Do(func() error { return backend.Remove(ctx, lock, record) })
+	return err
 }
 
 // anything is what may be in a namespace of which nothing is written down: of the net conf's mesh and of all others.
@@ -164,7 +199,8 @@ func anything(conf Conf) attachment.Record {
 	return r
 }
 
-// gc drops the state of attachments that are not among the valid ones of this network.
+// gc drops the state of attachments that are not among the valid ones of this network, and the locks of namespaces that no
+// state is about.
 func gc(args *skel.CmdArgs) error {
 	conf, err := ParseConf(args.StdinData)
 	if err != nil {
@@ -181,10 +217,28 @@ func gc(args *skel.CmdArgs) error {
 			errs = append(errs, store.Delete(k))
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, dropLocks(conf.StateDir, store))...); err != nil {
 		return cniError(err)
 	}
 	return nil
+}
+
+func dropLocks(stateDir string, store attachment.Store) error {
+	ids, err := netns.Locks(stateDir)
+	if err != nil {
+		return err
+	}
+	used := map[string]bool{}
+	if err := store.All(func(r attachment.Record, _ error) { used[r.NamespaceID] = true }); err != nil {
+		return err
+	}
+	var errs []error
+	for _, id := range ids {
+		if !used[id] {
+			errs = append(errs, netns.Forget(stateDir, id))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // status fails with code 50 if an ADD could not be served now. Pods that run are never affected, so code 51 does not

@@ -110,6 +110,14 @@ func (s Setup) Join(other Setup) Setup {
 	return Setup{once(s.Loopback, other.Loopback), once(s.Routes, other.Routes)}
 }
 
+// Without returns what s needs and other does not.
+func (s Setup) Without(other Setup) Setup {
+	return Setup{
+		slices.DeleteFunc(slices.Clone(s.Loopback), func(p netip.Prefix) bool { return slices.Contains(other.Loopback, p) }),
+		slices.DeleteFunc(slices.Clone(s.Routes), func(r LocalRoute) bool { return slices.Contains(other.Routes, r) }),
+	}
+}
+
 func once[T comparable](lists ...[]T) []T {
 	var out []T
 	for _, v := range slices.Concat(lists...) {
