@@ -10,6 +10,7 @@ import (
 type batch struct {
 	buf      []byte
 	messages []message
+	deletes  bool // something that was there
 }
 
 // message is what one of them is about, for when the kernel refuses it.
@@ -66,12 +67,12 @@ func appendMessage(b []byte, number uint32, kind int, flags uint16, family byte,
 }
 
 // program is the transaction that makes the table, in the place of one that is there; armed has the gate open from the
-// start. It deletes nothing where nothing is: after a deletion the kernel keeps whoever closes the socket waiting, for 10 ms.
+// start. It deletes nothing where nothing is: a socket that deleted something takes longer to close.
 func (t Table) program(there, armed bool) *batch {
 	b := &batch{buf: make([]byte, 0, 16<<10)}
 	b.border(unix.NFNL_MSG_BATCH_BEGIN)
 	if there {
-		b.add(message{verb: "delete " + tableHead}, unix.NFT_MSG_DELTABLE, 0, text(unix.NFTA_TABLE_NAME, tableName))
+		b.deleteTable()
 	}
 	b.add(message{verb: "make " + tableHead}, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, text(unix.NFTA_TABLE_NAME, tableName))
 	if t.gated {
@@ -169,7 +170,12 @@ func userdata(attributeKind uint16, kind byte, v []byte) attribute {
 func removal() *batch {
 	b := &batch{}
 	b.border(unix.NFNL_MSG_BATCH_BEGIN)
-	b.add(message{verb: "delete " + tableHead}, unix.NFT_MSG_DELTABLE, 0, text(unix.NFTA_TABLE_NAME, tableName))
+	b.deleteTable()
 	b.end()
 	return b
+}
+
+func (b *batch) deleteTable() {
+	b.deletes = true
+	b.add(message{verb: "delete " + tableHead}, unix.NFT_MSG_DELTABLE, 0, text(unix.NFTA_TABLE_NAME, tableName))
 }

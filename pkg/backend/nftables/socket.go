@@ -12,8 +12,9 @@ import (
 // socket is a conversation with nf_tables about the network namespace in which it was opened. The kernel answers while it
 // takes a message, so nothing is ever waited for.
 type socket struct {
-	fd  int
-	buf []byte // for answers
+	fd      int
+	buf     []byte // for answers
+	deletes bool   // or has deleted
 }
 
 // answerSize is what the kernel fills of a list at once.
@@ -24,7 +25,7 @@ func open() (*socket, error) {
 	if err != nil {
 		return nil, os.NewSyscallError("open netfilter netlink socket", err)
 	}
-	s := &socket{fd, make([]byte, answerSize)}
+	s := &socket{fd: fd, buf: make([]byte, answerSize)}
 	for _, option := range []int{unix.NETLINK_EXT_ACK, unix.NETLINK_CAP_ACK} {
 		if err := unix.SetsockoptInt(fd, unix.SOL_NETLINK, option, 1); err != nil {
 			s.close()
@@ -34,10 +35,9 @@ func open() (*socket, error) {
 	return s, nil
 }
 
-func (s *socket) close() { _ = unix.Close(s.fd) }
-
 // commit sends the batch, all of it at once, and returns the first error that the kernel has with it.
 func (s *socket) commit(b *batch) error {
+	s.deletes = s.deletes || b.deletes
 	// All of it must fit into the socket's buffer. Where making that larger is denied, writing still says whether it does.
 	_ = unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*len(b.buf))
 	if _, err := unix.Write(s.fd, b.buf); err != nil {
