@@ -121,6 +121,13 @@ func (s Save) Owned(own Save) Save {
 	return out
 }
 
+// OnlyJumps reports whether all that s has in base chains is jumps into its own chains.
+func (s Save) OnlyJumps() bool {
+	return !slices.ContainsFunc(s.Rules, func(r SavedRule) bool {
+		return r.Chain.Base() && !slices.Contains(s.Chains, Chain{r.Chain.Table, jumpTarget(r.Line)})
+	})
+}
+
 // Join returns what is in s or in other.
 func (s Save) Join(other Save) Save {
 	return Save{slices.Concat(s.Chains, other.Chains), slices.Concat(s.Rules, other.Rules)}

@@ -54,43 +54,25 @@ func Owning(rs rules.Ruleset, families []rules.Family) Owned {
 // What an earlier Apply left, by the same chains and rules and by those of old, is replaced, so that the result is the
 // same however often it runs; rules of others stay. lock is the namespace's lock, which the started programs inherit.
 func (b *Backend) Apply(ctx context.Context, lock *os.File, want, old Owned) error {
+	may := Owned{}
+	for f, save := range want {
+		may[f] = save.Join(old[f])
+	}
+	stale, failed := b.there(ctx, lock, may)
+	if len(failed) > 0 {
+		return inOrder("program", failed)
+	}
 	inputs := map[rules.Family]string{}
 	for f, save := range want {
-		stale, err := b.there(ctx, lock, f, save.Join(old[f]))
-		if err != nil {
-			return fmt.Errorf("program %s rules: %w", f, err)
-		}
-		inputs[f] = save.Restore(stale)
+		inputs[f] = save.Restore(stale[f])
 	}
-	failed := b.restore(ctx, lock, inputs)
+	failed = b.restore(ctx, lock, inputs)
 	if len(failed) == 0 {
 		return nil
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
 	return errors.Join(inOrder("program", failed), b.Remove(undo, lock, want))
-}
-
-// Remove takes what is owned out of the families. What is not there is no error.
-func (b *Backend) Remove(ctx context.Context, lock *os.File, owned Owned) error {
-	inputs := map[rules.Family]string{}
-	for f, own := range owned {
-		if !b.empty(f, own) {
-			inputs[f] = rules.Save{}.Restore(own.Owned(own))
-		}
-	}
-	// As a rule it is all as it was programmed. Where it is not, the transaction fails and it takes a look at what is there.
-	again, failed := map[rules.Family]string{}, map[rules.Family]error{}
-	for f := range b.restore(ctx, lock, inputs) {
-		stale, err := b.there(ctx, lock, f, owned[f])
-		if err != nil {
-			failed[f] = err
-			continue
-		}
-		again[f] = rules.Save{}.Restore(stale)
-	}
-	maps.Copy(failed, b.restore(ctx, lock, again))
-	return inOrder("remove", failed)
 }
 
 // inOrder joins what failed, family by family.
@@ -195,21 +177,56 @@ func (b *Backend) client(f rules.Family) (*goiptables.IPTables, error) {
 	return ipt, nil
 }
 
-// there reads what of the owned things a family has.
-func (b *Backend) there(ctx context.Context, lock *os.File, f rules.Family, own rules.Save) (rules.Save, error) {
-	if b.empty(f, own) {
-		return rules.Save{}, nil
+// there reads what of the owned things each family has.
+func (b *Backend) there(ctx context.Context, lock *os.File, owned Owned) (map[rules.Family]rules.Save, map[rules.Family]error) {
+	all, failed := b.saves(ctx, lock, owned)
+	for f, save := range all {
+		all[f] = save.Owned(owned[f])
 	}
-	p, err := start(ctx, lock, b.tools[f].save, "")
-	if err != nil {
-		return rules.Save{}, err
+	return all, failed
+}
+
+// saves reads all that iptables-save lists of the families that may have something owned, of all at once.
+func (b *Backend) saves(ctx context.Context, lock *os.File, owned Owned) (map[rules.Family]rules.Save, map[rules.Family]error) {
+	all, failed := map[rules.Family]rules.Save{}, map[rules.Family]error{}
+	running := map[rules.Family]*process{}
+	for f, own := range owned {
+		if b.empty(f, own) {
+			continue
+		}
+		p, err := start(ctx, lock, b.tools[f].save, "")
+		if err != nil {
+			failed[f] = err
+			continue
+		}
+		running[f] = p
 	}
+	for f, p := range running {
+		save, err := p.saved(owned[f])
+		if err != nil {
+			failed[f] = err
+			continue
+		}
+		all[f] = save
+	}
+	return all, failed
+}
+
+// notIptables is what iptables-nft-save says of a table that nft gave a rule which iptables has no words for.
+var notIptables = regexp.MustCompile("Table `(.*)' is incompatible")
+
+// saved waits for iptables-save and returns what it has listed. It is an error if it can't list a table that own is in.
+func (p *process) saved(own rules.Save) (rules.Save, error) {
 	out, err := p.wait()
 	if err != nil {
 		return rules.Save{}, err
 	}
-	all, err := rules.ParseSave(out)
-	return all.Owned(own), err
+	for _, m := range notIptables.FindAllStringSubmatch(out, -1) {
+		if len(own.ChainsIn(rules.Table(m[1]))) > 0 {
+			return rules.Save{}, fmt.Errorf("table %s has a rule of nft's that iptables can't list: delete it with nft", m[1])
+		}
+	}
+	return rules.ParseSave(out)
 }
 
 // empty reports whether the namespace is known, without asking a program, to have none of the tables that own is in.

@@ -91,6 +91,11 @@ func dump(t *testing.T, b *Backend, ns *nettest.Namespace, f rules.Family) strin
 // shell runs a script in the namespace in which iptables and ip6tables are the backend's.
 func shell(t *testing.T, b *Backend, ns *nettest.Namespace, script string) {
 	t.Helper()
+	shellOutput(t, b, ns, script)
+}
+
+func shellOutput(t *testing.T, b *Backend, ns *nettest.Namespace, script string) string {
+	t.Helper()
 	var out []byte
 	err := ns.Do(func() (err error) {
 		cmd := exec.Command("sh", "-ec", strings.NewReplacer(
@@ -102,6 +107,7 @@ func shell(t *testing.T, b *Backend, ns *nettest.Namespace, script string) {
 	if err != nil {
 		t.Fatalf("%s: %v: %s", script, err, out)
 	}
+	return string(out)
 }
 
 // owned is what a ruleset has in both families.

@@ -40,15 +40,20 @@ const (
 
 // add appends a message; its number is its place in messages.
 func (b *batch) add(m message, kind int, flags uint16, attributes ...attribute) {
+	b.addFor(unix.NFPROTO_INET, m, kind, flags, attributes...)
+}
+
+// addFor appends a message about a family's tables.
+func (b *batch) addFor(family byte, m message, kind int, flags uint16, attributes ...attribute) {
 	m.at = len(b.buf)
-	b.buf = appendMessage(b.buf, uint32(len(b.messages)), nftSubsystem|kind, flags, unix.NFPROTO_INET, 0, attributes...)
+	b.buf = appendMessage(b.buf, uint32(len(b.messages)), nftSubsystem|kind, flags, family, 0, attributes...)
 	b.messages = append(b.messages, m)
 }
 
 // border begins or ends the transaction.
-func (b *batch) border(kind int) {
+func (b *batch) border(kind int, attributes ...attribute) {
 	at := len(b.buf)
-	b.buf = appendMessage(b.buf, uint32(len(b.messages)), kind, 0, unix.NFPROTO_UNSPEC, unix.NFNL_SUBSYS_NFTABLES)
+	b.buf = appendMessage(b.buf, uint32(len(b.messages)), kind, 0, unix.NFPROTO_UNSPEC, unix.NFNL_SUBSYS_NFTABLES, attributes...)
 	b.messages = append(b.messages, message{at: at, verb: "commit"})
 }
 

@@ -152,7 +152,7 @@ func (s *socket) askFor(family byte, kind int, flags uint16, each func(fields), 
 				return r
 			}
 			if a.flags&unix.NLM_F_DUMP_INTR != 0 {
-				return errors.New("the table was changed while it was read")
+				return ErrChanged
 			}
 			if a.kind == unix.NLMSG_DONE || a.kind == unix.NLMSG_ERROR {
 				return nil

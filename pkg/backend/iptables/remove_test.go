@@ -1,0 +1,176 @@
+package iptables
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/testcase"
+)
+
+// theirs has something of somebody else's in every chain that is shared, ahead of detour's rules and alike.
+const theirs = `for ipt in iptables ip6tables; do
+	for table in raw mangle nat; do
+		for chain in PREROUTING OUTPUT; do
+			$ipt -t $table -N THEIRS-$chain
+			$ipt -t $table -A THEIRS-$chain -p tcp --dport 1 -j RETURN
+			$ipt -t $table -A $chain -p tcp --dport 1 -j THEIRS-$chain
+			$ipt -t $table -A $chain -p udp -m comment --comment "like -j ISTIO_OUTPUT" -j RETURN
+			$ipt -t $table -P $chain ACCEPT
+		done
+	done
+	$ipt -t mangle -A OUTPUT -p tcp -m connmark --mark 0x53a -j CONNMARK --restore-mark
+	$ipt -t filter -A INPUT -p icmp -j DROP
+done`
+
+// later comes between detour's rules and after them.
+const later = `for ipt in iptables ip6tables; do
+	for table in mangle nat; do
+		for chain in PREROUTING OUTPUT; do
+			$ipt -t $table -I $chain 3 -p tcp --dport 3 -j RETURN
+			$ipt -t $table -A $chain -p tcp --dport 9 -j RETURN
+		done
+	done
+done`
+
+// Whatever stood there before, stands there afterwards: the rules of others, their order, their chains.
+func TestRemovalLeavesTheRestAsItWas(t *testing.T) {
+	for _, name := range []string{"osm/guide", "osm-v1/pod-ip", "osm-edge/local-dns-proxy", "istio/defaults", "istio/exclude-interfaces", "istio/everything-at-once"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			decision, err := testcase.Find(t, "../../..", name).Decide(t)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rs := rules.Build(decision.Policy)
+			forBoth(t, func(t *testing.T, b *Backend) {
+				ns, untouched := nettest.StartNamespace(t, "left"), nettest.StartNamespace(t, "untouched")
+				shell(t, b, untouched, theirs+"\n"+later)
+				shell(t, b, ns, theirs)
+				mustApply(t, b, ns, rs)
+				shell(t, b, ns, later)
+				mustRemove(t, b, ns, owned(rs))
+				for _, f := range rules.Families {
+					if got, want := dump(t, b, ns, f), dump(t, b, untouched, f); got != want {
+						t.Errorf("%s is left as\n%snot\n%s", f, got, want)
+					}
+				}
+				mustApply(t, b, ns, rs)
+			})
+		})
+	}
+}
+
+func mustRemove(t *testing.T, b *Backend, ns *nettest.Namespace, own Owned) {
+	t.Helper()
+	err := inside(t, ns, func(ctx context.Context, lock *os.File) error { return b.Remove(ctx, lock, own) })
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mustFindNft is iptables-nft with some of its programs replaced by one that fails.
+func mustFindNft(t *testing.T, spoil func(*tools)) *Backend {
+	t.Helper()
+	b, err := find(t.Context(), Nft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.tools = maps.Clone(b.tools)
+	for f, all := range b.tools {
+		spoil(&all)
+		b.tools[f] = all
+	}
+	return b
+}
+
+// DEL of iptables-nft starts no program for jumps, and for other rules only the one that lists them.
+func TestRemovalWithoutIptablesRestore(t *testing.T) {
+	for name, spoil := range map[string]func(*tools){
+		"osm/guide":                func(all *tools) { all.restore, all.save = "/bin/false", "/bin/false" },
+		"istio/defaults":           func(all *tools) { all.restore, all.save = "/bin/false", "/bin/false" },
+		"istio/everything-at-once": func(all *tools) { all.restore = "/bin/false" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			decision, err := testcase.Find(t, "../../..", name).Decide(t)
+			if err != nil {
+				t.Fatal(err)
+			}
+			rs := rules.Build(decision.Policy)
+			ns := nettest.StartNamespace(t, "handles")
+			mustApply(t, mustFindNft(t, func(*tools) {}), ns, rs)
+			mustRemove(t, mustFindNft(t, spoil), ns, owned(rs))
+			checkRemoval(t, mustFindNft(t, func(*tools) {}), ns, rs)
+		})
+	}
+}
+
+// A rule that somebody else adds between the look and the deletion has handles and places no longer what they were.
+func TestRulesThatChangeMeanwhileAreLookedAtAgain(t *testing.T) {
+	b := mustFindNft(t, func(*tools) {})
+	ns := nettest.StartNamespace(t, "meanwhile")
+	rs := rules.Build(policy())
+	mustApply(t, b, ns, rs)
+	before := dump(t, b, ns, rules.IPv4)
+	err := ns.Do(func() error {
+		list, err := nftables.ListChains(rules.Families, func(nftables.Chain) bool { return true })
+		if err != nil {
+			return err
+		}
+		shell(t, b, ns, "iptables -t nat -I OUTPUT -p udp -j RETURN; iptables -t nat -D OUTPUT 1")
+		return list.Delete(list.Rules, nil)
+	})
+	if !errors.Is(err, nftables.ErrChanged) {
+		t.Errorf("got %v", err)
+	}
+	if after := dump(t, b, ns, rules.IPv4); after != before {
+		t.Errorf("got\n%snot\n%s", after, before)
+	}
+}
+
+// Where iptables lists a chain otherwise than the kernel does, places say nothing.
+func TestPlacesAreTakenOnlyWhereBothListsAgree(t *testing.T) {
+	ours := []rules.SavedRule{{Line: "-A OUTPUT -o net1 -j RETURN"}}
+	saved := append([]rules.SavedRule{{Line: "-A OUTPUT -j THEIRS"}}, ours...)
+	list := []nftables.Rule{{Into: "THEIRS"}, {}}
+	got, err := byPlace(nftables.Chain{}, list, saved, ours)
+	if err != nil || !slices.EqualFunc(got, list[1:], func(a, b nftables.Rule) bool { return a.Into == b.Into }) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, saved := range [][]rules.SavedRule{nil, ours, append(saved, ours...)} {
+		if got, err := byPlace(nftables.Chain{Family: rules.IPv4}, list, saved, ours); err == nil {
+			t.Errorf("%v is taken for %v", saved, got)
+		}
+	}
+}
+
+// A rule of nft's own, which iptables can't list, has iptables refuse the table: then nothing is guessed.
+func TestWhatIptablesCanNotListIsNotTouched(t *testing.T) {
+	nettest.RequireProgram(t, "nft")
+	b := mustFindNft(t, func(*tools) {})
+	decision, err := testcase.Find(t, "../../..", "istio/exclude-interfaces").Decide(t)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rs := rules.Build(decision.Policy)
+	ns := nettest.StartNamespace(t, "native")
+	mustApply(t, b, ns, rs)
+	const foreign = "ct state new meta mark set ct mark"
+	shell(t, b, ns, "nft insert rule ip nat OUTPUT "+foreign)
+	err = inside(t, ns, func(ctx context.Context, lock *os.File) error { return b.Remove(ctx, lock, owned(rs)) })
+	left := shellOutput(t, b, ns, "nft list chain ip nat OUTPUT")
+	if !strings.Contains(left, foreign) {
+		t.Errorf("Remove (%v) leaves\n%s", err, left)
+	}
+	if strings.Contains(left, "ISTIO") == (err == nil) {
+		t.Errorf("Remove says %v and leaves\n%s", err, left)
+	}
+}
