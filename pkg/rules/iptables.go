@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// MaxMultiport is how many ports one multiport match of iptables holds (XT_MULTI_PORTS).
+// MaxMultiport is how many ports one multiport match of iptables holds (XT_MULTI_PORTS); a range of ports counts as two.
 const MaxMultiport = 15
 
-// For returns the ruleset as iptables takes it for one family: one range a match, at most 15 ports a match, and no rule of
-// the other family.
+// For returns the ruleset as iptables takes it for one family: one range a match, no more ports a match than it holds, and
+// no rule of the other family.
 func (rs Ruleset) For(f Family) Ruleset {
 	out := Ruleset{Chains: rs.Chains, Setup: rs.Setup}
 	for _, r := range rs.Rules {
@@ -59,8 +59,8 @@ func variants(m Match, f Family) (all []Match, whole bool) {
 			all = append(all, Destination{[]netip.Prefix{p}, m.Not})
 		}
 	case DstPorts:
-		for chunk := range slices.Chunk(m.Ports, MaxMultiport) {
-			all = append(all, DstPorts{chunk, m.Not})
+		for _, ports := range multiports(m.Ports) {
+			all = append(all, DstPorts{ports, m.Not})
 		}
 	default:
 		return nil, true
@@ -121,7 +121,7 @@ func (p *printer) match(m Match) {
 	case DstPort:
 		p.module(string(p.protocol), m.Not, "--dport", fmt.Sprint(m.Port))
 	case DstPorts:
-		p.module("multiport", m.Not, "--dports", join(m.Ports))
+		p.module("multiport", m.Not, "--dports", join(PortRanges(m.Ports)))
 	case OwnerUID:
 		p.module("owner", m.Not, "--uid-owner", fmt.Sprint(m.ID))
 	case OwnerGID:

@@ -222,11 +222,19 @@ func (w *words) masked() uint32 {
 func (w *words) ports() []uint16 {
 	var out []uint16
 	for word := range strings.SplitSeq(w.next(), ",") {
-		n, err := strconv.ParseUint(word, 10, 16)
-		if err != nil {
-			w.fail("%q is not a port", word)
+		from, to, isRange := strings.Cut(word, ":")
+		first, err := strconv.ParseUint(from, 10, 16)
+		last := first
+		if isRange && err == nil {
+			last, err = strconv.ParseUint(to, 10, 16)
 		}
-		out = append(out, uint16(n))
+		if err != nil || last < first {
+			w.fail("%q is not a port", word)
+			return nil
+		}
+		for p := first; p <= last; p++ {
+			out = append(out, uint16(p))
+		}
 	}
 	return out
 }

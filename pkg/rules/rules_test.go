@@ -12,7 +12,7 @@ func TestParseRuleRefusesWhatItHasNoTypeFor(t *testing.T) {
 		"-A X -m mark --mark 0x1/0x1 -j RETURN", "-A X -m conntrack --ctstate NEW -j RETURN", "-A X -j MARK --set-xmark 0x1/0x1",
 		"-A X -j TPROXY --on-port 1", "-A X -j TPROXY --on-port 1 --on-ip x --tproxy-mark 0x1/0xffffffff", "-A X -j CONNMARK --set-mark 1",
 		"-A X -j DNAT --to-destination 10.0.0.1:99999", "-A X -j DNAT", "-A X -j CT --notrack", "-A X -j CONNMARK --save-mark --nfmask 0x1",
-		"-A X -p tcp -m tcp --dport 70000 -j RETURN", "-A X -p tcp -m multiport --dports 1,x -j RETURN",
+		"-A X -p tcp -m tcp --dport 70000 -j RETURN", "-A X -p tcp -m multiport --dports 1,x -j RETURN", "-A X -p tcp -m multiport --dports 2:1 -j RETURN", "-A X -p tcp -m multiport --dports 1: -j RETURN",
 		"-A X -d 10.0.0.1 -j RETURN", "-A X -j REDIRECT --to-port 1", "-A X -j REDIRECT", "-A X -m owner --uid-owner root -j RETURN",
 	} {
 		if r, err := ParseRule(Nat, line); err == nil {

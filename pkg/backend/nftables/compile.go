@@ -220,9 +220,9 @@ func (c *compiler) addresses(out *rule, sources [2]*source, f rules.Family, pref
 }
 
 func (c *compiler) ports(out *rule, s *source, ports []uint16, not bool) {
-	spans := make([]span, len(ports))
-	for i, number := range ports {
-		spans[i] = portSpan(number)
+	var spans []span
+	for _, r := range rules.PortRanges(ports) {
+		spans = append(spans, portSpan(r))
 	}
 	c.sets++
 	out.among(s, not, s.normalize(spans), c.sets)

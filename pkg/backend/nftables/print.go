@@ -161,7 +161,7 @@ func (o *operand) prefix(with []byte) (words string, ok bool) {
 	if length == 8*len(whole) {
 		return o.format(whole), ok
 	}
-	return o.format(whole) + "/" + strconv.Itoa(length), ok && o.ranges
+	return o.format(whole) + "/" + strconv.Itoa(length), ok && o.prefixes
 }
 
 func isZero(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }

@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // key is a value in a set: as many bytes of it as its datatype has, in network order, the rest zero.
@@ -31,9 +33,14 @@ type set struct {
 // anonymousName has the kernel choose one.
 const anonymousName = "__set%d"
 
+// maxBitmap is how many ports a set of single values holds at the most. For values this short the kernel makes a bitmap, and
+// compares each new one with all that are in it: 32,768 take 4 s, and as intervals 0.1 s.
+const maxBitmap = 500
+
 func newSet(id uint32, of *datatype, spans []span) set {
 	isRange := func(s span) bool { return s.from != s.to }
-	return set{anonymousName, id, of, slices.ContainsFunc(spans, isRange), spans}
+	intervals := slices.ContainsFunc(spans, isRange) || of == &port && len(spans) > maxBitmap
+	return set{anonymousName, id, of, intervals, spans}
 }
 
 func addrKey(a netip.Addr) (k key) {
@@ -50,10 +57,10 @@ func prefixSpan(p netip.Prefix) span {
 	return span{from, to}
 }
 
-func portSpan(number uint16) span {
-	var k key
-	binary.BigEndian.PutUint16(k[:], number)
-	return span{k, k}
+func portSpan(r rules.PortRange) (s span) {
+	binary.BigEndian.PutUint16(s.from[:], r.From)
+	binary.BigEndian.PutUint16(s.to[:], r.To)
+	return s
 }
 
 // next is the value after k; the highest has none.
@@ -98,8 +105,8 @@ func (d *datatype) maskLength(mask []byte) (length int, ok bool) {
 	return d.prefixLength(s)
 }
 
-// normalize sorts spans and makes those one that overlap or, as ranges, are neighbours: the kernel refuses the former, and
-// so a list has one form. It works in place.
+// normalize sorts spans and makes those one that overlap or, of what has prefixes, are neighbours: the kernel refuses the
+// former, and so a list has one form. It works in place.
 func (d *datatype) normalize(spans []span) []span {
 	slices.SortFunc(spans, func(a, b span) int { return bytes.Compare(a.from[:], b.from[:]) })
 	out := spans[:0]
@@ -118,12 +125,16 @@ func (d *datatype) normalize(spans []span) []span {
 // meets reports whether b, which begins no earlier than a, leaves no gap behind a.
 func (d *datatype) meets(a, b span) bool {
 	next, ok := d.next(a.to)
-	return bytes.Compare(b.from[:], a.to[:]) <= 0 || d.ranges && ok && b.from == next
+	return bytes.Compare(b.from[:], a.to[:]) <= 0 || d.prefixes && ok && b.from == next
 }
 
-// prefixLength is how many leading bits all values of the span have in common, if they are all that have.
+// prefixLength is how many leading bits all values of the span have in common, if they are all that have, and if it is
+// one value or the datatype has prefixes.
 func (d *datatype) prefixLength(s span) (length int, ok bool) {
 	size := d.size * 8
+	if s.from != s.to && !d.prefixes {
+		return 0, false
+	}
 	bit := func(k key, i int) byte { return k[i/8] >> (7 - i%8) & 1 }
 	for length < size && bit(s.from, length) == bit(s.to, length) {
 		length++

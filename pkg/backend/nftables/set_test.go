@@ -1,12 +1,16 @@
 package nftables
 
 import (
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/redirect"
@@ -61,6 +65,11 @@ func TestLists(t *testing.T) {
 		{rules.DstPorts{Ports: []uint16{65535, 1}, Not: true}, []string{"th dport != { 1, 65535 }"}},
 		{rules.DstPorts{Ports: []uint16{7, 7}}, []string{"th dport 7"}},
 		{rules.DstPorts{}, nil},
+		{rules.DstPorts{Ports: everyPort(1, 16, 1)}, []string{"th dport 1-16"}},
+		{rules.DstPorts{Ports: everyPort(64, 127, 1)}, []string{"th dport 64-127"}},
+		{rules.DstPorts{Ports: everyPort(1, 65535, 1)}, []string{"th dport 1-65535"}},
+		{rules.DstPorts{Ports: append(everyPort(65500, 65535, 1), 65498, 80)}, []string{"th dport { 80, 65498, 65500-65535 }"}},
+		{rules.DstPorts{Ports: append(everyPort(100, 120, 1), everyPort(122, 123, 1)...)}, []string{"th dport { 100-120, 122-123 }"}},
 	} {
 		t.Run(fmt.Sprint(c.match), func(t *testing.T) {
 			t.Parallel()
@@ -75,6 +84,15 @@ func TestLists(t *testing.T) {
 			checkTable(t, nettest.StartNamespace(t, "list"), rs, rules.Families)
 		})
 	}
+}
+
+// everyPort is one of each step ports.
+func everyPort(from, to, step int) []uint16 {
+	var out []uint16
+	for p := from; p <= to; p += step {
+		out = append(out, uint16(p))
+	}
+	return out
 }
 
 // What is normalized holds the same addresses, in order, and with a gap between any two.
@@ -124,13 +142,35 @@ func TestTenThousandRanges(t *testing.T) {
 		out [2001:db8:1388::1]:80 -> proxy 15001`, 15001)
 }
 
-func TestThousandsOfPorts(t *testing.T) {
-	t.Parallel()
+func excluding(ports []uint16) rules.Ruleset {
 	p := policy(nil)
-	for number := uint16(1); number < 4000; number += 2 {
+	for _, number := range ports {
 		p.Outbound.ExcludePorts = append(p.Outbound.ExcludePorts, redirect.Port{Number: number, Origin: "the test"})
 	}
+	return rules.Build(p)
+}
+
+func TestThousandsOfPorts(t *testing.T) {
+	t.Parallel()
 	w := nettest.StartWorld(t)
-	checkTable(t, w.Pod, rules.Build(p), rules.Families)
+	checkTable(t, w.Pod, excluding(everyPort(1, 3999, 2)), rules.Families)
 	checkPackets(t, w, "out 1.1.1.1:3999 -> outside\nout 1.1.1.1:3998 -> proxy 15001\nout 1.1.1.1:4001 -> proxy 15001", 15001)
+}
+
+// The list that takes the kernel longest is made within what a pod may wait for: this counts the processor's time, which is
+// 0.1 s and, with single values, 4 s.
+func TestNoListOfPortsTakesLong(t *testing.T) {
+	t.Parallel()
+	table := Compile(excluding(everyPort(1, 65535, 2)), rules.Families)
+	ns := nettest.StartNamespace(t, "ports")
+	var before, after unix.Rusage
+	within(t, ns, func() error {
+		return errors.Join(unix.Getrusage(unix.RUSAGE_THREAD, &before), Apply(table), unix.Getrusage(unix.RUSAGE_THREAD, &after))
+	})
+	if took := time.Duration(after.Stime.Nano() - before.Stime.Nano()); took > time.Second {
+		t.Errorf("32,768 ports take the kernel %s", took)
+	}
+	if found := differences(t, ns, table.String()); found != nil {
+		t.Error(found)
+	}
 }

@@ -15,10 +15,10 @@ import (
 
 // datatype is how values are printed, and what the kernel and nft are told of a set of them.
 type datatype struct {
-	id     uint32 // nft's number, which the kernel keeps for it
-	size   int    // bytes
-	ranges bool   // sets hold ranges, else single values
-	format func([]byte) string
+	id       uint32 // nft's number, which the kernel keeps for it
+	size     int    // bytes
+	prefixes bool   // values have them, and neighbours are one range
+	format   func([]byte) string
 }
 
 var (

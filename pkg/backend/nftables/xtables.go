@@ -123,4 +123,6 @@ func (l Chains) Delete(single map[Chain][]Rule, whole []Chain) error {
 }
 
 // String is how messages name the chain.
-func (c Chain) String() string { return fmt.Sprintf("%s chain %s of table %s", c.Family, c.Name, c.Table) }
+func (c Chain) String() string {
+	return fmt.Sprintf("%s chain %s of table %s", c.Family, c.Name, c.Table)
+}

@@ -1,0 +1,62 @@
+package rules
+
+import (
+	"fmt"
+	"slices"
+)
+
+// PortRange is all ports from one to another, both included.
+type PortRange struct{ From, To uint16 }
+
+// slots is how many of a multiport match's places the range takes.
+func (r PortRange) slots() int {
+	if r.From == r.To {
+		return 1
+	}
+	return 2
+}
+
+// String prints the range as iptables does.
+func (r PortRange) String() string {
+	if r.From == r.To {
+		return fmt.Sprint(r.From)
+	}
+	return fmt.Sprintf("%d:%d", r.From, r.To)
+}
+
+// PortRanges returns what a list of ports is programmed as. Up to as many as one multiport match holds stand as they were
+// written, as the meshes' own commands have them. A longer list, which those commands fail with, is sorted, and neighbours
+// become one range: it may hold every port that there is.
+func PortRanges(ports []uint16) []PortRange {
+	longer := len(ports) > MaxMultiport
+	if longer {
+		ports = slices.Sorted(slices.Values(ports))
+	}
+	var out []PortRange
+	for _, p := range ports {
+		if last := len(out) - 1; longer && last >= 0 && int(p) <= int(out[last].To)+1 {
+			out[last].To = p
+			continue
+		}
+		out = append(out, PortRange{p, p})
+	}
+	return out
+}
+
+// multiports divides a list of ports into such as fit into one multiport match each.
+func multiports(ports []uint16) [][]uint16 {
+	var out [][]uint16
+	free := 0 // slots of the last
+	for _, r := range PortRanges(ports) {
+		if free < r.slots() {
+			out = append(out, nil)
+			free = MaxMultiport
+		}
+		free -= r.slots()
+		last := &out[len(out)-1]
+		for p := int(r.From); p <= int(r.To); p++ {
+			*last = append(*last, uint16(p))
+		}
+	}
+	return out
+}
