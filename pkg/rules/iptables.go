@@ -14,8 +14,26 @@ const MaxMultiport = 15
 // no rule of the other family.
 func (rs Ruleset) For(f Family) Ruleset {
 	out := Ruleset{Chains: rs.Chains, Setup: rs.Setup}
-	for _, r := range rs.Rules {
+	for _, r := range rs.asWritten() {
 		out.Rules = append(out.Rules, r.expand(f)...)
+	}
+	return out
+}
+
+// maxAsWritten is how many rules, or ranges of one rule, iptables is given as the mesh's own commands would give it them.
+// It takes seconds for tens of thousands, and each connection is compared with all of them. So of more, neighbours
+// become one: ports and ranges that adjoin.
+const maxAsWritten = 500
+
+func (rs Ruleset) asWritten() []Rule {
+	if len(rs.Rules) <= maxAsWritten {
+		return rs.Rules
+	}
+	folded := rs.Folded()
+	var out []Rule
+	for _, r := range rs.Rules { // the first of each chain stands for the chain
+		out = append(out, folded[r.Chain]...)
+		delete(folded, r.Chain)
 	}
 	return out
 }
@@ -51,11 +69,11 @@ func (r Rule) expand(f Family) []Rule {
 func variants(m Match, f Family) (all []Match, whole bool) {
 	switch m := m.(type) {
 	case Source:
-		for _, p := range OfFamily(m.Prefixes, f) {
+		for _, p := range merged(OfFamily(m.Prefixes, f)) {
 			all = append(all, Source{[]netip.Prefix{p}})
 		}
 	case Destination:
-		for _, p := range OfFamily(m.Prefixes, f) {
+		for _, p := range merged(OfFamily(m.Prefixes, f)) {
 			all = append(all, Destination{[]netip.Prefix{p}, m.Not})
 		}
 	case DstPorts:
@@ -66,6 +84,28 @@ func variants(m Match, f Family) (all []Match, whole bool) {
 		return nil, true
 	}
 	return all, false
+}
+
+// merged returns a long list of ranges as the fewest that hold the same addresses, in order.
+func merged(prefixes []netip.Prefix) []netip.Prefix {
+	if len(prefixes) <= maxAsWritten {
+		return prefixes
+	}
+	var out []netip.Prefix
+	for _, p := range slices.SortedFunc(slices.Values(prefixes), netip.Prefix.Compare) {
+		if n := len(out); n > 0 && out[n-1].Overlaps(p) {
+			continue
+		}
+		for n := len(out); n > 0; n = len(out) { // two halves are one whole
+			whole := netip.PrefixFrom(p.Addr(), p.Bits()-1).Masked()
+			if p.Bits() == 0 || out[n-1].Bits() != p.Bits() || !whole.Contains(out[n-1].Addr()) {
+				break
+			}
+			p, out = whole, out[:n-1]
+		}
+		out = append(out, p)
+	}
+	return out
 }
 
 // OfFamily returns those of the ranges that are of the family.

@@ -53,21 +53,18 @@ const (
 )
 
 // Compile turns a ruleset into the table that does the same for these families and leaves the other alone. Rules that may
-// be one become one, see fold.
+// be one become one, as a set has room for any number and is looked up once.
 func Compile(rs rules.Ruleset, families []rules.Family) Table {
 	c := &compiler{own: rs.Chains, families: families}
-	byChain := map[rules.Chain][]rules.Rule{}
-	for _, r := range rs.Rules {
-		byChain[r.Chain] = append(byChain[r.Chain], r)
-	}
+	byChain := rs.Folded()
 	t := Table{gated: rs.Gated()}
 	for i := range hooks {
 		if h := &hooks[i]; len(byChain[h.chain]) > 0 {
-			t.chains = append(t.chains, chain{c.name(h.chain), h, append(c.onlyOne(), c.compile(fold(byChain, h.chain))...)})
+			t.chains = append(t.chains, chain{c.name(h.chain), h, append(c.onlyOne(), c.compile(byChain[h.chain])...)})
 		}
 	}
 	for _, own := range rs.Chains {
-		t.chains = append(t.chains, chain{c.name(own), nil, c.compile(fold(byChain, own))})
+		t.chains = append(t.chains, chain{c.name(own), nil, c.compile(byChain[own])})
 	}
 	return t
 }
