@@ -150,7 +150,7 @@ func Differences(ctx context.Context, r attachment.Record) ([]string, error) {
 	}
 	for _, b := range iptables.Installed(ctx) {
 		if b.Name() == r.Backend {
-			more, err := b.Differences(owned(r))
+			more, err := b.Differences(ctx, owned(r))
 			return append(found, more...), err
 		}
 	}
@@ -179,7 +179,7 @@ func RuleCount(r attachment.Record) int {
 
 // Works fails if a program could not be programmed now, as far as is to be known without programming one.
 func Works(ctx context.Context, choice string) error {
-	w, err := choose(ctx, choice, rules.Ruleset{}, rules.Families)
+	w, err := choose(ctx, choice, rules.Ruleset{}, nil)
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func Works(ctx context.Context, choice string) error {
 	if !ok {
 		return nftables.Works()
 	}
-	if err = b.Works(); choice == Auto && nftables.Works() == nil {
+	if err = b.Works(ctx); choice == Auto && nftables.Works() == nil {
 		return nil // see Instead
 	}
 	return err

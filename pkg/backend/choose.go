@@ -26,7 +26,7 @@ func choose(ctx context.Context, choice string, rs rules.Ruleset, families []rul
 		return byNFTables()
 	}
 	own := iptables.Owning(rs, families)
-	b, err := iptables.Detect(ctx)
+	b, err := iptables.Detect(ctx, families...)
 	if choice == Auto && (err != nil || !b.Loaded() || tooLong(own)) && nftables.Works() == nil {
 		return byNFTables()
 	}

@@ -147,7 +147,7 @@ func TestTheHostsXtablesLockIsNotTaken(t *testing.T) {
 			ns := nettest.StartNamespace(t, "lock")
 			mustApply(t, b, ns, rs)
 			err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
-				if _, err := b.List(rules.IPv4, rs.Save(rules.IPv4)); err != nil {
+				if _, err := b.Differences(ctx, owned(rs)); err != nil {
 					return err
 				}
 				return b.Remove(ctx, lock, owned(rs))

@@ -10,7 +10,6 @@ import (
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
-	"github.com/detour-cni/detour/pkg/verify"
 )
 
 // Every scenario with rules, for real: what the kernel lists, where the packets end, that a second run changes nothing,
@@ -82,8 +81,8 @@ func checkList(t *testing.T, b *Backend, ns *nettest.Namespace, f rules.Family, 
 		t.Fatal(err)
 	}
 	err = ns.Do(func() error {
-		got, err := b.List(f, want)
-		for _, d := range verify.Differences(f, want, got) {
+		found, err := b.Differences(t.Context(), Owned{f: want})
+		for _, d := range found {
 			t.Errorf("CHECK finds %s", d)
 		}
 		return err

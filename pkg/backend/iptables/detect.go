@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/detour-cni/detour/pkg/rules"
@@ -23,15 +24,18 @@ const (
 )
 
 // tools are the programs of one variant and family.
-type tools struct{ iptables, save, restore string }
+type tools struct{ save, restore string }
 
 // ErrNone says that the host has no usable iptables.
 var ErrNone = errors.New("no iptables-restore with its iptables-save, neither nft nor legacy, is on PATH: install the package iptables")
 
 // Detect picks the variant for the network namespace it is called in: the legacy one if the namespace has legacy tables
 // already, else the host's default (what "iptables-restore" on PATH is), else the one that there is. It adds no rule,
-// takes no lock, and starts no program unless "iptables-restore" is a script, whose version it then asks for.
-func Detect(ctx context.Context) (*Backend, error) { return detect(ctx, legacyTables) }
+// takes no lock, and starts no program unless "iptables-restore" is a script, whose version it then asks for. It is an error
+// if the programs of one of the families are missing, or with no family named those of both.
+func Detect(ctx context.Context, families ...rules.Family) (*Backend, error) {
+	return detect(ctx, legacyTables, families)
+}
 
 // Installed returns a backend for each variant that the host has, without regard to what a namespace uses.
 func Installed(ctx context.Context) []*Backend {
@@ -50,30 +54,38 @@ func (b *Backend) Loaded() bool {
 	return b.variant == Nft || err == nil
 }
 
-// find returns the backend of the variant, by its own names or because it is the host's default.
-func find(ctx context.Context, v Variant) (*Backend, error) {
-	b := &Backend{variant: v, tools: map[rules.Family]tools{}}
+// find returns the backend of the variant, by its own names or because it is the host's default, if it has the programs of
+// all the families, or with none named of at least one.
+func find(ctx context.Context, v Variant, families ...rules.Family) (*Backend, error) {
 	prefix := "tables-" + string(v)
-	if _, err := exec.LookPath("ip" + prefix + "-restore"); err != nil {
+	if !present("ip"+prefix+"-restore") && !present("ip6"+prefix+"-restore") {
 		if def, err := defaultVariant(ctx); err != nil || def != v {
 			return nil, ErrNone
 		}
 		prefix = "tables"
 	}
-	for family, ip := range map[rules.Family]string{rules.IPv4: "ip", rules.IPv6: "ip6"} {
-		var t tools
-		for path, name := range map[*string]string{&t.iptables: "", &t.save: "-save", &t.restore: "-restore"} {
-			var err error
-			if *path, err = exec.LookPath(ip + prefix + name); err != nil {
-				return nil, fmt.Errorf("%w (%s is missing)", ErrNone, ip+prefix+name)
-			}
+	b := &Backend{variant: v, tools: map[rules.Family]tools{}}
+	var missing []string
+	for _, f := range rules.Families {
+		programs := map[rules.Family]string{rules.IPv4: "ip", rules.IPv6: "ip6"}[f] + prefix
+		if present(programs+"-save") && present(programs+"-restore") {
+			b.tools[f] = tools{programs + "-save", programs + "-restore"}
+		} else if len(families) == 0 || slices.Contains(families, f) {
+			missing = append(missing, programs+"-restore or its "+programs+"-save")
 		}
-		b.tools[family] = t
+	}
+	if len(b.tools) == 0 || len(families) > 0 && len(missing) > 0 {
+		return nil, fmt.Errorf("%w (missing: %s)", ErrNone, strings.Join(missing, ", "))
 	}
 	return b, nil
 }
 
-func detect(ctx context.Context, legacyTables func(rules.Family) ([]string, error)) (*Backend, error) {
+func present(program string) bool {
+	_, err := exec.LookPath(program)
+	return err == nil
+}
+
+func detect(ctx context.Context, legacyTables func(rules.Family) ([]string, error), families []rules.Family) (*Backend, error) {
 	names, noLegacy := legacyTables(rules.IPv4)
 	names6, _ := legacyTables(rules.IPv6)
 	var order []Variant
@@ -83,14 +95,17 @@ func detect(ctx context.Context, legacyTables func(rules.Family) ([]string, erro
 	if def, err := defaultVariant(ctx); err == nil && (def == Nft || noLegacy == nil) {
 		order = append(order, def)
 	}
-	var err error
+	failed := ErrNone
 	for _, v := range append(order, Nft, Legacy) {
-		var b *Backend
-		if b, err = find(ctx, v); err == nil {
+		b, err := find(ctx, v, families...)
+		if err == nil {
 			return b, nil
 		}
+		if failed == ErrNone { // it says no more than that
+			failed = err
+		}
 	}
-	return nil, err
+	return nil, failed
 }
 
 // defaultVariant tells what "iptables-restore" on PATH is: by what its symbolic links end in, or, for anything that is

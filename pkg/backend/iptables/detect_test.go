@@ -3,6 +3,7 @@ package iptables
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"testing"
@@ -43,11 +44,14 @@ func TestDetection(t *testing.T) {
 	}
 	both := func() map[string]string { return programs("tables-nft", "xtables-nft-multi", legacy()) }
 	none := map[string]string{}
+	onlyIPv4 := map[string]string{"iptables-nft-restore": "x", "iptables-nft-save": "x"}
+	onlyIPv6 := map[string]string{"ip6tables-nft-restore": "x", "ip6tables-nft-save": "x"}
 
 	for name, c := range map[string]struct {
 		path     map[string]string
 		tables   []string // the namespace's legacy tables
 		noLegacy bool     // the kernel has no legacy tables
+		families []rules.Family
 		want     Variant
 	}{
 		"both, nft is the default":                         {path: programs("tables", "xtables-nft-multi", both()), want: Nft},
@@ -62,7 +66,13 @@ func TestDetection(t *testing.T) {
 		"only the default's names, legacy":                 {path: programs("tables", "xtables-multi", map[string]string{}), want: Legacy},
 		"the default is a script around nft":               {path: programs("tables", "wrapped-nft", map[string]string{}), want: Legacy},
 		"nothing":                                          {path: none},
-		"IPv6 programs are missing":                        {path: map[string]string{"iptables-nft-restore": "x", "iptables-nft-save": "x", "iptables-nft": "x"}},
+		"no IPv6 programs, and it is not said what for":    {path: onlyIPv4, want: Nft},
+		"no IPv6 programs, which nobody needs":             {path: onlyIPv4, families: rules.Families[:1], want: Nft},
+		"no IPv6 programs, which are needed":               {path: onlyIPv4, families: rules.Families},
+		"no IPv4 programs, which are needed":               {path: onlyIPv6, families: rules.Families[:1]},
+		"no IPv4 programs, which nobody needs":             {path: onlyIPv6, families: rules.Families[1:], want: Nft},
+		"the programs of one variant are incomplete":       {path: programs("tables-legacy", "xtables-legacy-multi", maps.Clone(onlyIPv4)), families: rules.Families, want: Legacy},
+		"only iptables-restore":                            {path: map[string]string{"iptables-nft-restore": "x"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host(t, c.path)
@@ -71,7 +81,7 @@ func TestDetection(t *testing.T) {
 					return nil, fs.ErrNotExist
 				}
 				return c.tables, nil
-			})
+			}, c.families)
 			if c.want == "" {
 				if !errors.Is(err, ErrNone) {
 					t.Errorf("got %v, %v, want ErrNone", b, err)

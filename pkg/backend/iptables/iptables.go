@@ -19,8 +19,6 @@ import (
 	"syscall"
 	"time"
 
-	goiptables "github.com/coreos/go-iptables/iptables"
-
 	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/verify"
@@ -107,74 +105,36 @@ func (b *Backend) restore(ctx context.Context, lock *os.File, inputs map[rules.F
 	return failed
 }
 
-// Differences says, one sentence each, where the kernel differs from what is owned.
-func (b *Backend) Differences(own Owned) ([]string, error) {
+// Differences says, one sentence each, where the kernel differs from what is owned, and what of others' is ahead of it.
+func (b *Backend) Differences(ctx context.Context, own Owned) ([]string, error) {
+	all, failed := b.saves(ctx, nil, own)
+	if len(failed) > 0 {
+		return nil, inOrder("list", failed)
+	}
 	var found []string
 	for _, f := range rules.Families {
-		want, ok := own[f]
-		if !ok {
-			continue
+		if want, ok := own[f]; ok {
+			found = append(found, verify.Differences(f, want, all[f])...)
 		}
-		got, err := b.List(f, want)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, verify.Differences(f, want, got)...)
 	}
 	return found, nil
 }
 
-// List reads of the family's tables the chains that own has and the base chains that it has rules in.
-func (b *Backend) List(f rules.Family, own rules.Save) (rules.Save, error) {
-	ipt, err := b.client(f)
-	if err != nil {
-		return rules.Save{}, err
-	}
-	var s rules.Save
-	for _, t := range rules.Tables {
-		chains := own.ChainsIn(t)
-		if len(chains) == 0 {
+// Works reports whether the programs that there are run at all.
+func (b *Backend) Works(ctx context.Context) error {
+	for _, f := range rules.Families {
+		if b.tools[f] == (tools{}) {
 			continue
 		}
-		there, err := ipt.ListChains(string(t))
+		p, err := start(ctx, nil, b.tools[f].restore, "", "--version")
+		if err == nil {
+			_, err = p.wait()
+		}
 		if err != nil {
-			return rules.Save{}, fmt.Errorf("list %s chains of table %s: %w", f, t, err)
-		}
-		for _, c := range chains {
-			if !slices.Contains(there, c.Name) {
-				continue
-			}
-			lines, err := ipt.List(string(t), c.Name)
-			if err != nil {
-				return rules.Save{}, fmt.Errorf("list %s chain %s of table %s: %w", f, c.Name, t, err)
-			}
-			s = s.Join(rules.ParseList(c, lines))
-		}
-	}
-	return s, nil
-}
-
-// Works reports whether the programs of both families run at all.
-func (b *Backend) Works() error {
-	for _, f := range rules.Families {
-		if _, err := b.client(f); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func (b *Backend) client(f rules.Family) (*goiptables.IPTables, error) {
-	privateLock()
-	protocol := goiptables.ProtocolIPv4
-	if f == rules.IPv6 {
-		protocol = goiptables.ProtocolIPv6
-	}
-	ipt, err := goiptables.New(goiptables.IPFamily(protocol), goiptables.Path(b.tools[f].iptables))
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", b.tools[f].iptables, err)
-	}
-	return ipt, nil
 }
 
 // there reads what of the owned things each family has.
@@ -256,11 +216,20 @@ type process struct {
 	stdout, stderr bytes.Buffer
 }
 
+// errNoProgram says that Detect was not asked for what is to be done.
+var errNoProgram = errors.New("iptables has no programs for this family here: install the package iptables")
+
+// start starts a program; lock is nil for one that changes nothing.
 func start(ctx context.Context, lock *os.File, path, stdin string, args ...string) (*process, error) {
+	if path == "" {
+		return nil, errNoProgram
+	}
 	privateLock()
 	p := &process{ctx: ctx, cmd: exec.CommandContext(ctx, path, args...), stdin: stdin}
 	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = strings.NewReader(stdin), &p.stdout, &p.stderr
-	p.cmd.ExtraFiles = []*os.File{lock} // held until the program ends, even if detour is killed
+	if lock != nil {
+		p.cmd.ExtraFiles = []*os.File{lock} // held until the program ends, even if detour is killed
+	}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return p, p.failed(p.cmd.Start())
 }

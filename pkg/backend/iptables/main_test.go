@@ -99,7 +99,7 @@ func shellOutput(t *testing.T, b *Backend, ns *nettest.Namespace, script string)
 	var out []byte
 	err := ns.Do(func() (err error) {
 		cmd := exec.Command("sh", "-ec", strings.NewReplacer(
-			"ip6tables", b.tools[rules.IPv6].iptables, "iptables", b.tools[rules.IPv4].iptables).Replace(script))
+			"ip6tables", "ip6tables-"+string(b.variant), "iptables", "iptables-"+string(b.variant)).Replace(script))
 		cmd.Env = append(os.Environ(), "XTABLES_LOCKFILE=/proc/self/stat")
 		out, err = cmd.CombinedOutput()
 		return err
