@@ -9,9 +9,10 @@ import (
 )
 
 // Differences returns what is wrong with got, the kernel's rules of one family, against want, the rules as they were
-// programmed: a chain that is missing, a rule of one of want's chains that is missing, altered or added, and a rule in a
-// base chain that is missing, there more than once or out of order. Rules and chains of others are nobody's business
-// here. The order is that of want; nothing means that both agree.
+// programmed: a chain that is missing, a rule of one of want's chains that is missing, altered or added, a rule in a base
+// chain that is missing, there more than once or out of order, and one of somebody else's that takes everything ahead of
+// them. Other rules and chains of others are nobody's business here. got is all that iptables-save lists. Nothing means that
+// both agree.
 func Differences(f rules.Family, want, got rules.Save) []string {
 	var out []string
 	say := func(c rules.Chain, format string, args ...any) {
@@ -24,6 +25,7 @@ func Differences(f rules.Family, want, got rules.Save) []string {
 			say(c, "chain %s is missing", c.Name)
 		}
 	}
+	ahead(want, got, say)
 	want, got = want.Owned(want), got.Owned(want)
 	for _, t := range rules.Tables {
 		for _, name := range []string{rules.Prerouting, rules.Output} {

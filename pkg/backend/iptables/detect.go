@@ -95,17 +95,15 @@ func detect(ctx context.Context, legacyTables func(rules.Family) ([]string, erro
 	if def, err := defaultVariant(ctx); err == nil && (def == Nft || noLegacy == nil) {
 		order = append(order, def)
 	}
-	failed := ErrNone
+	var errs []error
 	for _, v := range append(order, Nft, Legacy) {
 		b, err := find(ctx, v, families...)
 		if err == nil {
 			return b, nil
 		}
-		if failed == ErrNone { // it says no more than that
-			failed = err
-		}
+		errs = append(errs, err)
 	}
-	return nil, failed
+	return nil, slices.MaxFunc(errs, func(a, b error) int { return len(a.Error()) - len(b.Error()) }) // it says most
 }
 
 // defaultVariant tells what "iptables-restore" on PATH is: by what its symbolic links end in, or, for anything that is

@@ -117,8 +117,23 @@ func (b *Backend) Differences(ctx context.Context, own Owned) ([]string, error) 
 			found = append(found, verify.Differences(f, want, all[f])...)
 		}
 	}
-	return found, nil
+	more, err := b.inNftables(own)
+	return append(found, more...), err
 }
+
+// inNftables says what there is in nf_tables that iptables doesn't list.
+func (b *Backend) inNftables(own Owned) ([]string, error) {
+	asleep, err := nftables.Dormant(func(f nftables.Family, table string) bool {
+		return b.variant == Nft && len(own[familyOf[f]].ChainsIn(rules.Table(table))) > 0
+	})
+	ahead, err2 := nftables.Foreign(slices.Collect(maps.Keys(own)), func(f nftables.Family, table string) bool {
+		return b.variant == Nft && f != nftables.Inet && slices.Contains(rules.Tables, rules.Table(table))
+	})
+	return append(asleep, ahead...), errors.Join(err, err2)
+}
+
+// familyOf are the families of nf_tables that iptables-nft uses.
+var familyOf = map[nftables.Family]rules.Family{nftables.IP: rules.IPv4, nftables.IP6: rules.IPv6}
 
 // Works reports whether the programs that there are run at all.
 func (b *Backend) Works(ctx context.Context) error {

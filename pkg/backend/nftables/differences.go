@@ -1,9 +1,12 @@
 package nftables
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // Differences says, one sentence each, where the kernel's table is not as programmed, which is what String of the Table
@@ -19,7 +22,22 @@ func Differences(programmed string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return compare(want, got), nil
+	own := func(f Family, table string) bool { return f == Inet && table == tableName }
+	asleep, err := Dormant(own)
+	ahead, err2 := Foreign(want.families(), own)
+	return slices.Concat(asleep, compare(want, got), ahead), errors.Join(err, err2)
+}
+
+// families are those that are redirected.
+func (l Listing) families() []rules.Family {
+	for _, f := range rules.Families {
+		c := compiler{families: []rules.Family{f}}
+		only := c.onlyOne()[0].String()
+		if slices.ContainsFunc(l, func(b block) bool { return slices.Contains(b.lines, only) }) {
+			return c.families
+		}
+	}
+	return rules.Families
 }
 
 func compare(want, got Listing) []string {

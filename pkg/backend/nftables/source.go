@@ -122,13 +122,15 @@ var (
 	ipDaddr     = source{payload, network<<8 | 16, "ip daddr", &ipv4Addr}
 	ip6Saddr    = source{payload, network<<8 | 8, "ip6 saddr", &ipv6Addr}
 	ip6Daddr    = source{payload, network<<8 | 24, "ip6 daddr", &ipv6Addr}
+	ipProtocol  = source{payload, network<<8 | 9, "ip protocol", &l4proto}
+	ip6Nexthdr  = source{payload, network<<8 | 6, "ip6 nexthdr", &l4proto}
 	thSport     = source{payload, transport << 8, "th sport", &port}
 	thDport     = source{payload, transport<<8 | 2, "th dport", &port}
 
-	// sources are all of them, for whoever reads.
+	// sources are all of them, for whoever reads; detour's own rules have no ipProtocol and no ip6Nexthdr.
 	sources = []*source{
 		&metaMark, &metaIifname, &metaOifname, &metaSkuid, &metaSkgid, &metaNfproto, &metaL4proto,
-		&ctStates, &ctMark, &ctZone, &ipSaddr, &ipDaddr, &ip6Saddr, &ip6Daddr, &thSport, &thDport,
+		&ctStates, &ctMark, &ctZone, &ipSaddr, &ipDaddr, &ip6Saddr, &ip6Daddr, &ipProtocol, &ip6Nexthdr, &thSport, &thDport,
 	}
 )
 
