@@ -57,7 +57,7 @@ var foreign = []struct {
 		elsewhere, "chain OUTPUT of table ip nat has `meta l4proto tcp [counter] [target]`: what it takes is not redirected"},
 	{"iptables does not track", "nftables", `for c in PREROUTING OUTPUT; do iptables-nft -t raw -A $c -p tcp -j CT --notrack; done`, past, "chain OUTPUT of table ip raw has"},
 	{"iptables accepts", "nftables", `iptables-nft -t nat -A OUTPUT -p tcp -j ACCEPT; iptables-nft -t raw -A OUTPUT -p udp -j CT --notrack`, proxied, ""},
-	{"iptables tracks in a zone, and has the pod fail", "nftables", `iptables-nft -t raw -A OUTPUT -p tcp -j CT --zone 5`, "", ""},
+	{"iptables tracks in a zone, and has the pod fail", "nftables", `iptables-nft -t raw -A OUTPUT -p tcp -j CT --zone-orig 5`, "", ""},
 
 	{"our table is dormant", "iptables-nft", `nft 'add table ip nat { flags dormant; }'`,
 		past, "table ip nat is dormant: none of its rules is met"},
@@ -77,7 +77,7 @@ var foreign = []struct {
 		iptables -t nat -I OUTPUT $m -j ACCEPT; done`, proxied, ""},
 	{"not tracked", "iptables", `for c in PREROUTING OUTPUT; do iptables -t raw -A $c -p tcp -j CT --notrack; done`, past, "IPv4 raw: OUTPUT has -A OUTPUT -p tcp -j"},
 	{"not tracked, but TCP is", "iptables", `iptables -t raw -A OUTPUT -p udp -j CT --notrack; iptables -t raw -A PREROUTING -d 10.9.9.9 -j CT --notrack`, proxied, ""},
-	{"tracked in a zone, and the pod fails", "iptables", `iptables -t raw -A OUTPUT -p tcp -j CT --zone 5`, "", ""},
+	{"tracked in a zone, and the pod fails", "iptables", `iptables -t raw -A OUTPUT -p tcp -j CT --zone-orig 5`, "", ""},
 	{"IPv6 is not redirected", "iptables", `ip6tables -t nat -I OUTPUT -j ACCEPT`, proxied, ""},
 }
 
