@@ -17,7 +17,11 @@ func (b *Backend) Remove(ctx context.Context, lock *os.File, owned Owned) error 
 	if b.variant == Nft && b.removeByHandle(ctx, lock, owned) == nil {
 		return nil
 	}
-	return b.removeByProgram(ctx, lock, owned)
+	rest := maps.Clone(owned)
+	maps.DeleteFunc(rest, func(f rules.Family, own rules.Save) bool {
+		return b.variant == Legacy && own.OnlyJumps() && removeFromTables(f, own) == nil
+	})
+	return b.removeByProgram(ctx, lock, rest)
 }
 
 // removeByProgram is how iptables itself does it.

@@ -76,10 +76,10 @@ func mustRemove(t *testing.T, b *Backend, ns *nettest.Namespace, own Owned) {
 	}
 }
 
-// mustFindNft is iptables-nft with some of its programs replaced by one that fails.
-func mustFindNft(t *testing.T, spoil func(*tools)) *Backend {
+// spoiled is a backend with some of its programs replaced by one that fails.
+func spoiled(t *testing.T, v Variant, spoil func(*tools)) *Backend {
 	t.Helper()
-	b, err := find(t.Context(), Nft)
+	b, err := find(t.Context(), v)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,31 +91,74 @@ func mustFindNft(t *testing.T, spoil func(*tools)) *Backend {
 	return b
 }
 
-// DEL of iptables-nft starts no program for jumps, and for other rules only the one that lists them.
+func none(all *tools) { all.restore, all.save = "/bin/false", "/bin/false" }
+
+// DEL starts no program for jumps, and for other rules of iptables-nft only the one that lists them.
 func TestRemovalWithoutIptablesRestore(t *testing.T) {
-	for name, spoil := range map[string]func(*tools){
-		"osm/guide":                func(all *tools) { all.restore, all.save = "/bin/false", "/bin/false" },
-		"istio/defaults":           func(all *tools) { all.restore, all.save = "/bin/false", "/bin/false" },
-		"istio/everything-at-once": func(all *tools) { all.restore = "/bin/false" },
+	for _, c := range []struct {
+		name    string
+		variant Variant
+		spoil   func(*tools)
+	}{
+		{"osm/guide", Nft, none},
+		{"osm/guide", Legacy, none},
+		{"istio/dns-capture", Nft, none},
+		{"istio/dns-capture", Legacy, none},
+		{"istio/everything-at-once", Nft, func(all *tools) { all.restore = "/bin/false" }},
 	} {
-		t.Run(name, func(t *testing.T) {
+		t.Run(c.name+"/"+string(c.variant), func(t *testing.T) {
 			t.Parallel()
-			decision, err := testcase.Find(t, "../../..", name).Decide(t)
+			decision, err := testcase.Find(t, "../../..", c.name).Decide(t)
 			if err != nil {
 				t.Fatal(err)
 			}
 			rs := rules.Build(decision.Policy)
 			ns := nettest.StartNamespace(t, "handles")
-			mustApply(t, mustFindNft(t, func(*tools) {}), ns, rs)
-			mustRemove(t, mustFindNft(t, spoil), ns, owned(rs))
-			checkRemoval(t, mustFindNft(t, func(*tools) {}), ns, rs)
+			b := spoiled(t, c.variant, func(*tools) {})
+			mustApply(t, b, ns, rs)
+			mustRemove(t, spoiled(t, c.variant, c.spoil), ns, owned(rs))
+			checkRemoval(t, b, ns, rs)
 		})
 	}
 }
 
+// The rules of others keep their counters and their targets, wherever their chains stand, but for what leads into ours.
+func TestRemovalKeepsCountersAndTakesEveryJump(t *testing.T) {
+	const script = `for ipt in iptables ip6tables; do
+		for chain in A-FIRST Z-LAST; do
+			$ipt -t nat -N $chain
+			$ipt -t nat -A $chain -c 3 180 -p tcp --dport 3 -j RETURN
+		done
+		$ipt -t nat -A A-FIRST -c 4 240 -p tcp -j Z-LAST
+		$ipt -t nat -A OUTPUT -c 5 300 -p tcp --dport 5 -g Z-LAST
+		$ipt -t nat -A OUTPUT -c 6 360
+		$ipt -t nat -A PREROUTING -c 7 420 -p udp -j A-FIRST
+		$ipt -t nat -A POSTROUTING -c 8 480 -o eth9 -j MASQUERADE
+	done`
+	const into = `for ipt in iptables ip6tables; do
+		$ipt -t nat -I Z-LAST -g PROXY_IN_REDIRECT
+		$ipt -t nat -I OUTPUT -p tcp --dport 9 -j PROXY_REDIRECT
+	done`
+	forBoth(t, func(t *testing.T, b *Backend) {
+		save := func(ns *nettest.Namespace) string {
+			return shellOutput(t, b, ns, "for ipt in iptables ip6tables; do $ipt-save -c -t nat | grep -v '^#'; done")
+		}
+		rs := rules.Build(policy())
+		ns := nettest.StartNamespace(t, "counters")
+		shell(t, b, ns, script)
+		before := save(ns)
+		mustApply(t, b, ns, rs)
+		shell(t, b, ns, into)
+		mustRemove(t, spoiled(t, b.variant, none), ns, owned(rs))
+		if after := save(ns); after != before {
+			t.Errorf("got\n%snot\n%s", after, before)
+		}
+	})
+}
+
 // A rule that somebody else adds between the look and the deletion has handles and places no longer what they were.
 func TestRulesThatChangeMeanwhileAreLookedAtAgain(t *testing.T) {
-	b := mustFindNft(t, func(*tools) {})
+	b := spoiled(t, Nft, func(*tools) {})
 	ns := nettest.StartNamespace(t, "meanwhile")
 	rs := rules.Build(policy())
 	mustApply(t, b, ns, rs)
@@ -155,7 +198,7 @@ func TestPlacesAreTakenOnlyWhereBothListsAgree(t *testing.T) {
 // A rule of nft's own, which iptables can't list, has iptables refuse the table: then nothing is guessed.
 func TestWhatIptablesCanNotListIsNotTouched(t *testing.T) {
 	nettest.RequireProgram(t, "nft")
-	b := mustFindNft(t, func(*tools) {})
+	b := spoiled(t, Nft, func(*tools) {})
 	decision, err := testcase.Find(t, "../../..", "istio/exclude-interfaces").Decide(t)
 	if err != nil {
 		t.Fatal(err)
