@@ -7,6 +7,7 @@ import (
 	"net"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -36,6 +37,28 @@ func agent(t *testing.T, answers ...*agentapi.Answer) (socket string, asked chan
 				_ = json.NewEncoder(conn).Encode(a)
 				conn.Close()
 			}
+		}
+	}()
+	return socket, asked
+}
+
+// slowly answers everybody after a time, all at once.
+func slowly(t *testing.T, after time.Duration, a *agentapi.Answer) (socket string, asked *atomic.Int32) {
+	t.Helper()
+	socket, asked = filepath.Join(t.TempDir(), "s"), new(atomic.Int32)
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+			asked.Add(1)
+			go func() {
+				defer conn.Close()
+				time.Sleep(after)
+				_ = json.NewEncoder(conn).Encode(a)
+			}()
 		}
 	}()
 	return socket, asked
@@ -77,13 +100,46 @@ func TestTheAPIServerIsAskedIfTheAgent(t *testing.T) {
 			if err != nil || string(got.Pod) != podJSON {
 				t.Errorf("got %s, %v", got.Pod, err)
 			}
+			if !strings.Contains(got.Fallback, "ask the agent for pod shop/web: ") {
+				t.Errorf("it does not say why the API server was asked: %q", got.Fallback)
+			}
 		})
+	}
+}
+
+func TestAnAgentThatIsSlowIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	s := newServer(t, true, routes{podPath: answer(200, podJSON), newConfig: answer(200, configJSON)})
+	socket, asked := slowly(t, 300*time.Millisecond, cached)
+	got, err := NewAgent(socket, kubeconfig(t, s.URL, s.ca())).Lookup(within(t, time.Minute), request)
+	if err != nil || got.Fallback != "" || s.count(podPath) != 0 || asked.Load() != 1 {
+		t.Errorf("fallback %q, %v; %d requests to the API server, %d to the agent", got.Fallback, err, s.count(podPath), asked.Load())
+	}
+}
+
+// A hung agent leaves the API server half of the time. Where there is none to ask, the agent may take as long as the ADD has:
+// asking anew would begin at the end of its queue.
+func TestHowLongTheAgentMayTake(t *testing.T) {
+	t.Parallel()
+	ctx := within(t, time.Hour)
+	for kubeconfig, want := range map[string]time.Duration{"/nowhere": 30 * time.Minute, "": time.Hour} {
+		if got := NewAgent("/nowhere", kubeconfig).patience(ctx); got > want || got < want-5*time.Minute {
+			t.Errorf("kubeconfig %q: %s, want %s", kubeconfig, got, want)
+		}
+	}
+}
+
+func TestWithoutAnAPIServerTheAgentIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	socket, asked := slowly(t, time.Second, cached)
+	if _, err := NewAgent(socket, "").Lookup(within(t, time.Minute), request); err != nil || asked.Load() != 1 {
+		t.Errorf("asked %d times, %v", asked.Load(), err)
 	}
 }
 
 func TestWithoutAnAPIServerTheAgentIsAskedAgain(t *testing.T) {
 	t.Parallel()
-	socket, _ := agent(t, &agentapi.Answer{Error: "the cache is not filled yet"}, nil, cached)
+	socket, _ := agent(t, &agentapi.Answer{Error: "the cache is not filled yet"}, cached)
 	if _, err := NewAgent(socket, "").Lookup(within(t, 10*time.Second), request); err != nil {
 		t.Error(err)
 	}
@@ -101,16 +157,25 @@ func TestAnAgentThatStaysAwayIsNamedAtTheDeadline(t *testing.T) {
 
 func TestReadyAsksTheAgentOrTheAPIServer(t *testing.T) {
 	t.Parallel()
-	there, _ := agent(t, &agentapi.Answer{NotFound: true})
-	if err := NewAgent(there, "").Ready(within(t, 10*time.Second), request.Config); err != nil {
+	there, asked := agent(t, &agentapi.Answer{})
+	if err := NewAgent(there, "/nowhere").Ready(within(t, 10*time.Second), request.Config); err != nil {
 		t.Error(err)
+	}
+	if r := <-asked; !r.Ready || r.Lookup != nil || len(asked) != 0 {
+		t.Errorf("asked for %+v, and %d times more", r, len(asked))
+	}
+	notReady, _ := agent(t, &agentapi.Answer{Error: "cache: it is not complete"})
+	if err := NewAgent(notReady, "").Ready(within(t, 10*time.Second), request.Config); err == nil || !strings.Contains(err.Error(), "cache: it is not complete") {
+		t.Errorf("got error %v", err)
 	}
 	if err := NewAgent("/nowhere", "").Ready(within(t, 10*time.Second), request.Config); err == nil {
 		t.Error("ready without anybody")
 	}
 	s := newServer(t, true, routes{"/api/v1/namespaces/osm-system/pods/detour-status": answer(404, strings.ReplaceAll(noPod, "web", "detour-status")), newConfig: answer(200, configJSON)})
-	if err := NewAgent("/nowhere", kubeconfig(t, s.URL, s.ca())).Ready(within(t, 10*time.Second), request.Config); err != nil {
-		t.Error(err)
+	for _, socket := range []string{"/nowhere", notReady} {
+		if err := NewAgent(socket, kubeconfig(t, s.URL, s.ca())).Ready(within(t, 10*time.Second), request.Config); err != nil {
+			t.Errorf("%s: %v", socket, err)
+		}
 	}
 }
 
@@ -124,7 +189,7 @@ func TestARefusedTokenIsNoReasonToFailWhileTheAgentMayComeBack(t *testing.T) {
 		t.Error(err)
 	}
 
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 	defer cancel()
 	_, err := NewAgent("/nowhere/agent.sock", path).Lookup(ctx, request)
 	if err == nil || !strings.Contains(err.Error(), "401") || !strings.Contains(err.Error(), "is detour-agent running") {

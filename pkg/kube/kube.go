@@ -35,6 +35,8 @@ type Objects struct {
 	Config []byte // nil if absent
 	// ConfigAbsent says why Config is nil, as half a sentence for a warning.
 	ConfigAbsent string
+	// Fallback says why the agent had no answer, if the API server was asked instead.
+	Fallback string
 }
 
 // object returns the configuration object as a sentence names it: "MeshConfig osm-system/osm-mesh-config".
