@@ -126,6 +126,8 @@ type Agent struct {
 	log     *slog.Logger
 	client  *client
 	live    live
+	lives   chan struct{} // a slot for each lookup at the API server
+	probe   probe
 	pods    *podCache
 	config  *configCache
 	metrics *metrics
@@ -142,6 +144,7 @@ type timing struct {
 	request time.Duration // for a peer to send its request and to take the answer
 	lookup  time.Duration // for a live lookup
 	ready   time.Duration // for the API server, if readiness depends on it
+	probe   time.Duration // between looks whether the API server can be asked
 	sweep   time.Duration // between searches for unprogrammed pods
 	settle  time.Duration // a pod must have run that long to be called unprogrammed
 	taint   time.Duration // between looks at the node's taints
@@ -153,6 +156,7 @@ var patient = timing{
 	request: 5 * time.Second,
 	lookup:  10 * time.Second,
 	ready:   time.Second,
+	probe:   5 * time.Second,
 	sweep:   30 * time.Second,
 	settle:  30 * time.Second,
 	taint:   5 * time.Minute,
@@ -200,6 +204,7 @@ func newAgent(conf Config, config *rest.Config, api live, t timing) (*Agent, err
 		log:    conf.Log,
 		client: c,
 		live:   api,
+		lives:  make(chan struct{}, mostLive),
 		pods:   newPodCache(conf.Dialect.Sidecar, conf.Log),
 		config: newConfigCache(conf.Dialect.Config, conf.Log, conf.ConfigVersion),
 		store:  attachment.NewStore(conf.StateDir),

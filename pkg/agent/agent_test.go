@@ -35,6 +35,7 @@ var hasty = timing{
 	request: time.Second,
 	lookup:  500 * time.Millisecond,
 	ready:   200 * time.Millisecond,
+	probe:   20 * time.Millisecond,
 	sweep:   30 * time.Millisecond,
 	settle:  time.Second,
 	taint:   50 * time.Millisecond,

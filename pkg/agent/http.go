@@ -8,11 +8,13 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/detour-cni/detour/pkg/kube"
+	"github.com/detour-cni/detour/pkg/mesh"
 )
 
 func listenTCP(ctx context.Context, addr string) (net.Listener, error) {
@@ -56,7 +58,7 @@ func (a *Agent) handler() http.Handler {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		missing := a.Missing(r.Context())
 		if len(missing) == 0 {
-			fmt.Fprintln(w, "ok")
+			fmt.Fprintln(w, "ok"+a.silence())
 			return
 		}
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -66,8 +68,19 @@ func (a *Agent) handler() http.Handler {
 	return mux
 }
 
-// Missing says what keeps this node from serving an ADD, one sentence each; nothing means that it would be served. The
-// cache may be incomplete as long as the API server answers, which is tried then, with the requests of a lookup.
+// aSilence is longer than an API server lets its watches be silent.
+const aSilence = 3 * time.Minute
+
+// silence says what is left of readiness while the API server is not heard of.
+func (a *Agent) silence() string {
+	age := a.pods.age()
+	if age < aSilence || !a.pods.isSynced() {
+		return ""
+	}
+	return fmt.Sprintf("; the API server has said nothing for %s: pods that the agent knows start, others wait for it", age.Round(time.Second))
+}
+
+// Missing says what keeps this node from serving an ADD, one sentence each; nothing means that it would be served.
 func (a *Agent) Missing(ctx context.Context) []string {
 	var missing []string
 	if ok, what := a.conf.Installed(); !ok {
@@ -76,12 +89,41 @@ func (a *Agent) Missing(ctx context.Context) []string {
 	if !a.socket.at(a.conf.Socket) {
 		missing = append(missing, "socket: nobody answers at "+a.conf.Socket)
 	}
-	if !a.pods.isSynced() || !a.config.settled() {
-		ctx, cancel := context.WithTimeout(ctx, a.timing.ready)
-		defer cancel()
-		if err := a.live.Ready(ctx, kube.ConfigRef(a.conf.Dialect.Config)); err != nil {
-			missing = append(missing, "cache: it is not complete, and the API server can't be asked instead: "+err.Error())
-		}
+	if why := a.noLookups(ctx); why != "" {
+		missing = append(missing, why)
 	}
 	return missing
+}
+
+// noLookups says why lookups can't be answered, "" if they can. A cache that was whole once answers for the pods that it has,
+// however long the API server is silent after that. As long as it is not whole, lookups need the API server.
+func (a *Agent) noLookups(ctx context.Context) string {
+	if a.pods.isSynced() && a.config.settled() {
+		return ""
+	}
+	if err := a.probe.ask(ctx, a.timing, a.live, a.conf.Dialect.Config); err != nil {
+		return "cache: it is not complete, and the API server can't be asked instead: " + err.Error()
+	}
+	return ""
+}
+
+// probe is whether the API server could be asked for a lookup. Whoever reaches the agent's port may ask for its readiness, as
+// often as he likes, so the answer is kept for a while.
+type probe struct {
+	mu  sync.Mutex
+	at  time.Time
+	err error
+}
+
+// ask makes the requests of a lookup if the last ones were made some time ago. Others who ask meanwhile wait for them.
+func (p *probe) ask(ctx context.Context, t timing, api live, ref mesh.ConfigRef) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if time.Since(p.at) >= t.probe {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.ready) // the answer is others' as well
+		defer cancel()
+		p.err = api.Ready(ctx, kube.ConfigRef(ref))
+		p.at = time.Now()
+	}
+	return p.err
 }

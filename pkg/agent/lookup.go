@@ -5,38 +5,66 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"net"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 )
 
-// answer does what the request wants.
-func (a *Agent) answer(ctx context.Context, r agentapi.Request) agentapi.Answer {
-	if r.Lookup != nil {
-		return a.lookup(ctx, *r.Lookup)
+// answer does what the request wants. conn is its peer's.
+func (a *Agent) answer(ctx context.Context, r agentapi.Request, conn net.Conn) agentapi.Answer {
+	switch {
+	case r.Report != nil:
+		a.report(*r.Report)
+		return agentapi.Answer{}
+	case r.Ready:
+		return agentapi.Answer{Error: a.noLookups(ctx)}
 	}
-	a.report(*r.Report)
-	return agentapi.Answer{}
+	if answer, ok := a.fromCache(*r.Lookup); ok {
+		a.metrics.lookups.WithLabelValues("cache").Inc()
+		return answer
+	}
+	ctx, done := whileThere(ctx, conn)
+	defer done()
+	return a.fromServer(ctx, *r.Lookup)
 }
 
-// lookup answers from the cache if that has the pod under this UID and the configuration is known, and otherwise asks the
-// API server within its time.
-func (a *Agent) lookup(ctx context.Context, l agentapi.Lookup) agentapi.Answer {
+// fromCache answers if the cache has the pod under this UID and the configuration is known.
+func (a *Agent) fromCache(l agentapi.Lookup) (agentapi.Answer, bool) {
+	e, ok := a.pods.find(l.Namespace, l.Name, l.UID)
 	config := a.config.get()
-	if e, ok := a.pods.find(l.Namespace, l.Name, l.UID); ok && config.known {
-		a.metrics.lookups.WithLabelValues("cache").Inc()
-		return agentapi.Answer{Pod: e.json, Config: config.json, ConfigAbsent: config.absent}
+	if !ok || !config.known {
+		return agentapi.Answer{}, false
 	}
+	return agentapi.Answer{Pod: e.json, Config: config.json, ConfigAbsent: config.absent}, true
+}
+
+// mostLive is how many lookups may be at the API server side by side; more wait. A lookup is two requests, and an API server
+// takes about a hundred over one connection.
+const mostLive = 32
+
+// fromServer asks the API server, within a time of the agent's own.
+func (a *Agent) fromServer(ctx context.Context, l agentapi.Lookup) agentapi.Answer {
 	ctx, cancel := context.WithTimeout(ctx, a.timing.lookup)
 	defer cancel()
-	objects, err := a.live.Lookup(ctx, kube.Request{Namespace: l.Namespace, Name: l.Name, Config: a.configRef()})
+	objects, err := a.lookupLive(ctx, l)
 	if err != nil {
 		a.metrics.lookups.WithLabelValues("failed").Inc()
 		return agentapi.Answer{Error: err.Error(), NotFound: errors.Is(err, kube.ErrNotFound)}
 	}
 	a.metrics.lookups.WithLabelValues("live").Inc()
 	return agentapi.Answer{Pod: objects.Pod, Config: objects.Config, ConfigAbsent: objects.ConfigAbsent}
+}
+
+func (a *Agent) lookupLive(ctx context.Context, l agentapi.Lookup) (kube.Objects, error) {
+	select {
+	case a.lives <- struct{}{}:
+		defer func() { <-a.lives }()
+	case <-ctx.Done():
+		return kube.Objects{}, fmt.Errorf("get pod %s/%s: %d other lookups wait for the API server, and no more may", l.Namespace, l.Name, mostLive)
+	}
+	return a.live.Lookup(ctx, kube.Request{Namespace: l.Namespace, Name: l.Name, Config: a.configRef()})
 }
 
 // configRef names the configuration in the version that is served, or in all as long as that is unknown.
@@ -88,6 +116,9 @@ var stages = map[string]bool{"conf": true, "lookup": true, "decide": true, "ente
 // report counts what became of an ADD and tells the pod's owner what only he can mend.
 func (a *Agent) report(r agentapi.Report) {
 	a.metrics.adds.WithLabelValues(r.Outcome, reasonClass(r)).Inc()
+	if r.Fallback {
+		a.metrics.lookups.WithLabelValues("fallback").Inc()
+	}
 	for stage, ms := range r.Stages {
 		if !stages[stage] {
 			stage = "other"
@@ -108,9 +139,17 @@ func (a *Agent) report(r agentapi.Report) {
 
 // checkRequest fails unless the request makes sense; nothing of one that doesn't gets into a label or a path.
 func checkRequest(r agentapi.Request) error {
+	wants := 0
+	for _, wanted := range []bool{r.Lookup != nil, r.Report != nil, r.Ready} {
+		if wanted {
+			wants++
+		}
+	}
 	switch {
-	case (r.Lookup == nil) == (r.Report == nil):
-		return errors.New("a request is either a lookup or a report")
+	case wants != 1:
+		return errors.New("a request is either a lookup or a report, or asks whether the agent is ready")
+	case r.Ready:
+		return nil
 	case r.Lookup != nil:
 		return checkPod(r.Lookup.Namespace, r.Lookup.Name)
 	case r.Report.Namespace != "" || r.Report.Name != "": // a container that is no pod has neither

@@ -35,7 +35,7 @@ func newMetrics(version string, age func() time.Duration) *metrics {
 	m := &metrics{
 		registry:  prometheus.NewRegistry(),
 		adds:      counters("adds_total", "CNI ADDs that the plugin reported, by outcome and by class of the reason.", "outcome", "reason_class"),
-		lookups:   counters("lookups_total", "The plugin's lookups, by what answered: cache or live; or failed.", "from"),
+		lookups:   counters("lookups_total", "The plugin's lookups, by what answered: cache, live or none (failed); and how often the plugin then asked the API server itself (fallback).", "from"),
 		malformed: counter("malformed_requests_total", "Requests at the socket that made no sense."),
 		installs:  counters("installs_total", "Writes of what is installed on the host.", "what"),
 		conflicts: counter("install_conflicts_total", "Times that another installer has undone what was installed."),

@@ -1,12 +1,17 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/kube"
+	"github.com/detour-cni/detour/pkg/nettest"
 )
 
 func TestReadinessSaysWhatIsMissing(t *testing.T) {
@@ -50,6 +55,98 @@ func TestReadinessSaysWhatIsMissing(t *testing.T) {
 	stop()
 	if m := a.Missing(t.Context()); len(m) < 2 {
 		t.Errorf("after the end: %q", m)
+	}
+}
+
+// Whoever reaches the port may ask, and a runtime asks again and again: none of that may reach the API server.
+func TestReadinessCostsTheAPIServerNothing(t *testing.T) {
+	nettest.RequireNetns(t) // root, whom alone the socket serves
+	tests := []struct {
+		name     string
+		whole    bool // the cache is, before the API server becomes as it is
+		become   func(*apiServer)
+		ready    bool
+		requests int // at most, for a thousand questions
+	}{
+		{"the cache is whole", true, func(*apiServer) {}, true, 0},
+		{"the API server is down", true, func(s *apiServer) { s.setDown(true) }, true, 0},
+		{"pods can't be listed", false, func(s *apiServer) { s.refuse["GET /api/v1/pods"] = refusal(403, "Forbidden") }, true, 10},
+		{"the API server was never there", false, func(s *apiServer) { s.setDown(true) }, false, 40}, // it is tried again for a while
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			s := newAPIServer(t)
+			s.put(configPath, testConfig())
+			if !tt.whole {
+				tt.become(s)
+			}
+			a := newTestAgent(t, s, nil)
+			a.timing.probe, a.config.again = time.Hour, time.Hour
+			start(t, a)
+			eventually(t, "the agent serves", func() bool { return a.socket.at(a.conf.Socket) && (a.isSynced() || !tt.whole) })
+			if tt.whole {
+				tt.become(s)
+				time.Sleep(50 * time.Millisecond) // the watches end
+			}
+			requests := func() int {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return len(slices.DeleteFunc(slices.Clone(s.requests), func(r string) bool { return strings.Contains(r, "resourceVersion") }))
+			}
+			fromPlugin := kube.NewAgent(a.conf.Socket, "")
+			before := requests()
+			for range 500 {
+				code, body := get(a, "/readyz")
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				err := fromPlugin.Ready(ctx, kube.ConfigRef(a.conf.Dialect.Config))
+				cancel()
+				if (code == 200) != tt.ready || (err == nil) != tt.ready {
+					t.Fatalf("/readyz says %d %q, the plugin %v", code, body, err)
+				}
+			}
+			if n := requests() - before; n > tt.requests {
+				t.Errorf("%d requests, want at most %d", n, tt.requests)
+			}
+		})
+	}
+}
+
+func TestReadinessIsAskedForAnewInTime(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.update(func() { s.refuse["GET /api/v1/pods"] = refusal(403, "Forbidden") })
+	s.setDown(true)
+	a := newTestAgent(t, s, nil) // it does not run
+	if a.noLookups(t.Context()) == "" {
+		t.Error("ready with nobody to ask")
+	}
+	s.setDown(false)
+	eventually(t, "the API server is back", func() bool { return a.noLookups(t.Context()) == "" })
+	s.setDown(true)
+	eventually(t, "the API server is down", func() bool { return a.noLookups(t.Context()) != "" })
+}
+
+// A peer that goes away while the API server is asked says nothing about the API server.
+func TestAPeerThatLeavesIsNoReasonToBeUnready(t *testing.T) {
+	t.Parallel()
+	a := newTestAgent(t, newAPIServer(t), nil)
+	a.timing.probe = time.Hour
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if why := a.noLookups(ctx); why != "" {
+		t.Error(why)
+	}
+}
+
+func TestReadinessSaysThatTheAPIServerIsSilent(t *testing.T) {
+	t.Parallel()
+	_, a, _ := startServed(t, nil)
+	a.pods.mu.Lock()
+	a.pods.heard = time.Now().Add(-7 * time.Minute)
+	a.pods.mu.Unlock()
+	if code, body := get(a, "/readyz"); code != 200 || !strings.HasPrefix(body, "ok") || !strings.Contains(body, "said nothing for 7m0s: pods that the agent knows start") {
+		t.Errorf("%d %q", code, body)
 	}
 }
 

@@ -50,7 +50,7 @@ func TestReportsAreCounted(t *testing.T) {
 	t.Parallel()
 	_, a, _ := startServed(t, func(c *Config) { c.Version, c.ExcludeNamespaces = "v1.2.3", []string{"shop"} })
 	tell(t, a, agentapi.Report{Namespace: "shop", Name: "a", UID: "uid-a", Outcome: "programmed", Backend: "iptables-nft", Stages: map[string]float64{"total": 8.5, "apply": 4, "invented": 1, "lookup": -1}})
-	tell(t, a, agentapi.Report{Namespace: "shop", Name: "b", Outcome: "skipped", Reason: "it has no container"})
+	tell(t, a, agentapi.Report{Namespace: "shop", Name: "b", Outcome: "skipped", Reason: "it has no container", Fallback: true})
 	tell(t, a, agentapi.Report{Outcome: "skipped", Reason: "it is not a Kubernetes pod"})
 	tell(t, a, agentapi.Report{Namespace: "shop", Name: "c", Outcome: "failed", Code: 11, Reason: "no answer"})
 	tell(t, a, agentapi.Report{Namespace: "shop", Name: "c", Outcome: "failed", Code: 12345})
@@ -69,6 +69,7 @@ func TestReportsAreCounted(t *testing.T) {
 		`detour_add_stage_seconds_bucket{stage="total",le="0.01"} 1`,
 		`detour_add_stage_seconds_count{stage="other"} 1`,
 		`detour_lookups_total{from="cache"} 1`,
+		`detour_lookups_total{from="fallback"} 1`,
 		`detour_malformed_requests_total 1`,
 		`detour_installs_total{what="binary"} 1`,
 		`detour_install_conflicts_total 1`,

@@ -22,8 +22,9 @@ import (
 // peerUID is who may ask.
 const peerUID = 0
 
-// mostAtOnce is how many requests are served side by side; more wait.
-const mostAtOnce = 128
+// mostAtOnce is how many connections are served side by side; more wait in the socket's queue. It is more than a node starts
+// pods at once: each may wait for the API server (see mostLive), and answers from the cache must not wait for those.
+const mostAtOnce = 512
 
 // socketState is the socket as readiness sees it.
 type socketState struct {
@@ -179,7 +180,7 @@ func (a *Agent) handle(ctx context.Context, conn net.Conn) {
 	request, err := readRequest(conn)
 	answer := agentapi.Answer{}
 	if err == nil {
-		answer = a.answer(ctx, request)
+		answer = a.answer(ctx, request, conn)
 	} else {
 		answer.Error = "the agent does not understand the request: " + err.Error()
 		a.metrics.malformed.Inc()
@@ -189,6 +190,24 @@ func (a *Agent) handle(ctx context.Context, conn net.Conn) {
 	}
 	if err := json.NewEncoder(conn).Encode(answer); err != nil && !errors.Is(err, unix.EPIPE) { // it has gone: it had no more time
 		a.log.Warn("an answer could not be sent", "error", err.Error())
+	}
+}
+
+// whileThere returns a context that ends when the peer hangs up, as a plugin does that has no more time, and what to call when
+// that no longer matters.
+func whileThere(ctx context.Context, conn net.Conn) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	conn.SetReadDeadline(time.Time{}) //nolint:errcheck // then the lookup ends with its request's time
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		defer cancel()
+		io.Copy(io.Discard, conn) //nolint:errcheck // whatever ends it, the peer has gone
+	}()
+	return ctx, func() {
+		conn.SetReadDeadline(time.Now()) //nolint:errcheck // else the peer or the agent ends it
+		cancel()
+		<-ended
 	}
 }
 

@@ -117,6 +117,7 @@ func TestARequestThatMakesNoSenseIsAnError(t *testing.T) {
 	_, a, _ := startServed(t, nil)
 	tests := []struct{ name, request, words string }{
 		{"nothing", "{}\n", "either a lookup or a report"},
+		{"a lookup and readiness", `{"lookup":{"namespace":"shop","name":"a"},"ready":true}` + "\n", "either a lookup or a report"},
 		{"both", `{"lookup":{"namespace":"shop","name":"a"},"report":{"outcome":"failed"}}` + "\n", "either a lookup or a report"},
 		{"no JSON", "GET / HTTP/1.1\r\n\r\n", "invalid character"},
 		{"a wrong type", `{"lookup":{"namespace":1}}` + "\n", "cannot unmarshal"},
@@ -264,8 +265,8 @@ func FuzzRequest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if (r.Lookup == nil) == (r.Report == nil) {
-			t.Errorf("%q: neither or both", data)
+		if r.Ready == ((r.Lookup == nil) != (r.Report == nil)) || r.Lookup != nil && r.Report != nil {
+			t.Errorf("%q: none or more than one", data)
 		}
 		if l := r.Lookup; l != nil && strings.ContainsAny(l.Namespace+l.Name, "/?#%") {
 			t.Errorf("%q would be another path", data)

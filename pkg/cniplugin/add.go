@@ -89,6 +89,7 @@ func report(conf Conf, p plan, record attachment.Record, err error, took *stages
 	r := agentapi.Report{
 		Namespace: p.ID.Namespace, Name: p.ID.Name, UID: p.ID.UID,
 		Outcome: string(record.Outcome), Reason: record.Reason, Backend: record.Backend, Stages: took.byName(),
+		Fallback: p.objects.Fallback != "",
 	}
 	if err != nil {
 		r.Code = cniError(err).Code
@@ -198,6 +199,9 @@ func logAdd(log *slog.Logger, level slog.Level, message string, p plan, r attach
 	}
 	if r.Outcome == attachment.Programmed {
 		attrs = append(attrs, slog.Int("rules", backend.RuleCount(r)), slog.Any("families", p.Families))
+	}
+	if p.objects.Fallback != "" {
+		attrs = append(attrs, slog.String("fallback", p.objects.Fallback))
 	}
 	if len(p.Warnings) > 0 {
 		attrs = append(attrs, slog.Any("warnings", p.Warnings))

@@ -83,7 +83,7 @@ func lookup(ctx context.Context, conf Conf, id identity) (kube.Objects, error) {
 	}
 	objects, err := from.Lookup(ctx, kube.Request{Namespace: id.Namespace, Name: id.Name, UID: id.UID, Config: kube.ConfigRef(conf.Dialect.Config)})
 	if err != nil && ctx.Err() != nil {
-		return kube.Objects{}, types.NewError(types.ErrTryAgainLater, err.Error(), "")
+		return objects, types.NewError(types.ErrTryAgainLater, err.Error(), "")
 	}
 	return objects, err
 }

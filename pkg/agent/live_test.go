@@ -1,0 +1,141 @@
+package agent
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/nettest"
+)
+
+// hangs makes the API server hang for every pod that the cache does not have, and counts the requests that it holds.
+func hangs(s *apiServer) (held *atomic.Int64) {
+	held = new(atomic.Int64)
+	s.update(func() {
+		for i := range pending {
+			s.refuse["GET "+podPath("shop", pendingPod(i))] = func(_ http.ResponseWriter, r *http.Request) {
+				held.Add(1)
+				defer held.Add(-1)
+				<-r.Context().Done()
+			}
+		}
+	})
+	return held
+}
+
+// pending is more than the agent ever serves side by side.
+const pending = 300
+
+func pendingPod(i int) string { return fmt.Sprintf("pending-%d", i) }
+
+// askInVain sends lookups of all pending pods, and hangs up when hangUp is called.
+func askInVain(t *testing.T, a *Agent) (hangUp func()) {
+	t.Helper()
+	var conns []net.Conn
+	for i := range pending {
+		conn, err := net.Dial("unix", a.conf.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, conn)
+		request := agentapi.Request{Lookup: &agentapi.Lookup{Namespace: "shop", Name: pendingPod(i), UID: "u"}}
+		if err := json.NewEncoder(conn).Encode(request); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hangUp = sync.OnceFunc(func() {
+		for _, conn := range conns {
+			conn.Close()
+		}
+	})
+	t.Cleanup(hangUp)
+	return hangUp
+}
+
+func TestLookupsThatWaitForTheAPIServerHoldNoCachedOneUp(t *testing.T) {
+	t.Parallel()
+	nettest.RequireNetns(t) // root, whom alone the socket serves
+	s := newAPIServer(t)
+	s.put(podPath("shop", "a"), testPod("a"))
+	held := hangs(s)
+	a := newTestAgent(t, s, nil)
+	a.timing.lookup = time.Hour
+	start(t, a)
+	eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.at(a.conf.Socket) })
+	hangUp := askInVain(t, a)
+	eventually(t, "the API server has all that it is to have", func() bool { return held.Load() == mostLive })
+
+	var all sync.WaitGroup
+	for range 200 {
+		all.Go(func() {
+			if answer := ask(t, a, "a", "uid-a"); answer.Error != "" || len(answer.Pod) == 0 {
+				t.Errorf("a cached pod: %+v", answer)
+			}
+		})
+	}
+	all.Wait()
+	if n := held.Load(); n != mostLive {
+		t.Errorf("the API server has %d requests, want %d", n, mostLive)
+	}
+
+	hangUp()
+	eventually(t, "the lookups end with those who asked", func() bool { return held.Load() == 0 && len(a.lives) == 0 })
+	if n := s.count("GET " + podPath("shop", "pending-")); n > pending {
+		t.Errorf("%d requests for %d lookups", n, pending)
+	}
+	// All slots are free again.
+	s.put(podPath("shop", "b"), testPod("b"))
+	if answer := ask(t, a, "b", ""); answer.Error != "" {
+		t.Errorf("a live lookup afterwards: %+v", answer)
+	}
+}
+
+func TestALookupThatGetsNoSlotSaysSoInTime(t *testing.T) {
+	t.Parallel()
+	_, a, _ := startServed(t, nil)
+	for range mostLive {
+		a.lives <- struct{}{}
+	}
+	if answer := ask(t, a, "b", "uid-b"); answer.NotFound || !strings.Contains(answer.Error, "get pod shop/b: 32 other lookups wait for the API server") {
+		t.Errorf("got %+v", answer)
+	}
+}
+
+// What comes after the request is no end: it may be the request's own end of line.
+func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
+	t.Parallel()
+	s, a, _ := startServed(t, nil)
+	s.put(podPath("shop", "a"), testPod("a"))
+	conn, err := net.Dial("unix", a.conf.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(time.Minute))
+	release := make(chan struct{})
+	asked := make(chan struct{}, 1)
+	s.update(func() {
+		s.refuse["GET "+podPath("shop", "a")] = func(w http.ResponseWriter, r *http.Request) {
+			asked <- struct{}{}
+			<-release
+			s.get(w, r)
+		}
+	})
+	io.WriteString(conn, `{"lookup":{"namespace":"shop","name":"a"}}`)
+	<-asked
+	io.WriteString(conn, "\n")
+	time.Sleep(50 * time.Millisecond)
+	close(release)
+	var answer agentapi.Answer
+	if err := json.NewDecoder(conn).Decode(&answer); err != nil || answer.Error != "" {
+		t.Errorf("%v, %+v", err, answer)
+	}
+}
