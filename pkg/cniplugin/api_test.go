@@ -208,3 +208,43 @@ func TestTheMeshsConfigurationIsAskedForWhereTheMeshKeepsIt(t *testing.T) {
 		})
 	}
 }
+
+func TestAPodOfARevisionIsProgrammedByItsConfiguration(t *testing.T) {
+	t.Parallel()
+	config := func(name string, port int) string {
+		return fmt.Sprintf("{kind: ConfigMap, apiVersion: v1, metadata: {namespace: istio-system, name: %s}, data: {mesh: 'proxyListenPort: %d'}}", name, port)
+	}
+	pod := istioPod(`istio.io/rev: canary`)
+	const usualURL, canaryURL = "/api/v1/namespaces/istio-system/configmaps/istio", "/api/v1/namespaces/istio-system/configmaps/istio-canary"
+	sources := map[string]func(*attachment){
+		"manifests": func(a *attachment) {
+			a.file("manifests.yaml", strings.Join([]string{pod, config("istio", 16001), config("istio-canary", 16002)}, "\n---\n"))
+		},
+		"the API server": func(a *attachment) {
+			apiServer(t, a, map[string]http.HandlerFunc{podURL: object(pod), usualURL: object(config("istio", 16001)), canaryURL: object(config("istio-canary", 16002))})
+		},
+	}
+	for name, from := range sources {
+		a := newAttachment(t)
+		from(a)
+		a.conf["mesh"] = "istio"
+		a.must("ADD")
+		if want := "-A ISTIO_REDIRECT -p tcp -j REDIRECT --to-ports 16002"; !strings.Contains(a.save(), want) {
+			t.Errorf("%s: got\n%s, which lacks %s", name, a.save(), want)
+		}
+		a.must("CHECK")
+		a.conf["meshConfig"] = map[string]any{"name": "istio-mine"} // holds for all pods
+		a.must("ADD")
+		if line := a.logged()[1]; !strings.Contains(fmt.Sprint(line["warnings"]), "ConfigMap istio-system/istio-mine") {
+			t.Errorf("%s: logged %v", name, line)
+		}
+	}
+
+	a := newAttachment(t)
+	apiServer(t, a, map[string]http.HandlerFunc{podURL: object(pod), usualURL: object(config("istio", 16001)), canaryURL: answer(404, "NotFound", "not found")})
+	a.conf["mesh"] = "istio"
+	a.must("ADD")
+	if line := a.logged()[0]; !strings.Contains(fmt.Sprint(line["warnings"]), "ConfigMap istio-system/istio-canary does not exist: the mesh's defaults hold") {
+		t.Errorf("logged %v", line)
+	}
+}

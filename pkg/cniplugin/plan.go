@@ -81,7 +81,7 @@ func lookup(ctx context.Context, conf Conf, id identity) (kube.Objects, error) {
 	if err != nil {
 		return kube.Objects{}, err
 	}
-	objects, err := from.Lookup(ctx, kube.Request{Namespace: id.Namespace, Name: id.Name, UID: id.UID, Config: kube.ConfigRef(conf.Dialect.Config)})
+	objects, err := from.Lookup(ctx, kube.NewRequest(conf.Dialect, id.Namespace, id.Name, id.UID))
 	if err != nil && ctx.Err() != nil {
 		return objects, types.NewError(types.ErrTryAgainLater, err.Error(), "")
 	}

@@ -56,12 +56,13 @@ func NewAPIOver(transport http.RoundTripper, server *url.URL, origin string) *AP
 // errStopped is the end of a request whose sibling has failed for good.
 var errStopped = errors.New("stopped because the other request failed")
 
-// Lookup gets the pod and the configuration side by side over one connection. Connection errors, 429 and 5xx are retried
-// until ctx's deadline; any other failure ends both requests at once. If both fail, the pod's error is returned. An
-// absent configuration is no error. It fails with a *StatusError for an API answer, which is also ErrNotFound for a pod
-// that does not exist, and with an error that is context.Cause(ctx) when time ran out.
+// Lookup gets the pod and the configuration side by side over one connection, and once more a configuration that only the pod
+// names. Connection errors, 429 and 5xx are retried until ctx's deadline; any other failure ends both requests at once. If
+// both fail, the pod's error is returned. An absent configuration is no error. It fails with a *StatusError for an API
+// answer, which is also ErrNotFound for a pod that does not exist, and with an error that is context.Cause(ctx) when time ran
+// out.
 func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
-	ctx, stop := context.WithCancelCause(ctx)
+	both, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 
 	var out Objects
@@ -69,18 +70,23 @@ func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if out.Config, out.ConfigAbsent, configErr = a.config(ctx, r.Config); configErr != nil {
+		out.Config, out.ConfigAbsent, configErr = a.config(both, r.Config)
+		if configErr != nil && r.ConfigFor == nil { // else the pod may do without it
 			stop(errStopped)
 		}
 	}()
-	pod, podErr := a.pod(ctx, r.Namespace, r.Name)
-	if podErr != nil {
+	pod, podErr := a.pod(both, r.Namespace, r.Name)
+	own := r.configOf(pod)
+	if podErr != nil || own.Name != r.Config.Name {
 		stop(errStopped)
 	}
 	<-done
 
-	if podErr != nil && !errors.Is(podErr, errStopped) {
+	switch {
+	case podErr != nil && !errors.Is(podErr, errStopped):
 		return Objects{}, podErr
+	case own.Name != r.Config.Name:
+		out.Config, out.ConfigAbsent, configErr = a.config(ctx, own)
 	}
 	if configErr != nil {
 		return Objects{}, configErr

@@ -3,9 +3,12 @@
 package kube
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/detour-cni/detour/pkg/mesh"
 )
 
 // ErrNotFound is found by errors.Is in the error of a Lookup whose pod does not exist. Only a server that names the pod in
@@ -27,6 +30,28 @@ type Request struct {
 	Namespace, Name string // of the pod
 	UID             string // of the pod, if known: so that a cache does not answer with another of the same name
 	Config          ConfigRef
+	// ConfigFor names the configuration of a pod with these annotations and labels where Config is not that of all pods.
+	ConfigFor func(annotations, labels map[string]string) mesh.ConfigRef
+}
+
+// NewRequest asks for what the mesh wants to know of a pod.
+func NewRequest(d mesh.Dialect, namespace, name, uid string) Request {
+	r := Request{Namespace: namespace, Name: name, UID: uid, Config: ConfigRef(d.Config)}
+	if d.Istio { // each revision has its own
+		r.ConfigFor = d.ConfigFor
+	}
+	return r
+}
+
+// configOf names the configuration of the pod. What is no pod is the caller's to find out.
+func (r Request) configOf(pod []byte) ConfigRef {
+	var object struct {
+		Metadata struct{ Annotations, Labels map[string]string }
+	}
+	if r.ConfigFor == nil || json.Unmarshal(pod, &object) != nil {
+		return r.Config
+	}
+	return ConfigRef(r.ConfigFor(object.Metadata.Annotations, object.Metadata.Labels))
 }
 
 // Objects is the answer, JSON as the server or the manifest has it.

@@ -216,7 +216,7 @@ func (m *Manifests) Lookup(_ context.Context, r Request) (Objects, error) {
 	if !ok || pod.version != "v1" {
 		return Objects{}, fmt.Errorf("find pod %s/%s in %s: %w; %s", r.Namespace, r.Name, m.path, ErrNotFound, m.whatIsThere())
 	}
-	c := r.Config
+	c := r.configOf(pod.json)
 	config, ok := m.objects[key{group: c.Group, kind: c.Kind, namespace: c.Namespace, name: c.Name}]
 	switch {
 	case !ok:

@@ -114,7 +114,7 @@ func (c Case) Pod(t testing.TB) (kube.Request, *kube.Manifests) {
 		t.Fatalf("folder %s is not named for a mesh", c.Mesh)
 	}
 	namespace, name, _ := strings.Cut(manifests.Pods()[0], "/")
-	return kube.Request{Namespace: namespace, Name: name, Config: kube.ConfigRef(dialect.Config)}, manifests
+	return kube.NewRequest(dialect, namespace, name, ""), manifests
 }
 
 // Addresses returns the pod's. A scenario that has nothing to say about them gets those of nettest's pod that have both

@@ -129,7 +129,7 @@ func (o renderOptions) decide(ctx context.Context, dialect mesh.Dialect, address
 	if err != nil {
 		return mesh.Decision{}, err
 	}
-	objects, err := manifests.Lookup(ctx, kube.Request{Namespace: namespace, Name: name, Config: kube.ConfigRef(dialect.Config)})
+	objects, err := manifests.Lookup(ctx, kube.NewRequest(dialect, namespace, name, ""))
 	if err != nil {
 		return mesh.Decision{}, err
 	}

@@ -103,7 +103,7 @@ func (l *lab) unpack(ctx context.Context, name string) (kube.Objects, error) {
 	if err != nil {
 		return kube.Objects{}, err
 	}
-	return m.Lookup(ctx, kube.Request{Namespace: podNamespace, Name: podName, Config: kube.ConfigRef(l.dialect.Config)})
+	return m.Lookup(ctx, kube.NewRequest(l.dialect, podNamespace, podName, ""))
 }
 
 // policy is what the mesh wants of the pod.
