@@ -122,21 +122,22 @@ type live interface {
 
 // Agent is a node's agent. Its methods are safe for concurrent use.
 type Agent struct {
-	conf    Config
-	log     *slog.Logger
-	client  *client
-	live    live
-	lives   chan struct{} // a slot for each lookup at the API server
-	probe   probe
-	pods    *podCache
-	config  *configCache
-	metrics *metrics
-	events  *recorder
-	store   attachment.Store
-	socket  socketState
-	timing  timing
-	booted  time.Time       // when the node was
-	told    map[string]bool // UIDs that the last sweep found; its goroutine's
+	conf      Config
+	log       *slog.Logger
+	client    *client
+	live      live
+	lives     chan struct{} // a slot for each lookup at the API server
+	probe     probe
+	pods      *podCache
+	config    *configCache // the mesh's usual configuration
+	revisions *revisions   // and others that pods have
+	metrics   *metrics
+	events    *recorder
+	store     attachment.Store
+	socket    socketState
+	timing    timing
+	booted    time.Time       // when the node was
+	told      map[string]bool // UIDs that the last sweep found; its goroutine's
 }
 
 // timing is how long the agent waits for what; tests are less patient.
@@ -205,12 +206,13 @@ func newAgent(conf Config, config *rest.Config, api live, t timing) (*Agent, err
 		client: c,
 		live:   api,
 		lives:  make(chan struct{}, mostLive),
-		pods:   newPodCache(conf.Dialect.Sidecar, conf.Log),
+		pods:   newPodCache(conf.Dialect, conf.Log),
 		config: newConfigCache(conf.Dialect.Config, conf.Log, conf.ConfigVersion),
 		store:  attachment.NewStore(conf.StateDir),
 		timing: t,
 		booted: bootTime(),
 	}
+	a.revisions = &revisions{usual: conf.Dialect.Config, log: conf.Log, caches: map[string]*configCache{}}
 	a.metrics = newMetrics(conf.Version, a.pods.age)
 	a.events = newRecorder(c, conf.Node, conf.Log, a.metrics.events)
 	return a, nil
@@ -243,6 +245,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	start(a.keepSocket)
 	always(func(ctx context.Context) { a.pods.run(ctx, a.client, a.conf.Node) })
 	always(func(ctx context.Context) { a.config.run(ctx, a.client) })
+	always(a.keepRevisions)
 	always(a.events.run)
 	always(a.sweepAlways)
 	if a.conf.RemoveTaint {

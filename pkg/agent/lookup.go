@@ -33,8 +33,11 @@ func (a *Agent) answer(ctx context.Context, r agentapi.Request, conn net.Conn) a
 // fromCache answers if the cache has the pod under this UID and the configuration is known.
 func (a *Agent) fromCache(l agentapi.Lookup) (agentapi.Answer, bool) {
 	e, ok := a.pods.find(l.Namespace, l.Name, l.UID)
-	config := a.config.get()
-	if !ok || !config.known {
+	if !ok {
+		return agentapi.Answer{}, false
+	}
+	config := a.configOf(e)
+	if !config.known {
 		return agentapi.Answer{}, false
 	}
 	return agentapi.Answer{Pod: e.json, Config: config.json, ConfigAbsent: config.absent}, true
@@ -64,7 +67,9 @@ func (a *Agent) lookupLive(ctx context.Context, l agentapi.Lookup) (kube.Objects
 	case <-ctx.Done():
 		return kube.Objects{}, fmt.Errorf("get pod %s/%s: %d other lookups wait for the API server, and no more may", l.Namespace, l.Name, mostLive)
 	}
-	return a.live.Lookup(ctx, kube.Request{Namespace: l.Namespace, Name: l.Name, Config: a.configRef()})
+	r := kube.NewRequest(a.conf.Dialect, l.Namespace, l.Name, l.UID)
+	r.Config = a.configRef()
+	return a.live.Lookup(ctx, r)
 }
 
 // configRef names the configuration in the version that is served, or in all as long as that is unknown.

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/pod"
 )
 
@@ -17,6 +18,7 @@ import (
 type entry struct {
 	namespace, name, uid string
 	mirrorOf             string // the UID of a static pod's manifest
+	config               string // the name of the object that has its mesh's configuration
 	json                 []byte // trimmed
 	hostNetwork          bool
 	deleting             bool
@@ -41,7 +43,7 @@ func (e entry) runtimeUID() string {
 
 // podCache is the store of a reflector on this node's pods. It is safe for concurrent use.
 type podCache struct {
-	sidecar string
+	dialect mesh.Dialect
 	log     *slog.Logger
 
 	mu     sync.RWMutex
@@ -50,8 +52,8 @@ type podCache struct {
 	heard  time.Time
 }
 
-func newPodCache(sidecar string, log *slog.Logger) *podCache {
-	return &podCache{sidecar: sidecar, log: log, pods: map[types.NamespacedName]entry{}, heard: time.Now()}
+func newPodCache(dialect mesh.Dialect, log *slog.Logger) *podCache {
+	return &podCache{dialect: dialect, log: log, pods: map[types.NamespacedName]entry{}, heard: time.Now()}
 }
 
 // run keeps the cache equal to the API server until ctx ends, whatever the API server does.
@@ -99,7 +101,7 @@ func (c *podCache) entryOf(obj any) (types.NamespacedName, entry, error) {
 		return types.NamespacedName{}, entry{}, fmt.Errorf("the API server's list of pods has a %T", obj)
 	}
 	key := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-	data, err := p.trimmed(c.sidecar)
+	data, err := p.trimmed(c.dialect.Sidecar)
 	if err != nil {
 		return key, entry{}, err
 	}
@@ -108,6 +110,7 @@ func (c *podCache) entryOf(obj any) (types.NamespacedName, entry, error) {
 		name:        p.Name,
 		uid:         string(p.UID),
 		mirrorOf:    p.Annotations[pod.MirrorAnnotation],
+		config:      c.dialect.ConfigFor(p.Annotations, p.Labels).Name,
 		json:        data,
 		hostNetwork: p.Spec.HostNetwork,
 		deleting:    p.DeletionTimestamp != nil,

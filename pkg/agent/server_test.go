@@ -155,6 +155,9 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.requests = append(s.requests, r.Method+" "+r.URL.RequestURI())
 	down, refuse := s.down, s.refuse[r.Method+" "+r.URL.Path]
+	if only := r.URL.Query().Get("fieldSelector"); only != "" && refuse == nil {
+		refuse = s.refuse[r.Method+" "+r.URL.Path+" "+only]
+	}
 	s.mu.Unlock()
 	switch {
 	case down:
@@ -165,7 +168,7 @@ func (s *apiServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.write(w, r)
 	case strings.HasPrefix(r.URL.Path, "/apis/") && strings.Count(r.URL.Path, "/") < 5:
 		s.discover(w, r)
-	case r.URL.Path == "/api/v1/pods" || strings.HasSuffix(r.URL.Path, "/meshconfigs"):
+	case r.URL.Path == "/api/v1/pods" || strings.HasSuffix(r.URL.Path, "/meshconfigs") || strings.HasSuffix(r.URL.Path, "/configmaps"):
 		s.collection(w, r)
 	default:
 		s.get(w, r)
@@ -259,7 +262,10 @@ func (s *apiServer) collection(w http.ResponseWriter, r *http.Request) {
 	version := s.version
 	s.mu.Unlock()
 	kind, apiVersion := "PodList", "v1"
-	if strings.HasPrefix(r.URL.Path, "/apis/") {
+	switch {
+	case strings.HasSuffix(r.URL.Path, "/configmaps"):
+		kind = "ConfigMapList"
+	case strings.HasPrefix(r.URL.Path, "/apis/"):
 		kind, apiVersion = "MeshConfigList", strings.Join(strings.Split(r.URL.Path, "/")[2:4], "/")
 	}
 	reply(w, 200, fields{"kind": kind, "apiVersion": apiVersion, "metadata": fields{"resourceVersion": strconv.Itoa(version)}, "items": items})

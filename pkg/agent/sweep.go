@@ -63,7 +63,6 @@ func (a *Agent) sweep(ctx context.Context) error {
 // unprogrammed returns the meshed pods that have been running for a while and have no attachment record. The pods are
 // listed before the records: an ADD that ends in between counts.
 func (a *Agent) unprogrammed(now time.Time) ([]finding, error) {
-	config := a.config.get()
 	pods := a.pods.list()
 	records, err := a.records()
 	if err != nil {
@@ -74,6 +73,10 @@ func (a *Agent) unprogrammed(now time.Time) ([]finding, error) {
 	for _, e := range pods {
 		if !a.candidate(e, now) || slices.ContainsFunc(records, func(r attachment.Record) bool { return ofPod(r, e) }) {
 			continue
+		}
+		config := a.configOf(e)
+		if !config.known {
+			continue // the next look may know it
 		}
 		f, meshed, err := a.find(e, config.json)
 		if err != nil {
