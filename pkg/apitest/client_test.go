@@ -136,6 +136,8 @@ var plurals = map[string]string{
 	"Namespace":                        "namespaces",
 	"Node":                             "nodes",
 	"Pod":                              "pods",
+	"Role":                             "roles",
+	"RoleBinding":                      "rolebindings",
 	"ServiceAccount":                   "serviceaccounts",
 	"ValidatingAdmissionPolicy":        "validatingadmissionpolicies",
 	"ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",

@@ -65,7 +65,11 @@ func setUp(dir string) error {
 	if err != nil {
 		return err
 	}
-	for _, o := range objects {
+	istio, err := parseObject([]byte("{apiVersion: v1, kind: Namespace, metadata: {name: istio-system}}")) // overlays/istio needs it
+	if err != nil {
+		return err
+	}
+	for _, o := range append(objects, istio) {
 		if _, err := kubernetes.admin.apply(o); err != nil {
 			return fmt.Errorf("apply deploy/rbac.yaml: %w", err)
 		}
