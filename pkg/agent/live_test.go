@@ -60,16 +60,23 @@ func askInVain(t *testing.T, a *Agent) (hangUp func()) {
 	return hangUp
 }
 
-func TestLookupsThatWaitForTheAPIServerHoldNoCachedOneUp(t *testing.T) {
-	t.Parallel()
+// startPatient starts an agent that waits for the API server for an hour.
+func startPatient(t *testing.T) (*apiServer, *Agent) {
+	t.Helper()
 	nettest.RequireNetns(t) // root, whom alone the socket serves
 	s := newAPIServer(t)
 	s.put(podPath("shop", "a"), testPod("a"))
-	held := hangs(s)
 	a := newTestAgent(t, s, nil)
 	a.timing.lookup = time.Hour
 	start(t, a)
 	eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.at(a.conf.Socket) })
+	return s, a
+}
+
+func TestLookupsThatWaitForTheAPIServerHoldNoCachedOneUp(t *testing.T) {
+	t.Parallel()
+	s, a := startPatient(t)
+	held := hangs(s)
 	hangUp := askInVain(t, a)
 	eventually(t, "the API server has all that it is to have", func() bool { return held.Load() == mostLive })
 
@@ -112,8 +119,7 @@ func TestALookupThatGetsNoSlotSaysSoInTime(t *testing.T) {
 // What comes after the request is no end: it may be the request's own end of line.
 func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
 	t.Parallel()
-	s, a, _ := startServed(t, nil)
-	s.put(podPath("shop", "a"), testPod("a"))
+	s, a := startPatient(t)
 	conn, err := net.Dial("unix", a.conf.Socket)
 	if err != nil {
 		t.Fatal(err)
@@ -132,7 +138,7 @@ func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
 	io.WriteString(conn, `{"lookup":{"namespace":"shop","name":"a"}}`)
 	<-asked
 	io.WriteString(conn, "\n")
-	time.Sleep(50 * time.Millisecond)
+	time.Sleep(a.timing.request + 100*time.Millisecond) // that was the time to send the request in
 	close(release)
 	var answer agentapi.Answer
 	if err := json.NewDecoder(conn).Decode(&answer); err != nil || answer.Error != "" {
