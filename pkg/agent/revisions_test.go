@@ -84,9 +84,23 @@ func TestTheConfigurationOfEachRevisionOnTheNodeIsCached(t *testing.T) {
 	}
 	s.setDown(false)
 	s.put(podPath("shop", "later"), nil)
-	eventually(t, "nobody follows what no pod needs", func() bool { return !a.revisions.get("istio-elsewhere").known })
+	eventually(t, "what no pod needs is dropped", func() bool {
+		a.revisions.mu.Lock()
+		defer a.revisions.mu.Unlock()
+		return len(a.revisions.caches) == 2
+	})
 	if !fromMemory(t, s, a, "first", "16012")() {
 		t.Error("another revision is lost with it")
+	}
+	lists := func(name string) int {
+		return s.count("GET /api/v1/namespaces/istio-system/configmaps?fieldSelector=metadata.name%3D" + name)
+	}
+	needed, dropped := lists("istio-canary"), lists("istio-elsewhere")
+	s.expire() // who follows lists anew
+	eventually(t, "the other is still followed", func() bool { return lists("istio-canary") > needed })
+	time.Sleep(100 * time.Millisecond)
+	if lists("istio-elsewhere") != dropped {
+		t.Error("what no pod needs is still followed")
 	}
 }
 
