@@ -2,6 +2,7 @@ package kube
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -29,6 +30,14 @@ func istioRequest(t *testing.T) Request {
 	return NewRequest(d, "shop", "web", "")
 }
 
+// late answers when any other request has long been answered.
+func late(h http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(300 * time.Millisecond)
+		h(w, r)
+	}
+}
+
 func TestAPodOfARevisionGetsItsConfiguration(t *testing.T) {
 	t.Parallel()
 	pod := answer(200, revisionPod)
@@ -45,7 +54,7 @@ func TestAPodOfARevisionGetsItsConfiguration(t *testing.T) {
 			"", "ConfigMap istio-system/istio-canary does not exist", []string{podPath, canaryConfig}},
 		{"only the revision has one", routes{podPath: pod, usualConfig: answer(404, noConfigMap), canaryConfig: answer(200, canaryJSON)},
 			canaryJSON, "", []string{podPath, canaryConfig}},
-		{"the usual one is not to be had", routes{podPath: pod, usualConfig: answer(403, noConfigRight), canaryConfig: answer(200, canaryJSON)},
+		{"the usual one is not to be had", routes{podPath: late(pod), usualConfig: answer(403, noConfigRight), canaryConfig: answer(200, canaryJSON)},
 			canaryJSON, "", []string{podPath, canaryConfig}},
 		{"the usual one takes long", routes{podPath: pod, usualConfig: hang, canaryConfig: answer(200, canaryJSON)},
 			canaryJSON, "", []string{podPath, canaryConfig}},
