@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
@@ -143,5 +145,23 @@ func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
 	var answer agentapi.Answer
 	if err := json.NewDecoder(conn).Decode(&answer); err != nil || answer.Error != "" {
 		t.Errorf("%v, %+v", err, answer)
+	}
+}
+
+// Where the plugin may not ask the API server itself, one that takes long is no reason to fail.
+func TestAnAPIServerThatTakesLongIsWaitedForThroughTheAgent(t *testing.T) {
+	t.Parallel()
+	s, a := startPatient(t)
+	s.update(func() {
+		s.refuse["GET "+podPath("shop", "a")] = func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(500 * time.Millisecond)
+			s.get(w, r)
+		}
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	got, err := kube.NewAgent(a.conf.Socket, "").Lookup(ctx, kube.NewRequest(a.conf.Dialect, "shop", "a", "")) // no UID: no cache
+	if n := s.count("GET " + podPath("shop", "a")); err != nil || len(got.Pod) == 0 || n != 1 {
+		t.Errorf("%d requests, %v", n, err)
 	}
 }
