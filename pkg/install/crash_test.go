@@ -10,6 +10,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // crashNetworks are the ways in which a network may be configured, and the runtime's network of each.
@@ -187,42 +188,146 @@ func TestErrorAtEveryStep(t *testing.T) {
 	})
 }
 
-// rivalAt makes somebody else write the file when the installer is about to take the step.
-func (w *world) rivalAt(i *Installer, step, name, text string) {
-	i.files.before = func(s, path string) error {
-		if s == step && filepath.Base(path) == name {
-			i.files.before = nil
-			put(w.tb, w.path(name), text)
+// turn is what somebody else does when the installer is about to take a step.
+type turn struct {
+	step string
+	do   func()
+}
+
+// rivalAt makes somebody else take turns, one after the other, at the steps that change a file.
+func rivalAt(i *Installer, name string, turns ...turn) {
+	i.files.before = func(step, path string) error {
+		if len(turns) > 0 && turns[0].step == step && filepath.Base(path) == name {
+			do := turns[0].do
+			turns = turns[1:]
+			do()
 		}
 		return nil
 	}
 }
 
+// Whatever somebody else does to the list at whatever moment, it is not lost, and the next round puts the entry into it.
 func TestSomebodyElseWritesAtTheSameTime(t *testing.T) {
-	next := strings.Replace(bridge, `"bridge"`, `"ptp"`, 1)
-	w := newWorld(t, map[string]string{"10-x.conflist": bridge})
-	i := w.installer()
-	w.rivalAt(i, "sync", "10-x.conflist", next)
-	if _, err := i.Reconcile(); !errors.Is(err, errChanged) {
-		t.Errorf("installing, got %v", err)
+	const name = "10-x.conflist"
+	change := strings.Replace(bridge, `"bridge"`, `"ptp"`, 1)
+	for _, c := range []struct {
+		name  string
+		turns func(w *world) []turn
+		want  string
+	}{
+		{"before the look", func(w *world) []turn { return []turn{{"sync", w.writes(name, change)}} }, change},
+		{"in place after the look", func(w *world) []turn { return []turn{{"swap", w.writes(name, change)}} }, change},
+		{"anew after the look", func(w *world) []turn { return []turn{{"swap", w.renames(name, change)}} }, change},
+		{"twice, the second time after the swap", func(w *world) []turn {
+			return []turn{{"swap", w.renames(name, withMTU(1))}, {"look", w.renames(name, change)}}
+		}, change},
+		{"after each swap", func(w *world) []turn {
+			return []turn{{"swap", w.renames(name, withMTU(1))}, {"look", w.renames(name, withMTU(2))}, {"look", w.renames(name, change)}}
+		}, change},
+		{"into a file that was opened before", func(w *world) []turn { return []turn{{"swap", w.writesSlowly(name, change)}} }, change},
+		{"by removing it", func(w *world) []turn { return []turn{{"swap", func() { w.remove(name) }}} }, ""},
+		{"by removing it after the swap", func(w *world) []turn {
+			return []turn{{"swap", w.renames(name, change)}, {"look", func() { w.remove(name) }}}
+		}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, map[string]string{name: bridge})
+			i := w.installer()
+			rivalAt(i, name, c.turns(w)...)
+			if _, err := i.Reconcile(); !errors.Is(err, errChanged) {
+				t.Errorf("installing, got %v", err)
+			}
+			if c.want == "" {
+				w.wantFiles(nil)
+				return
+			}
+			w.wantFiles(map[string]string{name: c.want})
+			w.reconcile()
+			rivalAt(i, name, c.turns(w)...)
+			if err := i.Uninstall(); !errors.Is(err, errChanged) {
+				t.Errorf("uninstalling, got %v", err)
+			}
+			w.wantFiles(map[string]string{name: c.want})
+		})
 	}
-	w.wantFiles(map[string]string{"10-x.conflist": next})
-	w.reconcile()
-	if got := w.network(); got != "net: ptp portmap detour" {
-		t.Errorf("the runtime loads %s", got)
+}
+
+// Where files can't change places, a list is replaced all the same.
+func TestAFilesystemThatCannotExchange(t *testing.T) {
+	for _, cause := range []error{syscall.EINVAL, syscall.ENOSYS} {
+		w := newWorld(t, map[string]string{"10-x.conflist": bridge})
+		i := w.installer()
+		i.files.before = func(step, _ string) error {
+			if step == "swap" {
+				return cause
+			}
+			return nil
+		}
+		if _, err := i.Reconcile(); err != nil {
+			t.Fatal(err)
+		}
+		if got := w.network(); got != "net: bridge portmap detour" || len(w.files()) != 1 {
+			t.Errorf("the runtime loads %s of %v", got, w.files())
+		}
 	}
-	w.rivalAt(i, "sync", "10-x.conflist", bridge)
-	if err := i.Uninstall(); !errors.Is(err, errChanged) {
-		t.Errorf("uninstalling, got %v", err)
+}
+
+// A list of which only half is there counts once it is whole; the next one in the folder is none of ours meanwhile.
+func TestAListThatIsBeingWrittenIsWaitedFor(t *testing.T) {
+	w := newWorld(t, map[string]string{"20-y.conflist": bridge})
+	half, err := os.Create(w.path("10-x.conflist"))
+	if err != nil {
+		t.Fatal(err)
 	}
-	w.wantFiles(map[string]string{"10-x.conflist": bridge})
+	defer half.Close()
+	if _, err := half.WriteString(bridge[:20]); err != nil {
+		t.Fatal(err)
+	}
+	_, err = w.installer().Reconcile()
+	if err == nil {
+		t.Fatal("it works")
+	}
+	mustContain(t, err.Error(), "10-x.conflist", "somebody else is writing it")
+	w.wantFiles(map[string]string{"10-x.conflist": bridge[:20], "20-y.conflist": bridge})
+	half.Close()
+	if r := w.reconcile(); r.Conflist != w.path("20-y.conflist") {
+		t.Errorf("a file that stays invalid is not passed over: %+v", r)
+	}
+}
+
+// writes overwrites a file, renames replaces it.
+func (w *world) writes(name, text string) func() { return func() { put(w.tb, w.path(name), text) } }
+
+// writesSlowly opens the file at once and writes to it after a while.
+func (w *world) writesSlowly(name, text string) func() {
+	return func() {
+		file, err := os.OpenFile(w.path(name), os.O_WRONLY, 0)
+		if err != nil {
+			w.tb.Error(err)
+			return
+		}
+		time.AfterFunc(20*time.Millisecond, func() {
+			_, err := file.WriteString(text)
+			if err := errors.Join(err, file.Truncate(int64(len(text))), file.Close()); err != nil {
+				w.tb.Error(err)
+			}
+		})
+	}
+}
+
+func (w *world) renames(name, text string) func() {
+	return func() {
+		put(w.tb, w.path("owner.new"), text)
+		w.rename("owner.new", name)
+	}
 }
 
 func TestSomebodyElseWritesTheConfThatIsMovedAway(t *testing.T) {
 	next := strings.Replace(single, `"bridge"`, `"ptp"`, 1)
 	w := newWorld(t, map[string]string{"10-x.conf": single})
 	i := w.installer()
-	w.rivalAt(i, "move", "10-x.conf", next)
+	rivalAt(i, "10-x.conf", turn{"move", w.writes("10-x.conf", next)})
 	if _, err := i.Reconcile(); err != nil {
 		t.Fatal(err)
 	}

@@ -23,9 +23,6 @@ func isTemp(name string) bool {
 	return strings.HasPrefix(name, tempPrefix) && strings.HasSuffix(name, tempSuffix)
 }
 
-// errChanged says that a file was changed by somebody else between reading and replacing it. The next round sees it.
-var errChanged = errors.New("somebody else changed it meanwhile")
-
 // files changes files. Each change is durable when the method returns, so that the order of changes is also the order in
 // which a power failure may leave them.
 type files struct {
@@ -57,9 +54,25 @@ func ownedBy(info fs.FileInfo) owned {
 	return owned{info.Mode().Perm(), int(stat.Uid), int(stat.Gid)}
 }
 
-// write makes the file at path have that content, by way of a temporary file beside it: whoever has the old one open keeps
-// it. If old is not nil, the file is only replaced if that is still its content.
-func (f files) write(path string, content io.Reader, o owned, old []byte) (err error) {
+// write makes the file at path have that content, by way of a temporary file beside it: whoever has the old one open keeps it.
+func (f files) write(path string, content io.Reader, o owned) error {
+	return f.temporary(path, content, o, func(temp string) error {
+		if err := f.step("rename", path); err != nil {
+			return err
+		}
+		return os.Rename(temp, path)
+	})
+}
+
+// rewrite is write for a file that others write as well: it is only replaced if its content is old.
+func (f files) rewrite(path string, content []byte, o owned, old []byte) error {
+	return f.temporary(path, bytes.NewReader(content), o, func(temp string) error {
+		return f.swap(temp, path, old)
+	})
+}
+
+// temporary writes a file beside path, has it put into place, and removes what is left under its name.
+func (f files) temporary(path string, content io.Reader, o owned, place func(temp string) error) error {
 	if err := f.step("create", path); err != nil {
 		return err
 	}
@@ -67,12 +80,20 @@ func (f files) write(path string, content io.Reader, o owned, old []byte) (err e
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			_ = temp.Close()           // it was not written whole
-			_ = os.Remove(temp.Name()) // and if it can't be removed now, the next run does
-		}
-	}()
+	defer func() { _ = os.Remove(temp.Name()) }() // if that fails now, the next run does it
+	if err := f.fill(temp, path, content, o); err != nil {
+		return errors.Join(err, temp.Close())
+	}
+	if err := temp.Close(); err != nil {
+		return err
+	}
+	if err := place(temp.Name()); err != nil {
+		return err
+	}
+	return f.syncDir(path)
+}
+
+func (f files) fill(temp *os.File, path string, content io.Reader, o owned) error {
 	if err := f.step("fill", path); err != nil {
 		return err
 	}
@@ -89,24 +110,7 @@ func (f files) write(path string, content io.Reader, o owned, old []byte) (err e
 	if err := f.step("sync", path); err != nil {
 		return err
 	}
-	if err := temp.Sync(); err != nil {
-		return err
-	}
-	if err := temp.Close(); err != nil {
-		return err
-	}
-	if old != nil {
-		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, old) {
-			return errors.Join(errChanged, err)
-		}
-	}
-	if err := f.step("rename", path); err != nil {
-		return err
-	}
-	if err := os.Rename(temp.Name(), path); err != nil {
-		return err
-	}
-	return f.syncDir(path)
+	return temp.Sync()
 }
 
 // copy is write with the content of another file.
@@ -116,7 +120,7 @@ func (f files) copy(from, to string, o owned) error {
 		return err
 	}
 	defer source.Close()
-	return f.write(to, source, o, nil)
+	return f.write(to, source, o)
 }
 
 // move renames a file within its folder.

@@ -73,7 +73,7 @@ func (i *Installer) secret(r *round, part Part, path string, read func() ([]byte
 		}
 	}
 	return r.ensure(part, path, string(content), wrong, func() error {
-		return i.files.write(path, bytes.NewReader(content), rootOnly, nil)
+		return i.files.write(path, bytes.NewReader(content), rootOnly)
 	})
 }
 

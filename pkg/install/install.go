@@ -62,8 +62,9 @@ type Change struct {
 	File string
 	// Reason is what was wrong with the file, as half a sentence.
 	Reason string
-	// Rival is true if the file had been right before, so that somebody else must have changed it. Only Run knows.
-	Rival bool
+	// Rival is how often the file was put right lately because somebody else had changed it: it had been right before. Only Run
+	// knows.
+	Rival int
 }
 
 // Result is what a Reconcile found and did.
@@ -175,7 +176,7 @@ func (r *round) ensure(part Part, file, want, wrong string, write func() error) 
 	if err := write(); err != nil {
 		return fmt.Errorf("install %s %s: %w", part, file, err)
 	}
-	r.Changes = append(r.Changes, Change{part, file, wrong, r.rivals.answered(part, file, want)})
+	r.Changes = append(r.Changes, Change{part, file, wrong, r.rivals.answered(part, want)})
 	return nil
 }
 

@@ -62,6 +62,9 @@ func firstNetwork(dir string, passOver ...string) (network, error) {
 			return network{}, fmt.Errorf("read network configuration: %w", err)
 		}
 		if err := n.load(); err != nil {
+			if beingWritten(n.path) { // the runtime will have it in a moment
+				return network{}, fmt.Errorf("read network configuration: %s: somebody else is writing it: %w", n.path, err)
+			}
 			invalid = append(invalid, fmt.Errorf("%s: %w", name, err))
 			continue
 		}
@@ -149,7 +152,7 @@ func (i *Installer) conflist(r *round) error {
 		wrong = "entry missing or different"
 	}
 	return r.ensure(PartConflist, r.Conflist, "", wrong, func() error {
-		return i.files.write(n.path, bytes.NewReader(edited), ownedBy(n.info), n.text)
+		return i.files.rewrite(n.path, edited, ownedBy(n.info), n.text)
 	})
 }
 
@@ -170,10 +173,10 @@ func (i *Installer) convert(r *round, n network) error {
 	return r.ensure(PartConflist, target, "", n.file+" has place for one plugin only", func() error {
 		// The copy comes first: it is what tells a list that we have made from a foreign one of that name. It has to be a file
 		// of its own, as renaming a file to another name of itself does nothing.
-		if err := i.files.write(kept, bytes.NewReader(n.text), ownedBy(n.info), nil); err != nil {
+		if err := i.files.write(kept, bytes.NewReader(n.text), ownedBy(n.info)); err != nil {
 			return err
 		}
-		if err := i.files.write(target, bytes.NewReader(made), ownedBy(n.info), nil); err != nil {
+		if err := i.files.write(target, bytes.NewReader(made), ownedBy(n.info)); err != nil {
 			return err
 		}
 		if err := i.files.move(original, kept); err != nil {
@@ -187,7 +190,7 @@ func (i *Installer) convert(r *round, n network) error {
 		if made, err = listOf(now, &i.entry); err != nil {
 			return err
 		}
-		return i.files.write(target, bytes.NewReader(made), ownedBy(n.info), nil)
+		return i.files.write(target, bytes.NewReader(made), ownedBy(n.info))
 	})
 }
 

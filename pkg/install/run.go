@@ -14,8 +14,6 @@ type State struct {
 	Result
 	// Err is why detour is not installed as it should be: ErrNoNetwork, a ConflictError or something else. Nil if it is.
 	Err error
-	// Conflicts are the parts that somebody else has changed lately.
-	Conflicts []Conflict
 	// WatchErr is why changes are found by looking only, every second.
 	WatchErr error
 }
@@ -24,8 +22,8 @@ type State struct {
 func (s State) Installed() bool { return s.Err == nil }
 
 // Run reconciles at every change in the folders and every now and then, until the context ends; it leaves everything in
-// place then. Somebody else's change is undone within a second; if it happens again and again, with growing delay, up to
-// a minute. onState is called after each round, from this goroutine.
+// place then. Somebody else's change is put right at once, and within a second at the latest, however often it happens. onState
+// is called after each round, from this goroutine.
 func (i *Installer) Run(ctx context.Context, onState func(State)) {
 	rivals := newRivals(i.pace, time.Now)
 	w := newWatch(i)
@@ -33,7 +31,7 @@ func (i *Installer) Run(ctx context.Context, onState func(State)) {
 	for ctx.Err() == nil {
 		watchErr := w.renew()
 		result, err := i.reconcile(rivals)
-		onState(State{result, err, rivals.conflicts(), watchErr})
+		onState(State{result, err, watchErr})
 		pause := i.pace.period
 		if err != nil || watchErr != nil {
 			pause = i.pace.retry

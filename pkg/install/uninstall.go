@@ -116,7 +116,7 @@ func (i *Installer) dropFrom(name string) error {
 	if err != nil || bytes.Equal(edited, n.text) {
 		return err
 	}
-	return i.files.write(n.path, bytes.NewReader(edited), ownedBy(n.info), n.text)
+	return i.files.rewrite(n.path, edited, ownedBy(n.info), n.text)
 }
 
 // regular lists the folder's files. What a link leads to is one of them, or not ours.

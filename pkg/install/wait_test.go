@@ -21,25 +21,25 @@ func TestWait(t *testing.T) {
 		want time.Duration
 	}{
 		{"no news", func(*fsnotify.Watcher) {}, pause},
-		{"one change", func(w *fsnotify.Watcher) { w.Events <- write("/net.d/10-x.conflist") }, 100 * time.Millisecond},
-		{"our binary", func(w *fsnotify.Watcher) { w.Events <- write("/bin/detour") }, 100 * time.Millisecond},
+		{"one change", func(w *fsnotify.Watcher) { w.Events <- write("/net.d/10-x.conflist") }, 20 * time.Millisecond},
+		{"our binary", func(w *fsnotify.Watcher) { w.Events <- write("/bin/detour") }, 20 * time.Millisecond},
 		{"another binary", func(w *fsnotify.Watcher) { w.Events <- write("/bin/bridge") }, pause},
 		{"our temporary files", func(w *fsnotify.Watcher) {
 			w.Events <- write("/net.d/.detour-1.tmp")
 			w.Events <- write("/bin/.detour-1.tmp")
 		}, pause},
-		{"lost events", func(w *fsnotify.Watcher) { w.Errors <- errors.New("queue overflow") }, 100 * time.Millisecond},
+		{"lost events", func(w *fsnotify.Watcher) { w.Errors <- errors.New("queue overflow") }, 20 * time.Millisecond},
 		{"a change in two steps", func(w *fsnotify.Watcher) {
 			w.Events <- write("/net.d/10-x.conflist")
-			time.Sleep(60 * time.Millisecond)
+			time.Sleep(15 * time.Millisecond)
 			w.Events <- write("/net.d/10-x.conflist")
-		}, 160 * time.Millisecond},
+		}, 35 * time.Millisecond},
 		{"changes without end", func(w *fsnotify.Watcher) {
 			for range 20 {
 				w.Events <- write("/net.d/10-x.conflist")
-				time.Sleep(60 * time.Millisecond)
+				time.Sleep(15 * time.Millisecond)
 			}
-		}, 500 * time.Millisecond},
+		}, 200 * time.Millisecond},
 		{"a change just before the end", func(w *fsnotify.Watcher) {
 			time.Sleep(pause - time.Millisecond)
 			w.Events <- write("/net.d/10-x.conflist")

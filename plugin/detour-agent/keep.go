@@ -3,7 +3,9 @@ package main
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -18,6 +20,7 @@ type keeper struct {
 	entry    entry
 	agent    *agent.Agent
 	versions chan string // the newest that was found
+	said     map[string]time.Time
 
 	mu      sync.Mutex
 	missing error // nil once installed
@@ -82,21 +85,37 @@ func (k *keeper) installer(version string) (*install.Installer, error) {
 }
 
 // state takes what a round of the installer found: into the log and the metrics what was done, for readiness what is missing.
+// Somebody else may change what is installed several times a second, so the log has the same news once a minute.
 func (k *keeper) state(s install.State) {
 	for _, c := range s.Changes {
 		k.agent.CountInstall(string(c.Part))
-		k.log.Info("installed", "part", c.Part, "file", c.File, "reason", c.Reason)
-		if c.Rival {
-			k.agent.CountConflict()
-			k.log.Warn("somebody else had changed it", "file", c.File)
+		if c.Rival == 0 {
+			k.log.Info("installed", "part", c.Part, "file", c.File, "reason", c.Reason)
+			continue
 		}
+		k.agent.CountConflict()
+		if k.isNews(c.File) {
+			k.log.Warn("somebody else had changed what is installed: it was put right; find out who writes it",
+				"part", c.Part, "file", c.File, "reason", c.Reason, "times", c.Rival)
+		}
+	}
+	if s.Err != nil && k.isNews(s.Err.Error()) {
+		k.log.Warn("not installed", "error", s.Err.Error())
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if s.Err != nil && (k.missing == nil || k.missing.Error() != s.Err.Error()) {
-		k.log.Warn("not installed", "error", s.Err.Error())
-	}
 	k.missing, k.known = s.Err, true
+}
+
+// isNews says whether something was not said within the last minute, and takes it for said.
+func (k *keeper) isNews(what string) bool {
+	now := time.Now()
+	maps.DeleteFunc(k.said, func(_ string, when time.Time) bool { return now.Sub(when) >= time.Minute })
+	if _, ok := k.said[what]; ok {
+		return false
+	}
+	k.said[what] = now
+	return true
 }
 
 func uninstallCommand() *cobra.Command {

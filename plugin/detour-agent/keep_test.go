@@ -3,15 +3,18 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/detour-cni/detour/pkg/agent"
+	"github.com/detour-cni/detour/pkg/install"
 	"github.com/detour-cni/detour/pkg/mesh"
 )
 
@@ -49,8 +52,8 @@ func (f folders) files(t *testing.T) map[string]string {
 	return found
 }
 
-// startKeeper keeps detour installed on the node until stop is called, which waits for its end.
-func startKeeper(t *testing.T, f folders) (k *keeper, stop func()) {
+// newKeeper returns a keeper for the node. Its log goes to the writer.
+func newKeeper(t *testing.T, f folders, log io.Writer) *keeper {
 	t.Helper()
 	image := t.TempDir()
 	o := runOptions{
@@ -72,7 +75,13 @@ func startKeeper(t *testing.T, f folders) (k *keeper, stop func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k = &keeper{log: slog.New(slog.NewTextHandler(t.Output(), nil)), options: o, entry: entry, agent: a, versions: make(chan string, 1)}
+	return &keeper{log: slog.New(slog.NewTextHandler(log, nil)), options: o, entry: entry, agent: a, versions: make(chan string, 1), said: map[string]time.Time{}}
+}
+
+// startKeeper keeps detour installed on the node until stop is called, which waits for its end.
+func startKeeper(t *testing.T, f folders) (k *keeper, stop func()) {
+	t.Helper()
+	k = newKeeper(t, f, t.Output())
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- k.run(ctx) }()
@@ -141,6 +150,35 @@ func TestReadinessKnowsWhatIsMissing(t *testing.T) {
 	})
 	put(t, filepath.Join(f.conf, "10-net.conflist"), bridge)
 	eventually(t, "installed", func() bool { ok, _ := k.installed(); return ok })
+}
+
+// Somebody else who changes the list five times a second is named once a minute, with how often it was; anything else at once.
+func TestAFightIsInTheLogOnceAMinute(t *testing.T) {
+	t.Parallel()
+	var log strings.Builder
+	k := newKeeper(t, node(t), &log)
+	conflict := &install.ConflictError{Part: install.PartConflist, File: "x.conflist"}
+	synctest.Test(t, func(*testing.T) {
+		for n := 1; n <= 5*150; n++ {
+			k.state(install.State{Result: install.Result{Changes: []install.Change{
+				{Part: install.PartConflist, File: "x.conflist", Reason: "entry missing or different", Rival: n},
+			}}})
+			k.state(install.State{Err: conflict})
+			time.Sleep(200 * time.Millisecond)
+		}
+		k.state(install.State{Err: install.ErrNoNetwork})
+	})
+	for text, want := range map[string]int{
+		"somebody else had changed what is installed": 3, "times=1\n": 1, "times=301\n": 1, "times=601\n": 1,
+		"somebody else keeps changing it": 3, install.ErrNoNetwork.Error(): 1, "level": 7,
+	} {
+		if got := strings.Count(log.String(), text); got != want {
+			t.Errorf("%q is there %d times, want %d times", text, got, want)
+		}
+	}
+	if ok, why := k.installed(); ok || why != install.ErrNoNetwork.Error() {
+		t.Errorf("readiness: %t, %q", ok, why)
+	}
 }
 
 func TestOfTwoVersionsTheNewerCounts(t *testing.T) {

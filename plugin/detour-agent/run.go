@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -91,7 +92,7 @@ func (o runOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	keeper := &keeper{log: log, options: o, entry: entry, versions: make(chan string, 1)}
+	keeper := &keeper{log: log, options: o, entry: entry, versions: make(chan string, 1), said: map[string]time.Time{}}
 	a, err := agent.New(agent.Config{
 		Node:              os.Getenv("NODE_NAME"), //nolint:forbidigo // by the DaemonSet
 		Dialect:           conf.Dialect,
