@@ -58,10 +58,12 @@ func TestKilled(t *testing.T) {
 }
 
 func crashDo(i *Installer, verb string) error {
+	var err error
 	if verb == "uninstall" {
-		return i.Uninstall()
+		_, err = i.Uninstall()
+	} else {
+		_, err = i.Reconcile()
 	}
-	_, err := i.Reconcile()
 	return err
 }
 
@@ -245,7 +247,7 @@ func TestSomebodyElseWritesAtTheSameTime(t *testing.T) {
 			w.wantFiles(map[string]string{name: c.want})
 			w.reconcile()
 			rivalAt(i, name, c.turns(w)...)
-			if err := i.Uninstall(); !errors.Is(err, errChanged) {
+			if _, err := i.Uninstall(); !errors.Is(err, errChanged) {
 				t.Errorf("uninstalling, got %v", err)
 			}
 			w.wantFiles(map[string]string{name: c.want})

@@ -33,6 +33,8 @@ type Config struct {
 	Entry json.RawMessage
 	// Kubeconfig is nil if no credential may be on the host; one that was left there is removed.
 	Kubeconfig *Kubeconfig
+	// StateDir is the plugin's, CacheDir the one in which libcni keeps what it knows of each attachment. Only Uninstall needs them.
+	StateDir, CacheDir string
 }
 
 // Kubeconfig says how the plugin reaches the API server.

@@ -17,23 +17,29 @@ const maxConfSize = 2 << 20
 // Uninstall takes out exactly what is ours: the entry from every list in the folder, whatever its file is called by now,
 // then the credentials, then the binary. A .conf that a list was made of is put back, unless somebody has changed the list
 // since: then it stays, without our entry, and the original beside it. If the entry can't be taken out, the rest stays, as
-// the runtime could start no pod otherwise. Uninstall may be repeated. No Run may be going on, here or in another process.
-func (i *Installer) Uninstall() error {
+// the runtime could start no pod otherwise. The binary stays as long as the runtime may call it for the DEL of a pod: pods are the
+// names of those, and an Uninstall after their end removes it. Uninstall may be repeated. No Run may be going on, here or in
+// another process.
+func (i *Installer) Uninstall() (pods []string, _ error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err := errors.Join(i.restore(), i.dropEntries()); err != nil {
-		return fmt.Errorf("uninstall %s: %w", PartConflist, err)
+		return nil, fmt.Errorf("uninstall %s: %w", PartConflist, err)
 	}
-	if err := i.removeCredentials(&round{}); err != nil {
-		return fmt.Errorf("uninstall: %w", err)
+	if err := errors.Join(i.removeCredentials(&round{}), i.clean()); err != nil {
+		return nil, fmt.Errorf("uninstall: %w", err)
+	}
+	pods, err := i.attached()
+	if err != nil {
+		return nil, fmt.Errorf("uninstall %s: %w", PartBinary, err)
+	}
+	if len(pods) > 0 {
+		return pods, nil
 	}
 	if _, err := i.files.remove(i.binaryPath()); err != nil {
-		return fmt.Errorf("uninstall %s: %w", PartBinary, err)
+		return nil, fmt.Errorf("uninstall %s: %w", PartBinary, err)
 	}
-	if err := i.clean(); err != nil {
-		return fmt.Errorf("uninstall: %w", err)
-	}
-	return nil
+	return nil, nil
 }
 
 // restore puts back the files that lists were made of.

@@ -70,7 +70,7 @@ func TestUninstallStopsIfTheEntryStays(t *testing.T) {
 	w := newWorld(t, map[string]string{"10-x.conflist": bridge})
 	w.reconcile()
 	put(t, w.path("20-y.conflist"), `{"name": "y", "plugins": [{"type": "detour"}]}`)
-	err := w.installer().Uninstall()
+	_, err := w.installer().Uninstall()
 	if err == nil {
 		t.Fatal("it works")
 	}

@@ -29,10 +29,12 @@ type world struct {
 // at makes a world in the folder, with whatever is there already.
 func at(root string) Config {
 	return Config{
-		Plugin:  filepath.Join(root, "image/detour"),
-		BinDir:  filepath.Join(root, "bin"),
-		ConfDir: filepath.Join(root, "net.d"),
-		Entry:   json.RawMessage(ourEntry),
+		Plugin:   filepath.Join(root, "image/detour"),
+		BinDir:   filepath.Join(root, "bin"),
+		ConfDir:  filepath.Join(root, "net.d"),
+		StateDir: filepath.Join(root, "state"),
+		CacheDir: filepath.Join(root, "cache"),
+		Entry:    json.RawMessage(ourEntry),
 		Kubeconfig: &Kubeconfig{
 			HostDir: "/etc/cni/net.d", Server: "https://10.0.0.1:443",
 			CAFile: filepath.Join(root, "pod/ca.crt"), TokenFile: filepath.Join(root, "pod/token"),
@@ -81,8 +83,8 @@ func (w *world) reconcile() Result {
 
 func (w *world) uninstall() {
 	w.tb.Helper()
-	if err := w.installer().Uninstall(); err != nil {
-		w.tb.Fatal(err)
+	if pods, err := w.installer().Uninstall(); err != nil || len(pods) > 0 {
+		w.tb.Fatalf("uninstall: the binary stays for %q, %v", pods, err)
 	}
 }
 

@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"github.com/detour-cni/detour/pkg/agent"
 	"github.com/detour-cni/detour/pkg/install"
 )
@@ -116,28 +114,4 @@ func (k *keeper) isNews(what string) bool {
 	}
 	k.said[what] = now
 	return true
-}
-
-func uninstallCommand() *cobra.Command {
-	var f folders
-	var wait bool
-	c := &cobra.Command{
-		Use:   "uninstall",
-		Short: "Take detour off this node: its entry in the network's configuration first, its binary last",
-		Args:  cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			i, err := install.New(install.Config{BinDir: f.bin, ConfDir: f.conf, Entry: []byte(`{"type":"detour"}`)})
-			if err != nil {
-				return err
-			}
-			if err := i.Uninstall(); err != nil || !wait {
-				return err
-			}
-			<-c.Context().Done()
-			return nil
-		},
-	}
-	f.flags(c)
-	c.Flags().BoolVar(&wait, "wait", false, "stay until told to stop, as a DaemonSet's container has to")
-	return c
 }
