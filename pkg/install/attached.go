@@ -82,10 +82,13 @@ func podName(pod string, k attachment.Key) string {
 	return pod
 }
 
-// namespaceStands says whether a pod's namespace is there yet. In the agent's pod there is no link from /var/run to /run.
-func namespaceStands(path string) bool {
+// namespaceStands says whether a pod's namespace is there yet.
+func namespaceStands(path string) bool { return path != "" && exists(withoutLink(path)) }
+
+// withoutLink is a path without the link from /var/run to /run, which a host has and the agent's image has not.
+func withoutLink(path string) string {
 	if rest, ok := strings.CutPrefix(path, "/var/run/"); ok {
-		path = "/run/" + rest
+		return "/run/" + rest
 	}
-	return path != "" && exists(path)
+	return path
 }

@@ -260,12 +260,18 @@ func TestAFilesystemThatCannotExchange(t *testing.T) {
 	for _, cause := range []error{syscall.EINVAL, syscall.ENOSYS} {
 		w := newWorld(t, map[string]string{"10-x.conflist": bridge})
 		i := w.installer()
-		i.files.before = func(step, _ string) error {
+		rivalAt(i, "10-x.conflist", turn{"sync", w.writes("10-x.conflist", withMTU(1))})
+		rival := i.files.before
+		i.files.before = func(step, path string) error {
 			if step == "swap" {
 				return cause
 			}
-			return nil
+			return rival(step, path)
 		}
+		if _, err := i.Reconcile(); !errors.Is(err, errChanged) {
+			t.Errorf("with a change in between: %v", err)
+		}
+		w.wantFiles(map[string]string{"10-x.conflist": withMTU(1)})
 		if _, err := i.Reconcile(); err != nil {
 			t.Fatal(err)
 		}

@@ -194,6 +194,9 @@ func TestAnswersAreBounded(t *testing.T) {
 		}
 		now = now.Add(1)
 	}
+	if p := defaultPace; p.gap < 200*time.Millisecond || p.patience+p.gap > time.Second/2 {
+		t.Errorf("with %+v there are more than five answers a second, or hardly one", p)
+	}
 	now = now.Add(defaultPace.calm + 1)
 	if !v.next().IsZero() {
 		t.Errorf("after a while it waits until %s", v.next())

@@ -80,6 +80,35 @@ func TestUninstallStopsIfTheEntryStays(t *testing.T) {
 	}
 }
 
+func TestANamespaceIsFoundWithoutTheHostsLinks(t *testing.T) {
+	for path, want := range map[string]string{
+		"/var/run/netns/cni-1": "/run/netns/cni-1", "/run/netns/cni-1": "/run/netns/cni-1", "/proc/7/ns/net": "/proc/7/ns/net", "": "",
+	} {
+		if got := withoutLink(path); got != want {
+			t.Errorf("%q is %q here, want %q", path, got, want)
+		}
+	}
+	if namespaceStands("") || namespaceStands(t.TempDir()+"/gone") || !namespaceStands("/proc/self/ns/net") {
+		t.Error("a namespace stands that has gone, or the other way round")
+	}
+}
+
+// If nobody can tell which pods need the binary, it stays.
+func TestUninstallStopsIfNobodyKnowsWhatTheRuntimeKeeps(t *testing.T) {
+	w := newWorld(t, map[string]string{"10-x.conflist": bridge})
+	w.reconcile()
+	put(t, w.CacheDir, "no folder")
+	_, err := w.installer().Uninstall()
+	if err == nil {
+		t.Fatal("it works")
+	}
+	mustContain(t, err.Error(), "uninstall binary: list the runtime's attachments", w.CacheDir)
+	w.wantFiles(map[string]string{"10-x.conflist": bridge})
+	if len(contents(t, w.BinDir)) != 1 {
+		t.Error("the binary has gone")
+	}
+}
+
 func (w *world) rename(from, to string) {
 	w.tb.Helper()
 	if err := os.Rename(w.path(from), w.path(to)); err != nil {

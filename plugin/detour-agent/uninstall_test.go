@@ -101,14 +101,14 @@ func (n *runtimeNode) list() *libcni.NetworkConfigList {
 }
 
 // add starts a pod and returns what the runtime knows of it. end removes the pod's namespace.
-func (n *runtimeNode) add() (pod *libcni.RuntimeConf, end func()) {
+func (n *runtimeNode) add(list *libcni.NetworkConfigList) (pod *libcni.RuntimeConf, end func()) {
 	n.t.Helper()
 	ns := nettest.StartNamespace(n.t, "pod")
 	pod = &libcni.RuntimeConf{
 		ContainerID: "c1", NetNS: ns.Path(), IfName: "eth0",
 		Args: [][2]string{{"IgnoreUnknown", "1"}, {"K8S_POD_NAMESPACE", "shop"}, {"K8S_POD_NAME", "web"}, {"K8S_POD_UID", "uid-1"}},
 	}
-	if err := n.ns.Do(func() error { _, err := n.cni.AddNetworkList(n.t.Context(), n.list(), pod); return err }); err != nil {
+	if err := n.ns.Do(func() error { _, err := n.cni.AddNetworkList(n.t.Context(), list, pod); return err }); err != nil {
 		n.t.Fatal(err)
 	}
 	if got := n.addresses(); len(got) != 1 {
@@ -219,7 +219,7 @@ func TestUninstallLeavesTheBinaryForPodsToEnd(t *testing.T) {
 		t.Run(runtime, func(t *testing.T) {
 			t.Parallel()
 			n := startRuntimeNode(t)
-			pod, end := n.add()
+			pod, end := n.add(n.list())
 			u := n.uninstall()
 			eventually(t, "it waits", func() bool { return strings.Contains(u.log.String(), `"pods":["shop/web"]`) || len(u.ended) > 0 })
 			n.wantUninstalled(true)
@@ -244,7 +244,7 @@ func TestUninstallLeavesTheBinaryForPodsToEnd(t *testing.T) {
 func TestUninstallMayBeInterrupted(t *testing.T) {
 	t.Parallel()
 	n := startRuntimeNode(t)
-	pod, end := n.add()
+	pod, end := n.add(n.list())
 	u := n.uninstall()
 	eventually(t, "it waits", func() bool { return strings.Contains(u.log.String(), "shop/web") })
 	u.stop()
@@ -270,7 +270,7 @@ func TestUninstallMayBeInterrupted(t *testing.T) {
 func TestUninstallKnowsWhatTheRuntimeKeeps(t *testing.T) {
 	t.Parallel()
 	n := startRuntimeNode(t)
-	pod, end := n.add()
+	pod, end := n.add(n.list())
 	if err := os.RemoveAll(n.path("run/attachments")); err != nil {
 		t.Fatal(err)
 	}
@@ -292,10 +292,15 @@ func TestUninstallKnowsWhatTheRuntimeKeeps(t *testing.T) {
 	n.wantUninstalled(false)
 }
 
-// Nobody calls the plugin for the end of a pod that was started without it and repaired.
-func TestARepairedPodKeepsNoBinary(t *testing.T) {
+// Nobody calls the plugin for the end of a pod that was started without it, be it repaired or not.
+func TestAPodThatWasStartedWithoutDetourKeepsNoBinary(t *testing.T) {
 	t.Parallel()
 	n := startRuntimeNode(t)
+	without, err := libcni.ConfListFromBytes([]byte(n.before))
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.add(without)
 	record := attachment.Record{Key: attachment.RepairKey("uid-1", "eth0"), Netns: n.ns.Path(), Pod: "shop/web", Outcome: attachment.Programmed}
 	if err := attachment.NewStore(n.path("run")).Save(record); err != nil {
 		t.Fatal(err)
