@@ -8,8 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
@@ -104,22 +106,67 @@ func TestTheXtablesLockIsHeldUntilItIsClosed(t *testing.T) {
 
 func TestOnlyRedirectedConnectionsCount(t *testing.T) {
 	l := startLab(t)
-	for _, backend := range l.present(backends...) {
+	for _, of := range l.tracks() {
+		if of.exclusions > 100 {
+			continue
+		}
 		err := withPods(2, func(pods []*nettest.World) error {
-			of := track{backend, 100}
 			if err := l.lay(t.Context(), of, pods[0].Pod); err != nil {
 				return err
 			}
-			if rate, err := connectionRate(pods[0].Pod, of); err != nil || rate < 10 {
-				t.Errorf("%g connections per second, %v", rate, err)
+			if rate, err := connectionRate(pods[0], of); err != nil || rate < 10 {
+				t.Errorf("%s: %g connections per second, %v", of, rate, err)
 			}
-			if rate, err := connectionRate(pods[1].Pod, of); err == nil {
-				t.Errorf("%g connections per second without a rule", rate)
+			direct := of.rules == nothing || of.rules == tracking
+			if rate, err := connectionRate(pods[1], of); err == nil != direct {
+				t.Errorf("%s: %g connections per second without a rule, %v", of, rate, err)
 			}
 			return nil
 		})
 		if err != nil {
-			t.Errorf("%s: %v", backend, err)
+			t.Errorf("%s: %v", of, err)
+		}
+	}
+}
+
+// Connection tracking alone tracks, and without rules nothing is tracked.
+func TestWhatIsTracked(t *testing.T) {
+	l := startLab(t)
+	for rules, want := range map[string]bool{nothing: false, tracking: true, threeRules: true, nftables.Name: true} {
+		for _, inbound := range []bool{false, true} {
+			of := track{rules: rules, inbound: inbound}
+			err := withPods(1, func(pods []*nettest.World) error {
+				ns := pods[0].Pod
+				if err := l.lay(t.Context(), of, ns); err != nil {
+					return err
+				}
+				listener, err := 0, error(nil)
+				if err := ns.Do(func() error { listener, err = listen(of.port()); return err }); err != nil {
+					return err
+				}
+				defer unix.Close(listener)
+				client := ns
+				if inbound {
+					client = pods[0].Outside
+				}
+				if err := client.Do(func() error { return connectOnce(of.destination(), listener) }); err != nil {
+					return err
+				}
+				var flows []*netlink.ConntrackFlow
+				if err := ns.Do(func() error {
+					flows, err = netlink.ConntrackTableList(netlink.ConntrackTable, unix.AF_INET)
+					return err
+				}); err != nil {
+					return err
+				}
+				if tracked := len(flows) > 0; tracked != want {
+					t.Errorf("%s: tracked: %t, want %t", of, tracked, want)
+				}
+				return nil
+			})
+			if err != nil {
+				t.Errorf("%s: %v", of, err)
+			}
 		}
 	}
 }

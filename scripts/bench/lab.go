@@ -27,6 +27,7 @@ const (
 	meshName     = "osm"
 	podUID       = "0d6c1a52-8c0e-4f0b-9a57-3f1f5c7f2a01"
 	proxyPort    = 15001
+	inboundPort  = 15003
 )
 
 //go:embed objects

@@ -74,6 +74,7 @@ Medians; what is compared ran in turn, an ADD or DEL 50 times, each in a new nam
 1. is a plugin that sends the same netlink messages and prints a result,
 2. makes the two GETs as well, side by side over one connection,
 3. gives iptables-restore the same rules instead, and for DEL only prints a result,
-4. is the rate with the same backend and no exclusions (with nftables where there are no rules),
+4. is a client that dials the proxy itself, without rules; three rules are the least that redirect; for exclusions it is the
+   same backend without them,
 5. is nft -f of the same set alone,
 6. is 100 of 1. at once, or the same ADD while nobody holds the lock.`

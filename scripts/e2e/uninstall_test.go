@@ -2,18 +2,47 @@
 
 package e2e
 
-import "testing"
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+)
 
-// Last of all: afterwards the node is as it was before detour, and what was meshed is.
+// Last of all: afterwards no pod starts with detour, what was meshed is, and once the last pod has ended that was started with
+// detour, the node is as it was before.
 func TestUninstallTakesOutExactlyWhatIsOurs(t *testing.T) {
 	installDetour(t)
 	namespace := newNamespace(t, "uninstalled", restricted)
 	startMeshed(t, namespace, "web")
 	kubectl(t, "apply", "-k", "../../deploy/uninstall")
 	rollout(t)
-	if left := cniFiles(t); left != untouched {
-		t.Errorf("the files are\n%s\nand were\n%s", left, untouched)
+	if got := plugins(t); slices.Contains(got, "detour") {
+		t.Errorf("the chain is %v", got)
 	}
+	if left := cniFiles(t); !strings.Contains(left, "/opt/cni/bin/detour") || strings.Contains(left, "detour-token") {
+		t.Errorf("the binary has gone before the pod, or the token has not:\n%s", left)
+	}
+	eventually(t, func() error {
+		log := kubectl(t, "logs", "--namespace", "detour-system", "--selector="+agentLabel, "--tail=-1")
+		if !strings.Contains(log, namespace+"/web") {
+			return fmt.Errorf("the log does not say which pods need the binary: %s", log)
+		}
+		return nil
+	})
 	startServer(t, namespace)
 	wantInbound(t, podIPs(t, namespace, "web")[0], 8080, false)
+	kubectl(t, "delete", "pod", "--namespace", namespace, "web", "--now")
+	eventually(t, func() error {
+		if left := cniFiles(t); left != untouched {
+			return fmt.Errorf("the files are\n%s\nand were\n%s", left, untouched)
+		}
+		return nil
+	})
+	eventually(t, func() error {
+		if left := shell(t, "ls -A /run/detour"); left != "" {
+			return fmt.Errorf("in /run/detour there is %s", left)
+		}
+		return nil
+	})
 }
