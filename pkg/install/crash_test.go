@@ -219,17 +219,17 @@ func TestSomebodyElseWritesAtTheSameTime(t *testing.T) {
 	}{
 		{"before the look", func(w *world) []turn { return []turn{{"sync", w.writes(name, change)}} }, change},
 		{"in place after the look", func(w *world) []turn { return []turn{{"swap", w.writes(name, change)}} }, change},
-		{"anew after the look", func(w *world) []turn { return []turn{{"swap", w.renames(name, change)}} }, change},
+		{"anew after the look", func(w *world) []turn { return []turn{{"swap", w.renames(change)}} }, change},
 		{"twice, the second time after the swap", func(w *world) []turn {
-			return []turn{{"swap", w.renames(name, withMTU(1))}, {"look", w.renames(name, change)}}
+			return []turn{{"swap", w.renames(withMTU(1))}, {"look", w.renames(change)}}
 		}, change},
 		{"after each swap", func(w *world) []turn {
-			return []turn{{"swap", w.renames(name, withMTU(1))}, {"look", w.renames(name, withMTU(2))}, {"look", w.renames(name, change)}}
+			return []turn{{"swap", w.renames(withMTU(1))}, {"look", w.renames(withMTU(2))}, {"look", w.renames(change)}}
 		}, change},
 		{"into a file that was opened before", func(w *world) []turn { return []turn{{"swap", w.writesSlowly(name, change)}} }, change},
-		{"by removing it", func(w *world) []turn { return []turn{{"swap", func() { w.remove(name) }}} }, ""},
+		{"by removing it", func(w *world) []turn { return []turn{{"swap", func() { os.Remove(w.path(name)) }}} }, ""},
 		{"by removing it after the swap", func(w *world) []turn {
-			return []turn{{"swap", w.renames(name, change)}, {"look", func() { w.remove(name) }}}
+			return []turn{{"swap", w.renames(change)}, {"look", func() { os.Remove(w.path(name)) }}}
 		}, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -304,7 +304,7 @@ func TestAListThatIsBeingWrittenIsWaitedFor(t *testing.T) {
 	}
 }
 
-// writes overwrites a file, renames replaces it.
+// writes overwrites a file, renames replaces the list.
 func (w *world) writes(name, text string) func() { return func() { put(w.tb, w.path(name), text) } }
 
 // writesSlowly opens the file at once and writes to it after a while.
@@ -324,10 +324,10 @@ func (w *world) writesSlowly(name, text string) func() {
 	}
 }
 
-func (w *world) renames(name, text string) func() {
+func (w *world) renames(text string) func() {
 	return func() {
 		put(w.tb, w.path("owner.new"), text)
-		w.rename("owner.new", name)
+		w.rename("owner.new", "10-x.conflist")
 	}
 }
 

@@ -184,8 +184,8 @@ func contend(tb testing.TB, o owner) contested {
 	return c
 }
 
-// An owner that writes the list again and again is answered each time, none of his changes is lost, and if he answers at once,
-// there are not more than so many answers in a second.
+// An owner that writes the list again and again is answered each time, and none of its changes is lost. One that reacts at once is
+// answered a few times a second and no more.
 func TestAnOwnerThatWritesAgainAndAgain(t *testing.T) {
 	t.Parallel()
 	for _, how := range []string{"rename", "truncate", "open"} {
@@ -197,7 +197,7 @@ func TestAnOwnerThatWritesAgainAndAgain(t *testing.T) {
 				if c.lost > 0 {
 					t.Errorf("%d changes of the owner were lost", c.lost)
 				}
-				if least := o.times / 2; c.answers < least { // several of his changes may have one answer on a busy machine
+				if least := o.times / 2; c.answers < least { // several changes may have one answer on a busy machine
 					t.Errorf("%d changes of the owner were answered %d times, want %d at least", o.times, c.answers, least)
 				}
 				if least := defaultPace.gap * time.Duration(o.times-2); o.period == 0 && c.took < least {

@@ -13,7 +13,7 @@ type pace struct {
 	// period is how often it looks without a reason, retry how soon after an error or without a watch.
 	period, retry time.Duration
 	// gap is the least time between two answers to somebody who changes the same part again and again: two installers of which
-	// each answers the other at once shall not keep the node busy. calm is after how long without a change he is forgotten.
+	// each answers the other at once shall not keep the node busy. calm is after how long without a change that is forgotten.
 	gap, calm time.Duration
 }
 
