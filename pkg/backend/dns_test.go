@@ -5,7 +5,6 @@ import (
 	"os"
 	"os/exec"
 	"testing"
-	"time"
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend/iptables"
@@ -25,7 +24,7 @@ func TestIstioCapturesRealDNSQueries(t *testing.T) {
 		_, app, proxy := startDNS(t, w)
 		for source, server := range map[netip.Addr]string{nettest.PodIPv4: "10.96.0.10:53", nettest.PodIPv6: "[2001:db8::10]:53"} {
 			for _, protocol := range []nettest.Protocol{nettest.UDP, nettest.TCP} {
-				call := nettest.Call{Protocol: protocol, Destination: netip.MustParseAddrPort(server), Timeout: 3 * time.Second}
+				call := nettest.Call{Protocol: protocol, Destination: netip.MustParseAddrPort(server)}
 				if protocol == nettest.UDP {
 					call.Source = netip.AddrPortFrom(source, 40000)
 				}
@@ -58,7 +57,7 @@ func TestWithoutZonesTheProxyAsksItself(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		call := nettest.Call{Protocol: nettest.UDP, Source: netip.AddrPortFrom(nettest.PodIPv4, 40000), Destination: netip.MustParseAddrPort("10.96.0.10:53"), Timeout: 3 * time.Second}
+		call := nettest.Call{Protocol: nettest.UDP, Source: netip.AddrPortFrom(nettest.PodIPv4, 40000), Destination: netip.MustParseAddrPort("10.96.0.10:53")}
 		for _, who := range []nettest.Process{app, proxy} {
 			if got, err := who.QueryDNS(call, "web."); err != nil || got != "the proxy" {
 				t.Errorf("UID %d: answered by %q, %v", who.UID, got, err)

@@ -34,8 +34,8 @@ func TestCnitoolRunsTheChain(t *testing.T) {
 	a.file("conf/10-net.conflist", string(list))
 
 	cnitool := func(verb string) (string, error) {
-		cmd := exec.Command(filepath.Join(binDir, "cnitool"), verb, "net", a.ns.Path())
-		cmd.Env = append(os.Environ(), "CNI_PATH="+binDir, "NETCONFPATH="+a.path("conf"), "CNI_ARGS="+a.env["CNI_ARGS"])
+		cmd := exec.Command(filepath.Join(binDir(t), "cnitool"), verb, "net", a.ns.Path())
+		cmd.Env = append(os.Environ(), "CNI_PATH="+binDir(t), "NETCONFPATH="+a.path("conf"), "CNI_ARGS="+a.env["CNI_ARGS"])
 		var out []byte
 		err := node.Do(func() (err error) { out, err = cmd.CombinedOutput(); return err })
 		return string(out), err

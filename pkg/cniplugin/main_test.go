@@ -18,28 +18,9 @@ import (
 )
 
 // binDir holds the real plugin, cnitool and the plugins ahead of it in the chain.
-var binDir string
+var binDir = nettest.Programs("../../plugin/detour", "tool")
 
-func TestMain(m *testing.M) { os.Exit(runTests(m)) }
-
-func runTests(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "detour-bin-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	binDir = dir
-	for _, what := range []string{"../../plugin/detour", "tool"} {
-		build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", what)
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "build %s: %v: %s\n", what, err, out)
-			return 1
-		}
-	}
-	return nettest.Main(m)
-}
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
 const (
 	meshed = `{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, uid: uid-1%s},
@@ -76,7 +57,7 @@ func newAttachment(t testing.TB, manifests ...string) *attachment {
 		"prevResult": prevResult("10.77.0.2/24", "fd77::2/64"),
 	}
 	a.env = map[string]string{
-		"CNI_CONTAINERID": "c1", "CNI_NETNS": a.ns.Path(), "CNI_IFNAME": "eth0", "CNI_PATH": binDir,
+		"CNI_CONTAINERID": "c1", "CNI_NETNS": a.ns.Path(), "CNI_IFNAME": "eth0", "CNI_PATH": binDir(t),
 		"CNI_ARGS": "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID=uid-1",
 	}
 	return a
@@ -105,7 +86,7 @@ func (a *attachment) command(verb string) *exec.Cmd {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	cmd := exec.Command(filepath.Join(binDir, "detour"))
+	cmd := exec.Command(filepath.Join(binDir(a.t), "detour"))
 	cmd.Stdin = bytes.NewReader(conf)
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb)
 	for k, v := range a.env {

@@ -2,6 +2,7 @@ package nettest
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -32,7 +33,7 @@ type Call struct {
 	// Source is what the socket is bound to; the kernel chooses what is zero of it.
 	Source      netip.AddrPort
 	Destination netip.AddrPort
-	// Timeout is for all of it, the answer too.
+	// Timeout is for all of it, the answer too. Zero is Patience.
 	Timeout time.Duration
 }
 
@@ -66,7 +67,7 @@ func (p Process) Ask(c Call) (string, error) {
 
 // converse opens the call's connection, lets talk talk, closes it and classifies the error.
 func (p Process) converse(c Call, talk func(net.Conn) error) error {
-	deadline := time.Now().Add(c.Timeout)
+	deadline := time.Now().Add(cmp.Or(c.Timeout, Patience))
 	conn, err := p.connect(c, deadline)
 	if err != nil {
 		return classify(c.Destination, err)

@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
 )
@@ -55,9 +54,6 @@ func startDNS(t *testing.T, variant, rules string, uid uint32) (app, proxy Proce
 
 // query returns the answer or what became of the query instead.
 func query(p Process, c Call) string {
-	if c.Timeout == 0 {
-		c.Timeout = dialTimeout
-	}
 	got, err := p.QueryDNS(c, "web.default.svc.cluster.local.")
 	if err != nil {
 		return err.Error()
@@ -105,21 +101,23 @@ func TestDNSFromTheSamePort(t *testing.T) {
 		for _, c := range []struct {
 			name, rules string
 			uid         uint32 // of the proxy's listener
-			timeout     time.Duration
 			want        [3]string
 		}{
-			{"with zones", dnsCapture + dnsZones, 1337, 0, [3]string{"the proxy", "the real server", "the proxy"}},
-			{"without zones", dnsCapture, 1337, 0, [3]string{"the proxy", "the proxy", "the proxy"}},
-			{"listener of another user", dnsCapture + dnsZones, 0, dropTimeout, [3]string{"timeout", "the real server", "timeout"}},
-			{"without rules", "*nat\nCOMMIT\n", 1337, 0, [3]string{"the real server", "the real server", "the real server"}},
+			{"with zones", dnsCapture + dnsZones, 1337, [3]string{"the proxy", "the real server", "the proxy"}},
+			{"without zones", dnsCapture, 1337, [3]string{"the proxy", "the proxy", "the proxy"}},
+			{"listener of another user", dnsCapture + dnsZones, 0, [3]string{"timeout", "the real server", "timeout"}},
+			{"without rules", "*nat\nCOMMIT\n", 1337, [3]string{"the real server", "the real server", "the real server"}},
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
 				app, proxy := startDNS(t, variant, c.rules, c.uid)
 				for server, source := range servers {
-					call := Call{Timeout: c.timeout, Protocol: UDP, Source: netip.AddrPortFrom(source, 40000), Destination: server}
-					if got := [3]string{query(app, call), query(proxy, call), query(app, call)}; got != c.want {
-						t.Errorf("%s: got %q, want %q", server, got, c.want)
+					call := Call{Protocol: UDP, Source: netip.AddrPortFrom(source, 40000), Destination: server}
+					for i, p := range []Process{app, proxy, app} {
+						call.Timeout = timeFor(c.want[i])
+						if got := query(p, call); got != c.want[i] {
+							t.Errorf("%s: query %d: got %s, want %s", server, i, got, c.want[i])
+						}
 					}
 				}
 			})
@@ -137,7 +135,7 @@ func TestListenDNSRefusesLongText(t *testing.T) {
 func TestQueryDNSErrors(t *testing.T) {
 	t.Parallel()
 	ns := StartNamespace(t, "dns")
-	call := Call{Destination: netip.MustParseAddrPort("[::1]:53"), Timeout: dialTimeout}
+	call := Call{Destination: netip.MustParseAddrPort("[::1]:53")}
 	for _, call.Protocol = range []Protocol{TCP, UDP} {
 		if got, err := own(ns).QueryDNS(call, "a."); !errors.Is(err, ErrRefused) {
 			t.Errorf("%s: got %q, %v", call.Protocol, got, err)

@@ -1,6 +1,7 @@
 package nettest
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -20,6 +21,10 @@ type TB interface {
 // requireVar set to 1, as in CI, makes a missing privilege or program a failure: a skipped test proves nothing there.
 const requireVar = "REQUIRE_NETNS"
 
+// hostVar says what the result depends on that no Go file does; see scripts/test.sh. The cache of go test keeps a result
+// while the variables that the tests have read stay as they are.
+const hostVar = "DETOUR_TEST_HOST"
+
 // RequireNetns skips the test with the reason if this process can't create network namespaces, and fails it instead if
 // the environment says REQUIRE_NETNS=1.
 func RequireNetns(t TB) {
@@ -37,6 +42,7 @@ func RequireProgram(t TB, name string) {
 
 func require(t TB, err error) {
 	t.Helper()
+	os.Getenv(hostVar)
 	switch {
 	case err == nil:
 	case os.Getenv(requireVar) == "1":
@@ -111,6 +117,7 @@ func runTests(m interface{ Run() int }, stderr io.Writer) int {
 	if err == nil && len(left) > 0 {
 		err = fmt.Errorf("left behind: %s", strings.Join(left, ", "))
 	}
+	err = errors.Join(err, removePrograms())
 	if err == nil {
 		return code
 	}

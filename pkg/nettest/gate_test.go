@@ -74,6 +74,7 @@ func TestRequireProgram(t *testing.T) {
 func TestCheckPacketsFails(t *testing.T) {
 	t.Parallel()
 	w := StartWorld(t)
+	w.Silence = Patience // what is to go astray here arrives
 	for line, got := range map[string]string{
 		"out 1.1.1.1:80 -> proxy 15001":                  "outside",
 		"out 1.1.1.1:80 gid=1337 -> app":                 "outside",

@@ -124,7 +124,13 @@ func connect(from *Namespace, a end, to *Namespace, b end) error {
 		return err
 	}
 	// The end that was up first learns of the other one later, and drops what it sends before.
-	return from.Do(func() error { return awaitCarrier(a.link) })
+	if err := from.Do(func() error { return awaitCarrier(a.link) }); err != nil {
+		return err
+	}
+	if err := from.Do(func() error { return awaitLocal(a.v6) }); err != nil {
+		return err
+	}
+	return to.Do(func() error { return awaitLocal(b.v6) })
 }
 
 // bringUp brings the end's link up and gives it its addresses.
@@ -158,16 +164,31 @@ func linkLocal(addr netip.Addr) netip.Addr {
 }
 
 func awaitCarrier(name string) error {
-	for deadline := time.Now().Add(dialTimeout); ; time.Sleep(time.Millisecond) {
+	return await("bring "+name+" up: it has no carrier", func() (bool, error) {
 		link, err := findLink(name)
-		if err != nil {
+		return err == nil && link.Attrs().OperState == netlink.OperUp, err
+	})
+}
+
+// awaitLocal waits until the kernel takes what is sent to an IPv6 address of the namespace: it makes the route to a new
+// address, and answers its neighbours, some time after it has said that the address is there.
+func awaitLocal(addr netip.Addr) error {
+	filter := netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: ipNet(netip.PrefixFrom(addr, addr.BitLen()))}
+	return await("add "+addr.String()+": it has no local route", func() (bool, error) {
+		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		return len(routes) > 0, err
+	})
+}
+
+// await waits until ok says so. The error is without, if that does not come.
+func await(without string, ok func() (bool, error)) error {
+	for deadline := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
+		done, err := ok()
+		if done || err != nil {
 			return err
 		}
-		if link.Attrs().OperState == netlink.OperUp {
-			return nil
-		}
 		if time.Now().After(deadline) {
-			return errors.New("bring " + name + " up: it has no carrier")
+			return errors.New(without)
 		}
 	}
 }

@@ -10,9 +10,6 @@ import (
 	"time"
 )
 
-// answerTime bounds how long a listener bothers with one connection.
-const answerTime = 5 * time.Second
-
 // Banner makes the one line that a listener answers to a connection, without the line's end.
 type Banner func(conn *net.TCPConn) string
 
@@ -135,7 +132,7 @@ func (l *Listener) acceptAll(socket net.Listener, answer func(*net.TCPConn)) {
 		}
 		l.running.Go(func() {
 			defer conn.Close()
-			if err := conn.SetDeadline(time.Now().Add(answerTime)); err == nil {
+			if err := conn.SetDeadline(time.Now().Add(Patience)); err == nil {
 				answer(conn.(*net.TCPConn))
 			}
 		})

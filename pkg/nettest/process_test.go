@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"testing"
+	"time"
 )
 
 func TestGroupOwner(t *testing.T) {
@@ -46,7 +47,7 @@ func TestSource(t *testing.T) {
 	if got, err := w.Send(six[0]); err == nil {
 		t.Errorf("from an address that the pod has not: got %q", got)
 	}
-	run(t, w.Pod, "ip", "-6", "addr", "add", "::6/128", "dev", "lo")
+	run(t, w.Pod, "ip", "-6", "addr", "add", "::6/128", "dev", "lo", "nodad")
 	CheckPackets(t, w, append(six, parse(t, `
 		out 10.77.0.2:8080 src=127.0.0.6 -> app
 		out 10.77.0.2:8080 src=127.0.0.7 -> proxy 15006
@@ -69,11 +70,12 @@ COMMIT
 	for port, c := range map[uint16]struct {
 		p    Process
 		want error
+		time time.Duration
 	}{
-		9000: {Process{w.Pod, 0, 0}, nil},
-		9001: {Process{w.Pod, 1337, 0}, ErrTimeout},
-		9002: {Process{w.Pod, 0, 1338}, ErrTimeout},
-		9003: {Process{w.Pod, 1338, 1337}, nil},
+		9000: {Process{w.Pod, 0, 0}, nil, Patience},
+		9001: {Process{w.Pod, 1337, 0}, ErrTimeout, Silence},
+		9002: {Process{w.Pod, 0, 1338}, ErrTimeout, Silence},
+		9003: {Process{w.Pod, 1338, 1337}, nil, Patience},
 	} {
 		l, err := c.p.Listen(port, Named("app"))
 		if err != nil {
@@ -81,7 +83,7 @@ COMMIT
 		}
 		t.Cleanup(func() { closeOrFail(t, l) })
 		for _, host := range []netip.Addr{PodIPv4, PodIPv6} {
-			got, err := own(w.Outside).Ask(Call{Destination: netip.AddrPortFrom(host, port), Timeout: dropTimeout})
+			got, err := own(w.Outside).Ask(Call{Destination: netip.AddrPortFrom(host, port), Timeout: c.time})
 			if !errors.Is(err, c.want) {
 				t.Errorf("%d of %s: got %q, %v; want %v", port, host, got, err, c.want)
 			}
@@ -94,7 +96,7 @@ func TestBecomeFails(t *testing.T) {
 	t.Parallel()
 	ns := StartNamespace(t, "become")
 	for _, p := range []Process{{ns, math.MaxUint32, 0}, {ns, 0, math.MaxUint32}} {
-		if got, err := p.Ask(Call{Destination: netip.MustParseAddrPort("127.0.0.1:80"), Timeout: dialTimeout}); !errors.Is(err, os.ErrPermission) {
+		if got, err := p.Ask(Call{Destination: netip.MustParseAddrPort("127.0.0.1:80")}); !errors.Is(err, os.ErrPermission) {
 			t.Errorf("ask: got %q, %v", got, err)
 		}
 		if l, err := p.Listen(80, Named("app")); !errors.Is(err, os.ErrPermission) {

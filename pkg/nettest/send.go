@@ -59,7 +59,7 @@ func (w *World) ask(from *Namespace, p Packet, to netip.Addr) (string, error) {
 		Timeout:     w.Timeout,
 	}
 	if errors.Is(p.Want.Err, ErrTimeout) {
-		call.Timeout = min(call.Timeout, dropTimeout)
+		call.Timeout = w.Silence
 	}
 	answer, err := Process{from, p.UID, p.GID}.Ask(call)
 	if err == nil {

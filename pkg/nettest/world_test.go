@@ -105,11 +105,18 @@ func restore(t *testing.T, ns *Namespace, program, rules string) {
 	}
 }
 
+// timeFor is how long a call may take that is to end so.
+func timeFor(outcome string) time.Duration {
+	if strings.HasSuffix(outcome, ErrTimeout.Error()) {
+		return Silence
+	}
+	return Patience
+}
+
 // What a packet's outcome says where something other than the rules of TestRedirect happens to it.
 func TestOutcomes(t *testing.T) {
 	t.Parallel()
 	w := StartWorld(t)
-	w.Timeout = time.Second // for the packet that is dropped
 	restore(t, w.Pod, "iptables-nft", `*nat
 -A OUTPUT -d 1.1.1.1/32 -p tcp -j REDIRECT --to-ports 4444
 -A OUTPUT -d 2.2.2.2/32 -p tcp -j DNAT --to-destination 2.2.2.2:81
@@ -136,6 +143,7 @@ COMMIT
 		"in4 8081 -> app":       "proxy 15003",
 		"in6 8081 -> app":       "error: refused",
 	} {
+		w.Timeout = timeFor(want)
 		got, err := w.Send(parse(t, line)[0])
 		if err != nil || got != want {
 			t.Errorf("%s: got %q, %v; want %q", line, got, err, want)
@@ -181,7 +189,7 @@ func TestOriginalDstOfDualStackSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dst := range []string{"1.1.1.1:80", "[2001:db8::1]:80"} {
-		got, err := Dial(w.Pod, AppUID, netip.MustParseAddrPort(dst), dialTimeout)
+		got, err := Dial(w.Pod, AppUID, netip.MustParseAddrPort(dst), Patience)
 		if want := "proxy 15001 original " + dst; err != nil || got != want {
 			t.Errorf("got %q, %v; want %q", got, err, want)
 		}
@@ -253,7 +261,7 @@ func TestDialSilentListener(t *testing.T) {
 			conn.Close()
 		}
 	}()
-	if got, err := Dial(ns, AppUID, netip.MustParseAddrPort("127.0.0.1:80"), dialTimeout); !errors.Is(err, ErrSilent) {
+	if got, err := Dial(ns, AppUID, netip.MustParseAddrPort("127.0.0.1:80"), Patience); !errors.Is(err, ErrSilent) {
 		t.Errorf("got %q, %v", got, err)
 	}
 }

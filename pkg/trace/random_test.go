@@ -35,7 +35,6 @@ func TestRandomPoliciesEndWhereTheWalkSays(t *testing.T) {
 	t.Logf("repeat with -trace.seed=%d", start)
 	forEachKernel(t, func(t *testing.T, k kernel, number int) {
 		p := newPod(t, k)
-		p.world.Timeout = time.Second
 		from, to := number, policies
 		if *onlyOne >= 0 {
 			from, to = *onlyOne, *onlyOne+1

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"fmt"
 	"os"
 	"os/exec"
 	"strings"
@@ -16,31 +15,14 @@ import (
 )
 
 // bin holds detour and the floors.
-var bin string
+var bin = nettest.Programs("../../plugin/detour", "./...")
 
-func TestMain(m *testing.M) { os.Exit(runTests(m)) }
-
-func runTests(m *testing.M) int {
-	dir, err := os.MkdirTemp("", "detour-bin-")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	bin = dir
-	build := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "../../plugin/detour", "./...")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build: %v: %s\n", err, out)
-		return 1
-	}
-	return nettest.Main(m)
-}
+func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
 func startLab(t *testing.T) *lab {
 	t.Helper()
 	nettest.RequireNetns(t)
-	l, err := newLab(t.Context(), bin)
+	l, err := newLab(t.Context(), bin(t))
 	if err != nil {
 		t.Fatal(err)
 	}

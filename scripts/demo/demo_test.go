@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +13,8 @@ import (
 
 	"github.com/detour-cni/detour/pkg/nettest"
 )
+
+var programs = nettest.Programs("../../plugin/detour", "tool")
 
 func TestMain(m *testing.M) {
 	if isProxy() {
@@ -29,13 +30,9 @@ func TestDemo(t *testing.T) {
 	for _, program := range []string{"go", "iptables"} {
 		nettest.RequireProgram(t, program)
 	}
-	programs := t.TempDir()
-	build := exec.Command("go", "build", "-buildvcs=false", "-o", programs, "tool", "../../plugin/detour")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build: %v\n%s", err, out)
-	}
+	programs := programs(t)
 	o := options{tools: programs, plugins: programs, manifests: "../../testdata/demo"}
+	nettest.ReadByPrograms(t, o.manifests)
 	for _, c := range []struct {
 		name   string
 		change func(*options)

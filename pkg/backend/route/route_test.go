@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
@@ -53,11 +54,23 @@ func shell(t testing.TB, ns *nettest.Namespace, script string) string {
 // dump is all that Apply may change.
 func dump(t testing.TB, ns *nettest.Namespace) string {
 	t.Helper()
+	awaitLocalRoutes(t, ns)
 	return shell(t, ns, `for f in -4 -6; do
 		ip -N -d $f rule
 		ip -N -d $f route show table all
 		ip -N -d $f addr show dev lo
 	done`)
+}
+
+// awaitLocalRoutes waits for what the kernel makes of its own some time after an IPv6 address: a route for each.
+func awaitLocalRoutes(t testing.TB, ns *nettest.Namespace) {
+	t.Helper()
+	const addresses, routes = "ip -6 addr | grep inet6 | wc -l", "ip -6 route show table local type local proto kernel | wc -l"
+	for deadline := time.Now().Add(nettest.Patience); shell(t, ns, addresses) != shell(t, ns, routes); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("an address has no local route:\n%s", shell(t, ns, "ip -6 addr; ip -6 route show table local"))
+		}
+	}
 }
 
 func apply(ns *nettest.Namespace, s rules.Setup) error {
