@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/nettest"
+)
+
+// The records of ADD are the runtime's, also of pods that the API server knows no more: DEL comes later, and needs them.
+func TestOnlyRecordsOfRepairsGoWithTheirPods(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.put(configPath, testConfig())
+	a := newTestAgent(t, s, func(c *Config) { c.Repair, c.NetnsDir = InPlace, t.TempDir() })
+	ordinary, repair := attachment.Key{Network: "pods", ContainerID: "1", IfName: "eth0"}, attachment.RepairKey("uid-b", "eth0")
+	save(t, a, attachment.Record{Key: ordinary, Pod: "shop/a", PodUID: "uid-a", Netns: "/proc/self/ns/net", Outcome: attachment.Programmed})
+	save(t, a, attachment.Record{Key: repair, Pod: "shop/b", PodUID: "uid-b", Netns: "/proc/self/ns/net", Outcome: attachment.Programmed})
+	start(t, a)
+	eventually(t, "the repair's record goes", func() bool { _, err := a.store.Load(repair); return err != nil })
+	if _, err := a.store.Load(ordinary); err != nil {
+		t.Errorf("so does the record of an ADD: %v", err)
+	}
+}
+
+// A kubelet that makes the folder for a hostPath makes it for everybody.
+func TestAFolderThatIsThereIsClosedToOthers(t *testing.T) {
+	t.Parallel()
+	nettest.RequireNetns(t) // root, whom alone the socket serves
+	a := newTestAgent(t, newAPIServer(t), nil)
+	if err := os.Chmod(a.conf.StateDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	start(t, a)
+	eventually(t, "the agent serves", func() bool { return a.socket.at(a.conf.Socket) })
+	if info, err := os.Stat(a.conf.StateDir); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("got %v, %v", info.Mode(), err)
+	}
+}
+
+// A taint is its key and its effect.
+func TestOnlyTheTaintWithTheEffectGoes(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	evicting := fields{"key": Taint, "effect": "NoExecute"}
+	s.put(nodePath, node(evicting, ours))
+	start(t, newTestAgent(t, s, func(c *Config) { c.RemoveTaint = true }))
+	eventually(t, "a taint goes", func() bool { return len(s.written("PATCH", nodePath)) > 0 })
+	for _, step := range s.written("PATCH", nodePath)[0].patch {
+		if step["path"] != "/spec/taints/1" {
+			t.Errorf("patch %v", step)
+		}
+	}
+}
+
+// Whatever an API server makes of the field selector.
+func TestOnlyTheConfigurationOfTheNameCounts(t *testing.T) {
+	t.Parallel()
+	s := newAPIServer(t)
+	s.put(podPath("shop", "a"), testPod("a"))
+	s.put(configPath, testConfig())
+	another := testConfig()
+	another["metadata"].(fields)["name"] = "osm-preset-mesh-config"
+	another["spec"] = fields{"traffic": fields{"outboundPortExclusionList": []int{4444}}}
+	s.refuse["GET "+collectionOf(configPath)] = func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Has("watch") {
+			s.collection(w, r)
+			return
+		}
+		reply(w, 200, fields{
+			"kind": "MeshConfigList", "apiVersion": "config.openservicemesh.io/v1alpha2",
+			"metadata": fields{"resourceVersion": "1000"}, "items": []fields{testConfig(), another},
+		})
+	}
+	nettest.RequireNetns(t) // root, whom alone the socket serves
+	a := newTestAgent(t, s, nil)
+	start(t, a)
+	eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.at(a.conf.Socket) })
+	if answer := ask(t, a, "a", "uid-a"); !strings.Contains(string(answer.Config), "6379") {
+		t.Errorf("got %s", answer.Config)
+	}
+}
+
+// An address on an interface that is down is nobody's: here another namespace keeps a copy of the pod's.
+func TestOnlyLinksThatAreUpTellAPodsNamespace(t *testing.T) {
+	t.Parallel()
+	w, other := nettest.StartWorld(t), nettest.StartNamespace(t, "down")
+	nettest.RequireProgram(t, "ip")
+	script := fmt.Sprintf("ip link add eth0 type veth peer name end; ip addr add %s/24 dev eth0; ip -6 addr add %s/64 dev eth0 nodad", nettest.PodIPv4, nettest.PodIPv6)
+	err := other.Do(func() error {
+		out, err := exec.Command("sh", "-ec", script).CombinedOutput()
+		if err != nil {
+			return fmt.Errorf("%w: %s", err, out)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newAPIServer(t)
+	s.put(podPath("shop", "a"), testPod("a"))
+	s.put(configPath, testConfig())
+	a := newTestAgent(t, s, func(c *Config) { c.Repair, c.NetnsDir = InPlace, runtimeDir(t, w.Pod.Path(), other.Path()) })
+	start(t, a)
+	eventually(t, "the pod is programmed", func() bool {
+		return slices.Contains(rulesIn(t, w), "-A OUTPUT -p tcp -j PROXY_OUTPUT")
+	})
+}
