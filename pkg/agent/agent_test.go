@@ -30,11 +30,11 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// hasty is for tests.
+// hasty is for tests. What bounds the wait for somebody who may only be slow, on a busy machine, is less so.
 var hasty = timing{
-	request: time.Second,
-	lookup:  500 * time.Millisecond,
-	ready:   200 * time.Millisecond,
+	request: nettest.Patience,
+	lookup:  5 * time.Second,
+	ready:   time.Second,
 	probe:   20 * time.Millisecond,
 	sweep:   30 * time.Millisecond,
 	settle:  time.Second,
@@ -87,7 +87,7 @@ func start(t testing.TB, a *Agent) (stop func()) {
 			if err != nil {
 				t.Errorf("Run: %v", err)
 			}
-		case <-time.After(20 * time.Second):
+		case <-time.After(2 * nettest.Patience):
 			t.Error("Run does not end")
 		}
 	})
@@ -98,7 +98,7 @@ func start(t testing.TB, a *Agent) (stop func()) {
 // eventually waits until ok.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(15 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(2 * nettest.Patience); !ok(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("it did not happen: %s", what)
 		}

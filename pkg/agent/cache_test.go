@@ -27,7 +27,7 @@ import (
 
 func ask(t testing.TB, a *Agent, name, uid string) agentapi.Answer {
 	t.Helper()
-	answer, err := agentapi.Call(t.Context(), a.conf.Socket, agentapi.Request{Lookup: &agentapi.Lookup{Namespace: "shop", Name: name, UID: uid}}, 5*time.Second)
+	answer, err := agentapi.Call(t.Context(), a.conf.Socket, agentapi.Request{Lookup: &agentapi.Lookup{Namespace: "shop", Name: name, UID: uid}}, nettest.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,11 +13,12 @@ import (
 
 	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/cniplugin"
+	"github.com/detour-cni/detour/pkg/nettest"
 )
 
 func tell(t testing.TB, a *Agent, r agentapi.Report) {
 	t.Helper()
-	answer, err := agentapi.Call(t.Context(), a.conf.Socket, agentapi.Request{Report: &r}, 5*time.Second)
+	answer, err := agentapi.Call(t.Context(), a.conf.Socket, agentapi.Request{Report: &r}, nettest.Patience)
 	if err != nil || answer.Error != "" {
 		t.Fatalf("report: %v %s", err, answer.Error)
 	}
@@ -76,10 +78,13 @@ func TestReportsAreCounted(t *testing.T) {
 		`detour_pods_unprogrammed 0`,
 	)
 	_, text := get(a, "/metrics")
-	for _, words := range []string{`detour_build_info{goversion="go`, `version="v1.2.3"} 1`, "detour_cache_age_seconds 0", "go_goroutines", "process_resident_memory_bytes"} {
+	for _, words := range []string{`detour_build_info{goversion="go`, `version="v1.2.3"} 1`, "go_goroutines", "process_resident_memory_bytes"} {
 		if !strings.Contains(text, words) {
 			t.Errorf("metrics lack %q", words)
 		}
+	}
+	if !regexp.MustCompile(`\ndetour_cache_age_seconds \d{1,2}(\.\d+)?\n`).MatchString(text) {
+		t.Error("metrics lack the age of the cache, or it is too high")
 	}
 	if strings.Contains(text, `stage="lookup"`) {
 		t.Error("a time before now is counted")
@@ -154,10 +159,13 @@ func TestARepeatedEventIsOneObjectWithACount(t *testing.T) {
 func TestEventsNeverBlock(t *testing.T) {
 	t.Parallel()
 	s, a, _ := startServed(t, nil)
-	var hanging atomic.Int64
+	var hanging, most atomic.Int64
 	s.update(func() {
 		s.refuse["POST /api/v1/namespaces/shop/events"] = func(_ http.ResponseWriter, r *http.Request) {
-			hanging.Add(1)
+			if n := hanging.Add(1); n > 1 {
+				most.Store(n)
+			}
+			defer hanging.Add(-1)
 			io.Copy(io.Discard, r.Body) // or the server would not notice the client's end
 			<-r.Context().Done()
 		}
@@ -166,15 +174,15 @@ func TestEventsNeverBlock(t *testing.T) {
 	for i := range 3 * eventQueue {
 		tell(t, a, agentapi.Report{Namespace: "shop", Name: "p", UID: fmt.Sprint(i), Outcome: "failed", Code: 100, Reason: "r"})
 	}
-	if took := time.Since(began); took > 8*time.Second {
+	if took := time.Since(began); took > 2*nettest.Patience {
 		t.Errorf("%d reports took %s", 3*eventQueue, took)
 	}
 	_, text := get(a, "/metrics")
 	if !strings.Contains(text, `detour_events_total{result="dropped"}`) {
 		t.Error("no Event was dropped, so nothing shows that recording does not wait")
 	}
-	if hanging.Load() > 1 {
-		t.Errorf("%d requests at once", hanging.Load())
+	if most.Load() > 0 {
+		t.Errorf("%d requests at once", most.Load())
 	}
 }
 

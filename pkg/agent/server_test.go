@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 )
 
 type fields = map[string]any
@@ -28,7 +27,7 @@ type apiServer struct {
 	mu       sync.Mutex
 	changed  *sync.Cond
 	down     bool
-	expired  bool     // watches end with 410 Gone and no version is old enough for a new one
+	expired  int      // watches from an older version end with 410 Gone
 	served   []string // versions of the MeshConfig
 	version  int
 	objects  map[string]fields // by path
@@ -121,9 +120,10 @@ func (s *apiServer) setDown(down bool) {
 
 // expire ends all watches with 410 and forgets the log, as a compaction does.
 func (s *apiServer) expire() {
-	s.update(func() { s.expired, s.log = true, nil })
-	time.Sleep(20 * time.Millisecond)
-	s.update(func() { s.expired = false })
+	s.update(func() {
+		s.version++
+		s.expired, s.log = s.version, nil
+	})
 }
 
 func (s *apiServer) count(request string) int {
@@ -287,7 +287,7 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request) {
 	for {
 		s.mu.Lock()
 		var next []change
-		for next == nil && !s.down && !s.expired && r.Context().Err() == nil {
+		for next == nil && !s.down && at >= s.expired && r.Context().Err() == nil {
 			for _, c := range s.log {
 				if c.version > at && c.collection == r.URL.Path && selected(r, c.object) {
 					next = append(next, c)
@@ -297,7 +297,7 @@ func (s *apiServer) watch(w http.ResponseWriter, r *http.Request) {
 				s.changed.Wait()
 			}
 		}
-		down, expired := s.down, s.expired
+		down, expired := s.down, at < s.expired
 		s.mu.Unlock()
 		switch {
 		case down || r.Context().Err() != nil:
