@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
 if [ "$(id -u)" -eq 0 ]; then
-	scripts/deps.sh iptables ip nft strace
+	scripts/deps.sh haproxy iptables ip nft strace
 fi
 # The tests read the variable, so that the cache of go test keeps no result from another kernel, other programs or a user
 # without privileges.

@@ -125,7 +125,7 @@ func applied(t *testing.T, pod *nettest.Namespace, p *Program) attachment.Record
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	lock, err := ns.Lock(t.Context())
+	lock, err := ns.Lock(t.Context(), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

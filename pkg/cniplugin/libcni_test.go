@@ -24,7 +24,7 @@ type node struct {
 
 func startNode(t *testing.T, a *attachment) *node {
 	t.Helper()
-	n := &node{t: t, ns: nettest.StartNamespace(t, "node"), dir: a.dir, cni: libcni.NewCNIConfigWithCacheDir([]string{binDir}, a.path("cache"), nil)}
+	n := &node{t: t, ns: nettest.StartNamespace(t, "node"), dir: a.dir, cni: libcni.NewCNIConfigWithCacheDir([]string{binDir(t)}, a.path("cache"), nil)}
 	n.conf = map[string]any{"type": "detour"}
 	for _, field := range []string{"mesh", "manifests", "stateDir", "logFile"} {
 		n.conf[field] = a.conf[field]
