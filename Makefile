@@ -2,7 +2,7 @@
 
 .PHONY: help
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## redirect real connections in network namespaces, no cluster needed (MESH=istio and others, BACKEND=nftables)
@@ -23,6 +23,10 @@ e2e: ## a real node, without Docker: pods, traffic, reboot (the first run builds
 .PHONY: e2e-kind
 e2e-kind: ## the same cases on kind, where Docker is
 	scripts/e2e-kind.sh
+
+.PHONY: conformance
+conformance: ## detour's rules against those of the meshes' own programs (CONFORMANCE_BIN; OSM's is built: minutes)
+	scripts/conformance.sh
 
 .PHONY: image
 image: ## the image for ARCHS (this machine's), by docker, buildah or as an OCI archive in bin/

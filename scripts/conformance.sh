@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Holds detour against the meshes' own programs, in the folder CONFORMANCE_BIN: scripts/conformance/doc.go names them. Those
+# of the meshes that CONFORMANCE_REQUIRE names must be there. OSM's injector is a Go module: it is built where it is missing.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+scripts/deps.sh iptables ip
+
+bin=$(mktemp -d)
+trap 'rm -rf "$bin"' EXIT
+if [[ -n ${CONFORMANCE_BIN:-} ]]; then
+	ln -s "$(realpath "$CONFORMANCE_BIN")"/* "$bin/"
+fi
+if [[ ! -e $bin/osm-injector ]]; then
+	cache=${XDG_CACHE_HOME:-$HOME/.cache}/detour/conformance
+	(cd scripts/conformance/osm && CGO_ENABLED=0 go build -buildvcs=false -o "$cache/" tool)
+	ln -s "$cache/osm-injector" "$bin/"
+fi
+rm -f "$bin/detour"
+CGO_ENABLED=0 go build -buildvcs=false -o "$bin/" ./plugin/detour
+
+cd scripts/conformance
+CONFORMANCE_BIN=$bin CONFORMANCE_REQUIRE="detour osm ${CONFORMANCE_REQUIRE:-}" go test -count=1 -timeout 30m ./...
