@@ -69,4 +69,6 @@ func startPod(t *testing.T, addresses []string) *nettest.Namespace {
 	return pod
 }
 
-func contains(list []string, s string) bool { return strings.Contains(","+strings.Join(list, ",")+",", ","+s+",") }
+func contains(list []string, s string) bool {
+	return strings.Contains(","+strings.Join(list, ",")+",", ","+s+",")
+}

@@ -24,12 +24,13 @@ type injector struct {
 	brand   string // in the flags, and in the names of what it has in the cluster
 	domain  string // of labels and annotations
 	config  string // the API that has the MeshConfig
+	mode    string // spec.traffic.interceptionMode with which it adds the init container
 }
 
 var (
-	osmInjector  = injector{"osm-injector", "osm", "openservicemesh.io", "config.openservicemesh.io/v1alpha2"}
-	edgeInjector = injector{"osm-edge-injector", "osm", "openservicemesh.io", "config.openservicemesh.io/v1alpha2"}
-	fsmInjector  = injector{"fsm-injector", "fsm", "flomesh.io", "config.flomesh.io/v1alpha3"}
+	osmInjector  = injector{"osm-injector", "osm", "openservicemesh.io", "config.openservicemesh.io/v1alpha2", "iptables"}
+	edgeInjector = injector{"osm-edge-injector", "osm", "openservicemesh.io", "config.openservicemesh.io/v1alpha2", "iptables"}
+	fsmInjector  = injector{"fsm-injector", "fsm", "flomesh.io", "config.flomesh.io/v1alpha3", "PodLevel"}
 )
 
 func (i injector) namespace() string { return i.brand + "-system" }
@@ -43,7 +44,7 @@ func (i injector) meshConfig(t *testing.T, spec string) object {
 		"spec": merge(parse(t, `{
 			sidecar: {logLevel: error, envoyImage: sidecar, sidecarImage: sidecar, initContainerImage: init, tlsMinProtocolVersion: TLSv1_2, tlsMaxProtocolVersion: TLSv1_3,
 				sidecarClass: pipy, sidecarDrivers: [{sidecarName: pipy, sidecarImage: sidecar, initContainerImage: init, proxyServerPort: 6060}]},
-			traffic: {interceptionMode: iptables}, observability: {}, featureFlags: {}, pluginChains: {},
+			traffic: {interceptionMode: `+i.mode+`}, observability: {}, featureFlags: {}, pluginChains: {},
 			repoServer: {ipaddr: 127.0.0.1, codebase: ""},
 			certificate: {serviceCertValidityDuration: 24h, certKeyBitSize: 2048}}`), parse(t, spec)),
 	}
@@ -57,7 +58,7 @@ func (i injector) cluster(meshConfig object) map[string]object {
 		"/api/v1/namespaces/shop": {"metadata": object{
 			"name": "shop", "labels": object{i.domain + "/monitored-by": "mesh"}, "annotations": object{i.domain + "/sidecar-injection": "enabled"},
 		}},
-		"/api/v1/namespaces/" + system + "/pods/injector": {"metadata": object{"namespace": system, "name": "injector", "uid": "uid-0"}},
+		"/api/v1/namespaces/" + system + "/pods/injector":                                          {"metadata": object{"namespace": system, "name": "injector", "uid": "uid-0"}},
 		"/apis/" + i.config + "/namespaces/" + system + "/meshconfigs/" + i.brand + "-mesh-config": meshConfig,
 	}
 }
@@ -71,6 +72,9 @@ func (i injector) inject(t *testing.T, meshConfig, pod object) object {
 		"--"+i.brand+"-namespace", i.namespace(), "--"+i.brand+"-version", "v1", "--"+i.brand+"-config-name", i.brand+"-mesh-config",
 		"--webhook-config-name", "injector", "--ca-bundle-secret-name", "ca", "--"+i.brand+"-container-pull-policy", "IfNotPresent")
 	cmd.Env = append(cmd.Environ(), "INJECTOR_POD_NAME=injector")
+	for _, image := range []string{"SIDECAR", "INIT_CONTAINER", "HEALTHCHECK_CONTAINER"} {
+		cmd.Env = append(cmd.Env, strings.ToUpper(i.brand)+"_DEFAULT_"+image+"_IMAGE=image")
+	}
 	var log bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &log, &log
 	if err := ns.Do(cmd.Start); err != nil {
