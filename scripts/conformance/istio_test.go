@@ -47,6 +47,13 @@ var istioCases = []struct{ name, annotations, spec, mesh string }{
 	{"proxy's user", "", "containers: [{name: app, image: app}, {name: istio-proxy, image: auto, securityContext: {runAsUser: 2000, runAsGroup: 2001}}]", ""},
 	{"proxy starts first", "", "", "defaultConfig: {holdApplicationUntilProxyStarts: true}"},
 	{"revision", "istio.io/rev: canary", "", ""},
+	{"lists of the mesh", "", "", ""},
+}
+
+// istioValues are set in istiod's chart.
+var istioValues = map[string]string{
+	"revision":          "revision: canary",
+	"lists of the mesh": "global: {proxy: {includeIPRanges: '10.0.0.0/8,fd00::/8', excludeIPRanges: '10.9.0.0/16', excludeOutboundPorts: '9200', excludeInboundPorts: '9300'}}",
 }
 
 // istioAddresses are the addresses of pods, in the order in which the runtime has them.
@@ -67,12 +74,9 @@ func TestIstio(t *testing.T) {
 				if spec == "" {
 					spec = "containers: [{name: app, image: app}]"
 				}
-				revision := "default"
-				if c.name == "revision" {
-					revision = "canary"
-				}
+				values := merge(parse(t, "{revision: default, pilot: {cni: {enabled: true}}}"), parse(t, istioValues[c.name]))
 				pod := parse(t, fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, uid: uid-1, annotations: {%s}}, spec: {%s}}", c.annotations, spec))
-				injected, meshConfig := injectIstio(t, revision, parse(t, c.mesh), pod)
+				injected, meshConfig := injectIstio(t, values, parse(t, c.mesh), pod)
 
 				theirs, ours := startPod(t, addresses), startPod(t, addresses)
 				addIstio(t, addresses, theirs, injected)
@@ -86,6 +90,21 @@ func TestIstio(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// istiod that knows of no CNI plugin says in the arguments of istio-init alone what holds for the whole mesh.
+func TestIstioWithoutItsInitContainer(t *testing.T) {
+	t.Parallel()
+	pod := parse(t, "{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, uid: uid-1}, spec: {containers: [{name: app, image: app}]}}")
+	injected, meshConfig := injectIstio(t, parse(t, "revision: default"), parse(t, "defaultConfig: {interceptionMode: TPROXY}"), pod)
+	if takeOut(injected, "istio-init") == nil {
+		t.Fatal("istio-init was not injected")
+	}
+	addresses := istioAddresses["IPv4"]
+	logged := addDetour(t, "istio", addresses, startPod(t, addresses), injected, meshConfig)
+	if !strings.Contains(fmt.Sprint(logged["warnings"]), "pilot.cni.enabled") {
+		t.Errorf("it does not warn of what is lost: %v", logged)
 	}
 }
 
@@ -121,14 +140,14 @@ func istiodConfig(t *testing.T, name string) object {
 	return istiod.configMaps[name]
 }
 
-// injectIstio injects the pod as istiod of a revision does that knows of a CNI plugin, and returns the mesh's
-// configuration too.
-func injectIstio(t *testing.T, revision string, mesh, pod object) (injected, meshConfig object) {
+// injectIstio injects the pod as an istiod does that was installed with these values, and returns the mesh's configuration
+// too.
+func injectIstio(t *testing.T, values, mesh, pod object) (injected, meshConfig object) {
 	t.Helper()
 	istioctl := program(t, "istio", "istioctl")
 	injector := istiodConfig(t, "istio-sidecar-injector")
-	values := merge(parse(t, injector["values"].(string)), object{"revision": revision, "pilot": object{"cni": object{"enabled": true}}})
-	valuesJSON, err := json.Marshal(values)
+	revision := values["revision"].(string)
+	valuesJSON, err := json.Marshal(merge(parse(t, injector["values"].(string)), values))
 	if err != nil {
 		t.Fatal(err)
 	}
