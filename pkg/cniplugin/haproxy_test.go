@@ -16,8 +16,8 @@ import (
 // haproxyTime is for HAProxy to start, and for a whole conversation through it.
 const haproxyTime = time.Minute
 
-// haproxyGlobal runs HAProxy as the sidecar's user; its control socket answers once the listeners stand. The timeouts
-// end a connection that goes round in circles.
+// haproxyGlobal runs HAProxy as the sidecar's user; its control socket answers once the listeners stand. Its few
+// connections end one that goes round in circles.
 const haproxyGlobal = `
 global
 	nbthread 1
@@ -26,9 +26,9 @@ global
 	%s
 defaults
 	mode tcp
-	timeout connect 5s
-	timeout client 5s
-	timeout server 5s
+	timeout connect 1m
+	timeout client 1m
+	timeout server 1m
 `
 
 // Without an address of its own a server is the connection's original destination. HAProxy asks the kernel for that of
@@ -160,7 +160,7 @@ func TestHAProxyAsTheSidecar(t *testing.T) {
 				a.must("CHECK")
 				for _, list := range s.conversations {
 					for _, c := range list {
-						if got := c.have(w); got != c.reply {
+						if got := c.have(w, haproxyTime); got != c.reply {
 							t.Errorf("from the %s to %s:\ngot  %s\nwant %s", c.from, c.to, got, c.reply)
 						}
 					}
@@ -170,12 +170,12 @@ func TestHAProxyAsTheSidecar(t *testing.T) {
 	}
 }
 
-// What HAProxy sends comes back to it where no rule lets its user go: the conversations above see that.
+// What HAProxy sends comes back to it where no rule lets its user go, and the conversations above see that.
 func TestHAProxyCallsItselfWithoutTheOwnersRule(t *testing.T) {
 	t.Parallel()
 	a, w := sidecars["osm"].start(t, "iptables")
 	a.shell("iptables -t nat -D PROXY_OUTPUT -m owner --uid-owner 1500 -j RETURN")
-	if got := outbound[0].have(w); strings.HasPrefix(got, "outside") {
+	if got := outbound[0].have(w, time.Second); strings.HasPrefix(got, "outside") {
 		t.Errorf("answered: %s", got)
 	}
 }
@@ -258,12 +258,12 @@ func listen(t *testing.T, p nettest.Process, port uint16, name string) {
 }
 
 // have has the conversation and returns what the server said, or the error.
-func (c conversation) have(w *nettest.World) string {
+func (c conversation) have(w *nettest.World, timeout time.Duration) string {
 	client := nettest.Process{Namespace: w.Outside}
 	if c.from == "pod" {
 		client = nettest.Process{Namespace: w.Pod, UID: nettest.AppUID, GID: nettest.AppGID}
 	}
-	reply, err := client.Ask(nettest.Call{Destination: netip.MustParseAddrPort(c.to), Timeout: haproxyTime})
+	reply, err := client.Ask(nettest.Call{Destination: netip.MustParseAddrPort(c.to), Timeout: timeout})
 	if err != nil {
 		return "error: " + err.Error()
 	}
