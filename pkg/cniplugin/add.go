@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"slices"
@@ -109,7 +110,7 @@ func carryOut(ctx context.Context, conf Conf, args *skel.CmdArgs, p *plan, recor
 }
 
 func program(ctx context.Context, conf Conf, path string, p *plan, record *attachment.Record, took *stages) error {
-	ns, h, lock, err := enter(ctx, conf, path, record.Key, record.PodUID)
+	ns, lock, err := enter(ctx, conf, path)
 	if err != nil {
 		return err
 	}
@@ -117,53 +118,60 @@ func program(ctx context.Context, conf Conf, path string, p *plan, record *attac
 	if record.NamespaceID, err = ns.ID(); err != nil {
 		return err
 	}
-	record.Time = h.since(record.Time)
-	if err := p.join(conf, h, *record); err != nil {
-		return err
-	}
-	err = ns.Do(func() error { return h.program(ctx, conf, lock, p, record, took) })
-	if err != nil && !h.shared() {
+	h := holding{store: attachment.NewStore(conf.StateDir)}
+	err = ns.Do(func() error {
+		// Where no detour has been and nothing is, there are no records to look for.
+		if h.fresh = backend.Fresh(); !h.fresh || !ns.First {
+			if err := h.look(record.Key, record.PodUID, path, record.NamespaceID); err != nil {
+				return err
+			}
+		}
+		record.Time = h.since(record.Time)
+		if err := p.join(conf, h, *record); err != nil {
+			return err
+		}
+		return h.program(ctx, conf, lock, p, record, took)
+	})
+	if err != nil && len(h.others) == 0 {
 		return errors.Join(err, ns.Forget())
 	}
 	return err
 }
 
-// enter opens and locks the namespace at path, and reads the records that there are of it.
-func enter(ctx context.Context, conf Conf, path string, k attachment.Key, uid string) (*netns.Pod, holding, *os.File, error) {
+// enter opens and locks the namespace at path.
+func enter(ctx context.Context, conf Conf, path string) (*netns.Pod, *os.File, error) {
 	ns, err := netns.Open(path)
 	if err != nil {
-		return nil, holding{}, nil, err
+		return nil, nil, err
 	}
 	lock, err := ns.Lock(ctx, conf.StateDir)
 	if err != nil {
 		ns.Close()
-		return nil, holding{}, nil, err
+		return nil, nil, err
 	}
-	id, err := ns.ID()
-	if err != nil {
-		ns.Close()
-		return nil, holding{}, nil, err
-	}
-	h, err := look(attachment.NewStore(conf.StateDir), k, uid, path, id)
-	if err != nil {
-		ns.Close()
-		return nil, holding{}, nil, err
-	}
-	return ns, h, lock, nil
+	return ns, lock, nil
 }
 
 // leaveAlone keeps why the pod is left alone. It touches the namespace only for what an earlier ADD programmed there for this
 // attachment.
 func leaveAlone(ctx context.Context, conf Conf, args *skel.CmdArgs, record *attachment.Record) error {
-	h, err := look(attachment.NewStore(conf.StateDir), record.Key, record.PodUID, args.Netns, "")
-	if err != nil {
+	h := holding{store: attachment.NewStore(conf.StateDir)}
+	id, first, err := netns.Mark(conf.StateDir, args.Netns)
+	if err == nil && first {
+		_, err = h.store.Load(record.Key)
+	}
+	record.NamespaceID = id
+	if first && errors.Is(err, fs.ErrNotExist) {
+		return h.store.Save(*record)
+	}
+	if err := h.look(record.Key, record.PodUID, args.Netns, id); err != nil {
 		return err
 	}
 	record.Time = h.since(record.Time)
 	if h.leftAlone() {
 		return h.store.Save(*record)
 	}
-	ns, h, lock, err := enter(ctx, conf, args.Netns, record.Key, record.PodUID)
+	ns, lock, err := enter(ctx, conf, args.Netns)
 	if err != nil {
 		return err
 	}
@@ -172,10 +180,7 @@ func leaveAlone(ctx context.Context, conf Conf, args *skel.CmdArgs, record *atta
 	if err := ns.Do(func() error { return h.leave(ctx, conf, lock, unknown) }); err != nil {
 		return err
 	}
-	if err := errors.Join(h.forget(record.Key), h.store.Save(*record)); err != nil || h.shared() {
-		return err
-	}
-	return ns.Forget()
+	return errors.Join(h.forget(record.Key), h.store.Save(*record))
 }
 
 // logAdd writes the one line that tells what became of an ADD and how long each stage took.

@@ -22,13 +22,15 @@ type holding struct {
 	own []attachment.Record
 	// others are those of the namespace's other attachments, the oldest first.
 	others []attachment.Record
+	// fresh is whether the namespace is known to have no rules at all.
+	fresh bool
 }
 
 // look reads the records of the namespace at path, whose ID is empty if it is not known, for the attachment k of the pod with
 // this UID, if it is one.
-func look(store attachment.Store, k attachment.Key, uid, path, id string) (holding, error) {
-	h := holding{store: store}
-	records, err := store.Of(k.ContainerID, uid)
+func (h *holding) look(k attachment.Key, uid, path, id string) error {
+	h.own, h.others = nil, nil
+	records, err := h.store.Of(k.ContainerID, uid)
 	for _, r := range records {
 		repair := r.Network == attachment.RepairNetwork
 		switch {
@@ -39,7 +41,7 @@ func look(store attachment.Store, k attachment.Key, uid, path, id string) (holdi
 			h.others = append(h.others, r)
 		}
 	}
-	return h, err
+	return err
 }
 
 func is(o attachment.Outcome) func(attachment.Record) bool {
@@ -94,12 +96,11 @@ func (h holding) addresses(own attachment.Record) []netip.Addr {
 }
 
 // stale is what the namespace may hold before an ADD. Where no record tells, that is anything, unless the namespace is fresh.
-// It runs in the namespace.
 func (h holding) stale(conf Conf) []attachment.Record {
 	all := slices.Concat(h.own, h.others)
 	known := slices.ContainsFunc(h.own, is(attachment.Skipped)) || slices.ContainsFunc(all, is(attachment.Programmed))
 	var stale []attachment.Record
-	if (!known || slices.ContainsFunc(all, is(unreadable))) && !backend.Fresh() {
+	if (!known || slices.ContainsFunc(all, is(unreadable))) && !h.fresh {
 		stale = append(stale, anything(conf))
 	}
 	for _, r := range all {

@@ -73,6 +73,10 @@ func TestAKilledAddThatDecidedOtherwiseIsMended(t *testing.T) {
 				}
 				a.must("DEL")
 				a.same(what+"DEL", a.nothing())
+				if t.Failed() {
+					lines := a.logged()
+					t.Fatalf("the log ends with %v", lines[max(0, len(lines)-4):])
+				}
 			}
 			a.empty()
 		})

@@ -54,6 +54,7 @@ func newAttachment(t testing.TB, manifests ...string) *attachment {
 	a.conf = map[string]any{
 		"cniVersion": "1.1.0", "name": "net", "type": "detour",
 		"mesh": "osm", "manifests": a.path("manifests.yaml"), "stateDir": a.path("state"), "logFile": a.path("log"),
+		"timeout":    "1m", // a busy machine is no reason to fail
 		"prevResult": prevResult("10.77.0.2/24", "fd77::2/64"),
 	}
 	a.env = map[string]string{

@@ -65,9 +65,9 @@ func loadRecord(conf Conf, args *skel.CmdArgs) (attachment.Record, error) {
 	if !errors.Is(err, fs.ErrNotExist) {
 		return record, err
 	}
-	h, lookErr := look(store, key(conf, args), podUID(args), args.Netns, "")
-	if lookErr != nil {
-		return record, lookErr
+	h := holding{store: store}
+	if err := h.look(key(conf, args), podUID(args), args.Netns, ""); err != nil {
+		return record, err
 	}
 	if len(h.own) > 0 {
 		return h.own[0], nil
@@ -94,8 +94,8 @@ func planned(ctx context.Context, conf Conf, args *skel.CmdArgs) (plan, attachme
 	if err != nil || p.Skip != "" {
 		return p, record, err
 	}
-	h, err := look(attachment.NewStore(conf.StateDir), record.Key, record.PodUID, args.Netns, "")
-	if err != nil {
+	h := holding{store: attachment.NewStore(conf.StateDir)}
+	if err := h.look(record.Key, record.PodUID, args.Netns, ""); err != nil {
 		return p, record, err
 	}
 	return p, record, p.join(conf, h, record)
@@ -136,46 +136,52 @@ func del(args *skel.CmdArgs) error {
 // detach takes the attachment's rules, unless other attachments share them, and its records out of the node, and returns the
 // record. Without one it takes out whatever of any mesh may be there, with every iptables that the host has.
 func detach(conf Conf, args *skel.CmdArgs) (attachment.Record, error) {
-	store, k := attachment.NewStore(conf.StateDir), key(conf, args)
-	h, err := look(store, k, podUID(args), args.Netns, "")
-	record := attachment.Record{}
-	if len(h.own) > 0 {
-		record = h.own[0]
-	}
-	if err == nil && len(h.own) > 0 && h.leftAlone() {
-		return record, h.forget(k)
-	}
+	h, k := holding{store: attachment.NewStore(conf.StateDir)}, key(conf, args)
 	ns, err := netns.Open(args.Netns)
-	if errors.Is(err, netns.ErrGone) {
-		err = nil
-		if record.NamespaceID != "" && !h.shared() {
-			err = netns.Forget(conf.StateDir, record.NamespaceID)
+	if err == nil {
+		defer ns.Close()
+		err = h.detachFrom(ns, conf, args)
+	} else {
+		if errors.Is(err, netns.ErrGone) {
+			err = nil
 		}
+		err = errors.Join(err, h.look(k, podUID(args), args.Netns, ""), h.unmark(conf))
 	}
-	if ns == nil {
-		return record, errors.Join(err, h.forget(k))
-	}
-	defer ns.Close()
-	return record, detachFrom(ns, conf, args, k)
+	return h.record(), errors.Join(err, h.forget(k))
 }
 
-// detachFrom detaches from a namespace that is there. Where the state folder is of no use, it does without.
-func detachFrom(ns *netns.Pod, conf Conf, args *skel.CmdArgs, k attachment.Key) error {
+// detachFrom takes the rules out of a namespace that is there. Where the state folder is of no use, it does without.
+func (h *holding) detachFrom(ns *netns.Pod, conf Conf, args *skel.CmdArgs) error {
 	ctx, cancel := context.WithTimeout(context.Background(), conf.Timeout)
 	defer cancel()
 	lock, lockErr := ns.Lock(ctx, conf.StateDir)
 	id, idErr := ns.ID()
-	h, lookErr := look(attachment.NewStore(conf.StateDir), k, podUID(args), args.Netns, id)
-	err := errors.Join(lockErr, idErr, lookErr)
-	if ctx.Err() == nil {
+	err := errors.Join(lockErr, idErr, h.look(key(conf, args), podUID(args), args.Netns, id))
+	if ctx.Err() == nil && (len(h.own) == 0 || !h.leftAlone()) {
 		unknown := len(h.own) == 0 || slices.ContainsFunc(h.own, is(unreadable)) || slices.ContainsFunc(h.own, is(attachment.Allowed))
 		err = errors.Join(err, ns.Do(func() error { return h.leave(ctx, conf, lock, unknown) }))
 	}
-	err = errors.Join(err, h.forget(k))
-	if lock != nil && !h.shared() {
-		err = errors.Join(err, ns.Forget())
+	if lock != nil && len(h.others) == 0 {
+		err = errors.Join(err, h.forget(key(conf, args)), ns.Forget())
 	}
 	return err
+}
+
+// record is the attachment's own.
+func (h holding) record() attachment.Record {
+	if len(h.own) == 0 {
+		return attachment.Record{}
+	}
+	return h.own[0]
+}
+
+// unmark removes the lock of a namespace that is gone after its last attachment.
+func (h holding) unmark(conf Conf) error {
+	id := h.record().NamespaceID
+	if id == "" || len(h.others) > 0 {
+		return nil
+	}
+	return netns.Forget(conf.StateDir, id)
 }
 
 // anything is what may be in a namespace of which nothing is written down: of the net conf's mesh and of all others.

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -15,13 +14,14 @@ import (
 
 // ID names the namespace among those that live now, by the device and the inode of its file.
 func (p *Pod) ID() (string, error) {
-	info, err := p.file.Stat()
-	if err != nil {
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(p.file.Fd()), &stat); err != nil {
 		return "", fmt.Errorf("identify network namespace %s: %w", p.path, err)
 	}
-	stat := info.Sys().(*syscall.Stat_t) //nolint:forcetypeassert // os says so
-	return fmt.Sprintf("%d-%d", stat.Dev, stat.Ino), nil
+	return idOf(stat), nil
 }
+
+func idOf(stat unix.Stat_t) string { return fmt.Sprintf("%d-%d", stat.Dev, stat.Ino) }
 
 // retryLock is how often Lock asks again.
 const retryLock = 5 * time.Millisecond
@@ -39,12 +39,18 @@ func (p *Pod) Lock(ctx context.Context, stateDir string) (*os.File, error) {
 		return nil, err
 	}
 	for {
-		file, err := tryLock(lockPath(stateDir, id), os.O_CREATE)
+		path := lockPath(stateDir, id)
+		first, err := mark(path)
+		if err != nil {
+			return fail(err)
+		}
+		p.First = p.First || first
+		file, err := tryLock(path)
 		if err == nil {
 			p.lock = file
 			return file, nil
 		}
-		if !errors.Is(err, errLocked) {
+		if !errors.Is(err, errLocked) && !errors.Is(err, fs.ErrNotExist) {
 			return fail(err)
 		}
 		select {
@@ -55,6 +61,18 @@ func (p *Pod) Lock(ctx context.Context, stateDir string) (*os.File, error) {
 	}
 }
 
+// Mark makes the file of the lock of the namespace at path, without entering or locking it, and returns its ID and whether
+// the file was not there.
+func Mark(stateDir, path string) (id string, first bool, err error) {
+	var stat unix.Stat_t
+	if err := unix.Stat(path, &stat); err != nil {
+		return "", false, fmt.Errorf("identify network namespace %s: %w", path, err)
+	}
+	id = idOf(stat)
+	first, err = mark(lockPath(stateDir, id))
+	return id, first, err
+}
+
 // Forget removes the lock's file, for when nothing in the namespace is detour's any more. The caller has the lock, and has it
 // no more from here on: the next one makes a file of its own. Whoever waits for this one finds out that it is no more the lock.
 func (p *Pod) Forget() error { return remove(p.lock.Name()) }
@@ -62,7 +80,7 @@ func (p *Pod) Forget() error { return remove(p.lock.Name()) }
 // Forget removes the file of the lock of a namespace that is gone, by its ID. One that is locked stays: the kernel gives an
 // ID to another namespace when the first has ended.
 func Forget(stateDir, id string) error {
-	file, err := tryLock(lockPath(stateDir, id), 0)
+	file, err := tryLock(lockPath(stateDir, id))
 	if errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
@@ -91,15 +109,28 @@ func lockPath(stateDir, id string) string { return filepath.Join(stateDir, "name
 // errLocked says that a lock may be had later.
 var errLocked = errors.New("it is locked")
 
-// tryLock opens and locks a file, which must still be the one at its path when it is locked.
-func tryLock(path string, flags int) (*os.File, error) {
-	file, err := os.OpenFile(path, flags|os.O_RDONLY, 0o600)
-	if errors.Is(err, fs.ErrNotExist) && flags&os.O_CREATE != 0 { // the node's first
+// mark makes a lock's file, unless it is there.
+func mark(path string) (first bool, err error) {
+	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_RDONLY | unix.O_CLOEXEC
+	fd, err := unix.Open(path, flags, 0o600)
+	if errors.Is(err, fs.ErrNotExist) { // the node's first
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			return nil, fmt.Errorf("make state folder: %w", err)
+			return false, fmt.Errorf("make state folder: %w", err)
 		}
-		file, err = os.OpenFile(path, flags|os.O_RDONLY, 0o600)
+		fd, err = unix.Open(path, flags, 0o600)
 	}
+	if errors.Is(err, fs.ErrExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, &fs.PathError{Op: "make", Path: path, Err: err}
+	}
+	return true, unix.Close(fd)
+}
+
+// tryLock opens and locks a file, which must still be the one at its path when it is locked.
+func tryLock(path string) (*os.File, error) {
+	file, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}

@@ -23,6 +23,8 @@ type Pod struct {
 	path string
 	file *os.File
 	lock *os.File // nil unless Lock took it
+	// First is whether Lock has made the lock's file: no other detour has been in this namespace, or it has called Forget.
+	First bool
 }
 
 // Open opens the namespace at path. It fails with ErrGone if nothing is there or it is no network namespace, and with
