@@ -142,6 +142,9 @@ func TestAPeerThatLeavesIsNoReasonToBeUnready(t *testing.T) {
 func TestReadinessSaysThatTheAPIServerIsSilent(t *testing.T) {
 	t.Parallel()
 	_, a, _ := startServed(t, nil)
+	if code, body := get(a, "/readyz"); code != 200 || body != "ok\n" {
+		t.Errorf("at first: %d %q", code, body)
+	}
 	a.pods.mu.Lock()
 	a.pods.heard = time.Now().Add(-7 * time.Minute)
 	a.pods.mu.Unlock()
