@@ -96,8 +96,10 @@ func TestTheConfigurationOfEachRevisionOnTheNodeIsCached(t *testing.T) {
 		return s.count("GET /api/v1/namespaces/istio-system/configmaps?fieldSelector=metadata.name%3D" + name)
 	}
 	needed, dropped := lists("istio-canary"), lists("istio-elsewhere")
-	s.expire() // who follows lists anew
-	eventually(t, "the other is still followed", func() bool { return lists("istio-canary") > needed })
+	eventually(t, "the other is still followed", func() bool {
+		s.expire() // who watches lists anew
+		return lists("istio-canary") > needed
+	})
 	time.Sleep(100 * time.Millisecond)
 	if lists("istio-elsewhere") != dropped {
 		t.Error("what no pod needs is still followed")
