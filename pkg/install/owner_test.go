@@ -154,7 +154,7 @@ func contend(tb testing.TB, o owner) contested {
 	w := newWorld(tb, map[string]string{"10-x.conflist": bridge})
 	r := w.run(defaultPace)
 	r.until("installed", installed)
-	ctx, stop := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, stop := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer stop()
 	var c contested
 	var watching sync.WaitGroup
