@@ -91,7 +91,7 @@ func stopped(ctx context.Context, pause time.Duration) bool {
 // mounted here.
 func removeState(dir string) error {
 	var failed error
-	for _, name := range []string{"attachments", agent.DefaultSocket} {
+	for _, name := range []string{"attachments", "namespaces", agent.DefaultSocket} {
 		failed = errors.Join(failed, os.RemoveAll(filepath.Join(dir, name)))
 	}
 	_ = os.Remove(dir)
