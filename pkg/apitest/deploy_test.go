@@ -239,14 +239,14 @@ func TestAnInstalledAgentBecomesItsOwnRemoval(t *testing.T) {
 	if got := shape(pod); got != "uninstall | agent" {
 		t.Errorf("its containers are %s", got)
 	}
-	folders := []string{"--cni-bin-dir=/host/opt/cni/bin", "--cni-conf-dir=/host/etc/cni/net.d"}
-	for list, last := range map[string][]string{"initContainers": nil, "containers": {"--wait"}} {
+	folders := []string{"--cni-bin-dir=/host/opt/cni/bin", "--cni-conf-dir=/host/etc/cni/net.d", "--cni-cache-dir=/host/var/lib/cni/results"}
+	for list, last := range map[string]string{"initContainers": "--once", "containers": "--wait"} {
 		c := containersOf(pod, list)[0]
 		args, _, _ := unstructured.NestedStringSlice(c, "args")
-		if want := slices.Concat([]string{"uninstall"}, folders, last); !slices.Equal(args, want) {
+		if want := slices.Concat([]string{"uninstall"}, folders, []string{last}); !slices.Equal(args, want) {
 			t.Errorf("%s: args %q, want %q", list, args, want)
 		}
-		if mounts := c["volumeMounts"].([]any); len(mounts) != 2 {
+		if mounts := c["volumeMounts"].([]any); len(mounts) != 5 {
 			t.Errorf("%s: mounts %v", list, mounts)
 		}
 		for _, field := range []string{"env", "ports", "readinessProbe", "livenessProbe"} {
@@ -255,7 +255,7 @@ func TestAnInstalledAgentBecomesItsOwnRemoval(t *testing.T) {
 			}
 		}
 	}
-	if volumes, _, _ := unstructured.NestedSlice(pod.Object, "spec", "volumes"); len(volumes) != 2 {
+	if volumes, _, _ := unstructured.NestedSlice(pod.Object, "spec", "volumes"); len(volumes) != 5 {
 		t.Errorf("volumes %v", volumes)
 	}
 }
