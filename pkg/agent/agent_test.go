@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // hasty is for tests. What bounds the wait for somebody who may only be slow, on a busy machine, is less so.
 var hasty = timing{
-	request: nettest.Patience,
+	request: 2 * nettest.Patience,
 	lookup:  5 * time.Second,
 	ready:   time.Second,
 	probe:   20 * time.Millisecond,

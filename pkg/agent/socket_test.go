@@ -103,7 +103,7 @@ func raw(t testing.TB, socket string, data []byte) string {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(2 * nettest.Patience))
+	conn.SetDeadline(time.Now().Add(3 * nettest.Patience))
 	go conn.Write(data) // the agent may hang up first
 	out, err := io.ReadAll(conn)
 	if err != nil && !errors.Is(err, syscall.ECONNRESET) {

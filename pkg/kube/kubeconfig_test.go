@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/base64"
 	"fmt"
@@ -154,14 +155,19 @@ func TestNoTokenGoesOverAConnectionInTheClear(t *testing.T) {
 func TestTheKubeconfigsProxyIsUsed(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, true, nil)
-	asked := make(chan string, 10)
+	ctx, enough := context.WithCancel(within(t, time.Minute))
+	asked := make(chan string, 1)
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		asked <- r.Method + " " + r.Host
+		select {
+		case asked <- r.Method + " " + r.Host:
+		default:
+		}
 		w.WriteHeader(http.StatusTeapot)
+		enough()
 	}))
 	t.Cleanup(proxy.Close)
 	path := kubeconfig(t, s.URL+`", proxy-url: "`+proxy.URL, s.ca())
-	_, err := newTestAPI(t, path, sleep).Lookup(within(t, 100*time.Millisecond), request)
+	_, err := newTestAPI(t, path, sleep).Lookup(ctx, request)
 	if got, want := <-asked, "CONNECT "+strings.TrimPrefix(s.URL, "https://"); got != want || err == nil {
 		t.Errorf("the proxy was asked for %q, want %q; error %v", got, want, err)
 	}

@@ -11,7 +11,7 @@ import (
 // Patience is for what must come. Only a test that fails waits that long, so it allows for a very busy machine. Silence is
 // for what must not come, and is waited for in full.
 const (
-	Patience = 30 * time.Second
+	Patience = time.Minute
 	Silence  = 300 * time.Millisecond
 )
 
