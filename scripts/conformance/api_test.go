@@ -30,13 +30,11 @@ const kubeconfig = `{apiVersion: v1, kind: Config, clusters: [{name: c, cluster:
 func serveAPI(t *testing.T, ns *nettest.Namespace, objects map[string]object) string {
 	t.Helper()
 	var listener net.Listener
-	listen := func() (err error) { listener, err = net.Listen("tcp", "127.0.0.1:0"); return err }
-	err := listen()
+	within := func(fn func() error) error { return fn() }
 	if ns != nil {
-		listener.Close()
-		err = ns.Do(listen)
+		within = ns.Do
 	}
-	if err != nil {
+	if err := within(func() (err error) { listener, err = net.Listen("tcp", "127.0.0.1:0"); return err }); err != nil {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: &api{objects: objects}}
@@ -92,8 +90,8 @@ func (a *api) get(w http.ResponseWriter, where string) {
 		return
 	}
 	items := []any{}
-	for at, o := range a.objects {
-		if path.Base(path.Dir(at)) == path.Base(where) {
+	for one, o := range a.objects {
+		if path.Base(path.Dir(one)) == path.Base(where) {
 			items = append(items, o)
 		}
 	}

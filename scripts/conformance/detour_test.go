@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -42,7 +43,7 @@ func add(t *testing.T, plugin string, conf object, ns *nettest.Namespace) {
 func addDetour(t *testing.T, mesh string, addresses []string, ns *nettest.Namespace, manifests ...object) object {
 	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "manifests.yaml"), []byte(print(t, manifests...)), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "manifests.yaml"), []byte(render(t, manifests...)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	log := filepath.Join(dir, "log")
@@ -62,13 +63,9 @@ func startPod(t *testing.T, addresses []string) *nettest.Namespace {
 	t.Helper()
 	pod := nettest.StartWorld(t).Pod
 	for _, a := range []string{"10.77.0.2/24", "fd77::2/64"} {
-		if !contains(addresses, a) {
+		if !slices.Contains(addresses, a) {
 			output(t, pod, command(t, "ip", "addr", "del", a, "dev", "eth0"))
 		}
 	}
 	return pod
-}
-
-func contains(list []string, s string) bool {
-	return strings.Contains(","+strings.Join(list, ",")+",", ","+s+",")
 }

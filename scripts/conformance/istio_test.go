@@ -56,7 +56,8 @@ var istioValues = map[string]string{
 	"lists of the mesh": "global: {proxy: {includeIPRanges: '10.0.0.0/8,fd00::/8', excludeIPRanges: '10.9.0.0/16', excludeOutboundPorts: '9200', excludeInboundPorts: '9300'}}",
 }
 
-// istioAddresses are the addresses of pods, in the order in which the runtime has them.
+// istioAddresses are the addresses of pods, in the order of the runtime's result. istio asks the kernel instead, which lists
+// IPv4 first.
 var istioAddresses = map[string][]string{
 	"IPv4":             {"10.77.0.2/24"},
 	"IPv6":             {"fd77::2/64"},
@@ -151,11 +152,11 @@ func injectIstio(t *testing.T, values, mesh, pod object) (injected, meshConfig o
 	if err != nil {
 		t.Fatal(err)
 	}
-	meshYAML := print(t, merge(parse(t, istiodConfig(t, "istio")["mesh"].(string)), mesh))
+	meshYAML := render(t, merge(parse(t, istiodConfig(t, "istio")["mesh"].(string)), mesh))
 	dir := t.TempDir()
 	args := []string{"kube-inject", "--revision", revision, "--kubeconfig", serveAPI(t, nil, nil)}
 	for flag, content := range map[string]string{
-		"--filename": print(t, pod), "--injectConfigFile": injector["config"].(string), "--valuesFile": string(valuesJSON), "--meshConfigFile": meshYAML,
+		"--filename": render(t, pod), "--injectConfigFile": injector["config"].(string), "--valuesFile": string(valuesJSON), "--meshConfigFile": meshYAML,
 	} {
 		file := filepath.Join(dir, strings.TrimPrefix(flag, "--"))
 		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {

@@ -80,8 +80,8 @@ func parse(t *testing.T, text string) object {
 	return o
 }
 
-// print writes objects as YAML documents.
-func print(t *testing.T, objects ...object) string {
+// render writes objects as YAML documents.
+func render(t *testing.T, objects ...object) string {
 	t.Helper()
 	var documents []string
 	for _, o := range objects {
