@@ -92,40 +92,55 @@ func (p Pod) FindInit(name string) (Container, bool) {
 
 // wire is the part of a v1 Pod's JSON that Parse reads.
 type wire struct {
-	Kind       string
-	APIVersion string
+	Kind       string `json:"kind"`
+	APIVersion string `json:"apiVersion"`
 	Metadata   struct {
-		Namespace   string
-		Name        string
-		UID         string
-		Annotations map[string]string
-		Labels      map[string]string
-	}
+		Namespace   string            `json:"namespace"`
+		Name        string            `json:"name"`
+		UID         string            `json:"uid"`
+		Annotations map[string]string `json:"annotations,omitempty"`
+		Labels      map[string]string `json:"labels,omitempty"`
+	} `json:"metadata"`
 	Spec struct {
-		SecurityContext securityContext
-		InitContainers  []wireContainer
-		Containers      []wireContainer
-		DNSConfig       struct{ Nameservers []string }
-	}
+		SecurityContext securityContext `json:"securityContext,omitzero"`
+		InitContainers  []wireContainer `json:"initContainers,omitempty"`
+		Containers      []wireContainer `json:"containers"`
+		DNSConfig       wireDNSConfig   `json:"dnsConfig,omitzero"`
+	} `json:"spec"`
 }
 
 type wireContainer struct {
-	Name            string
-	RestartPolicy   string
-	SecurityContext securityContext
-	Ports           []struct{ ContainerPort uint16 }
-	Args            []string
-	Env             []struct {
-		Name      string
-		Value     string
-		ValueFrom *struct{}
-	}
+	Name            string          `json:"name"`
+	RestartPolicy   string          `json:"restartPolicy,omitempty"`
+	SecurityContext securityContext `json:"securityContext,omitzero"`
+	Ports           []wirePort      `json:"ports,omitempty"`
+	Args            []string        `json:"args,omitempty"`
+	Env             []wireVariable  `json:"env,omitempty"`
+}
+
+type wireDNSConfig struct {
+	Nameservers []string `json:"nameservers,omitempty"`
+}
+
+type wirePort struct {
+	ContainerPort uint16 `json:"containerPort"`
+}
+
+type wireVariable struct {
+	Name      string    `json:"name"`
+	Value     string    `json:"value,omitempty"`
+	ValueFrom *struct{} `json:"valueFrom,omitempty"` // only that there is one
 }
 
 type securityContext struct {
-	RunAsUser, RunAsGroup *int64
-	Privileged            bool
-	Capabilities          struct{ Add []string }
+	RunAsUser    *int64           `json:"runAsUser,omitempty"`
+	RunAsGroup   *int64           `json:"runAsGroup,omitempty"`
+	Privileged   bool             `json:"privileged,omitempty"`
+	Capabilities wireCapabilities `json:"capabilities,omitzero"`
+}
+
+type wireCapabilities struct {
+	Add []string `json:"add,omitempty"`
 }
 
 func (c securityContext) netAdmin() bool {

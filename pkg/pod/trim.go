@@ -1,0 +1,32 @@
+package pod
+
+import (
+	"encoding/json"
+	"fmt"
+)
+
+// Trim returns the JSON of what Parse reads of a pod, for whoever keeps many. It leaves out annotations and labels that reads
+// does not know, and the arguments and variables of all containers but the one called wordy: those can be long. Trim does
+// not check what Parse checks.
+func Trim(data []byte, wordy string, reads func(name string) bool) ([]byte, error) {
+	var w wire
+	if err := json.Unmarshal(data, &w); err != nil {
+		return nil, fmt.Errorf("decode Pod: %w", err)
+	}
+	w.Kind, w.APIVersion = "Pod", "v1" // which the API server leaves out of a list's items
+	for _, names := range []map[string]string{w.Metadata.Annotations, w.Metadata.Labels} {
+		for name := range names {
+			if !reads(name) && name != MirrorAnnotation {
+				delete(names, name)
+			}
+		}
+	}
+	for _, list := range [][]wireContainer{w.Spec.InitContainers, w.Spec.Containers} {
+		for i := range list {
+			if list[i].Name != wordy {
+				list[i].Args, list[i].Env = nil, nil
+			}
+		}
+	}
+	return json.Marshal(w)
+}
