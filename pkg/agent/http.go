@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/detour-cni/detour/pkg/kube"
@@ -24,12 +25,12 @@ func listenTCP(ctx context.Context, addr string) (net.Listener, error) {
 // serveHTTP serves metrics and health until ctx ends.
 func (a *Agent) serveHTTP(ctx context.Context, l net.Listener) error {
 	server := &http.Server{
-		Handler:           a.handler(),
-		ReadHeaderTimeout: 5 * time.Second,
-		WriteTimeout:      30 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    16 << 10,
-		ErrorLog:          slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
+		Handler:        a.handler(),
+		ReadTimeout:    5 * time.Second,
+		WriteTimeout:   10 * time.Second,
+		IdleTimeout:    2 * time.Minute, // longer than between two scrapes
+		MaxHeaderBytes: 4 << 10,
+		ErrorLog:       slog.NewLogLogger(a.log.Handler(), slog.LevelDebug),
 	}
 	ended := make(chan struct{})
 	defer func() { <-ended }()
@@ -44,16 +45,38 @@ func (a *Agent) serveHTTP(ctx context.Context, l net.Listener) error {
 			server.Close() //nolint:errcheck // it ends either way
 		}
 	}()
-	if err := server.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := server.Serve(&fairListener{Listener: l, most: mostConnections}); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve metrics and health: %w", err)
 	}
 	return nil
 }
 
+// freshMetrics is how long metrics are served without a new look, which takes ten times as long as all else about them.
+const freshMetrics = time.Second
+
+// remember returns a function that calls get only if its last result is older than so long. It is safe for concurrent use.
+func remember[T any](get func() (T, error), long time.Duration) func() (T, error) {
+	var mu sync.Mutex
+	var last T
+	var err error
+	var at time.Time
+	return func() (T, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		if at.IsZero() || time.Since(at) >= long {
+			last, err = get()
+			at = time.Now()
+		}
+		return last, err
+	}
+}
+
 // handler serves /metrics, /healthz, which answers as long as the process does, and /readyz.
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(a.metrics.registry, promhttp.HandlerOpts{}))
+	// A page is some kilobytes; what compresses one has almost a megabyte.
+	page := promhttp.HandlerOpts{DisableCompression: true}
+	mux.Handle("GET /metrics", promhttp.HandlerFor(prometheus.GathererFunc(remember(a.metrics.registry.Gather, freshMetrics)), page))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
 		missing := a.Missing(r.Context())
