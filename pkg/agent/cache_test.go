@@ -223,14 +223,10 @@ func TestTheTrimmedPodIsDecidedLikeTheWhole(t *testing.T) {
 				}
 			}
 		}
-		var p podObject
-		if err := json.Unmarshal(whole, &p); err != nil {
+		p, err := newPodCache(dialect, nil).decode(whole)
+		if err != nil {
 			t.Errorf("%s: %v", c.Name, err)
 			continue
-		}
-		trimmed, err := p.trimmed(dialect.Sidecar)
-		if err != nil {
-			t.Fatal(err)
 		}
 		decide := func(data []byte) (any, string) {
 			facts, err := pod.Parse(data)
@@ -241,7 +237,7 @@ func TestTheTrimmedPodIsDecidedLikeTheWhole(t *testing.T) {
 			return d, fmt.Sprint(err)
 		}
 		want, wantErr := decide(whole)
-		got, gotErr := decide(trimmed)
+		got, gotErr := decide(p.(*podObject).entry.json)
 		if !reflect.DeepEqual(got, want) || gotErr != wantErr {
 			t.Errorf("%s: the trimmed pod gives\n%+v %s, the whole\n%+v %s", c.Name, got, gotErr, want, wantErr)
 		}
@@ -252,7 +248,7 @@ func TestTheTrimmedPodIsDecidedLikeTheWhole(t *testing.T) {
 func bigPod(i int) fields {
 	p := testPod(fmt.Sprintf("web-%d", i))
 	meta := p["metadata"].(fields)
-	meta["annotations"] = fields{lastApplied: strings.Repeat("x", 3000), "openservicemesh.io/sidecar-injection": "enabled"}
+	meta["annotations"] = fields{"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 3000), "openservicemesh.io/sidecar-injection": "enabled"}
 	meta["managedFields"] = []fields{{"manager": "kubelet", "fieldsV1": fields{"f:status": strings.Repeat("f:", 5000)}}}
 	var env []fields
 	for j := range 40 {

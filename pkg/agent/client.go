@@ -39,9 +39,9 @@ func newClient(config *rest.Config, ref mesh.ConfigRef) (*client, error) {
 	return &client{made}, nil
 }
 
-// listWatch lists and watches what is under path as far as the field selector goes.
-func (c *client) listWatch(path, fields string) cache.ListerWatcher {
-	request := func(o metav1.ListOptions) *rest.Request {
+// requests makes requests for what is under path as far as the field selector goes.
+func (c *client) requests(path, fields string) func(metav1.ListOptions) *rest.Request {
+	return func(o metav1.ListOptions) *rest.Request {
 		o.FieldSelector = fields
 		r := c.rest.Get().AbsPath(path).SpecificallyVersionedParams(&o, metav1.ParameterCodec, schema.GroupVersion{Version: "v1"})
 		if o.TimeoutSeconds != nil {
@@ -49,6 +49,11 @@ func (c *client) listWatch(path, fields string) cache.ListerWatcher {
 		}
 		return r
 	}
+}
+
+// listWatch lists and watches what is under path as far as the field selector goes.
+func (c *client) listWatch(path, fields string) cache.ListerWatcher {
+	request := c.requests(path, fields)
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
 			return request(o).Do(ctx).Get()

@@ -31,7 +31,8 @@ const (
 	eventWindow = 5 * time.Minute // within which a repetition is not written
 	eventBurst  = 20              // events at once, and then one a second
 	eventMemory = 1024            // events of which is known when they were written
-	eventLength = 1024            // bytes of a message
+	eventLength = 1024            // bytes of a message, which the API server takes
+	uidLength   = 64              // bytes of a UID, which has 36
 )
 
 // recorder writes Events, from one goroutine. The same event of a pod is one object with a count.
@@ -65,8 +66,9 @@ func newRecorder(c *client, node string, log *slog.Logger, result *prometheus.Co
 	}
 }
 
-// record never blocks; an event too many is dropped, and counted.
+// record never blocks; an event too many is dropped, and counted. What waits is short: a reason may be megabytes.
 func (r *recorder) record(e event) {
+	e.uid, e.message = clip(e.uid, uidLength), clip(e.message, eventLength)
 	select {
 	case r.queue <- e:
 	default:
@@ -152,7 +154,7 @@ func (r *recorder) create(ctx context.Context, e event) (*written, error) {
 		"involvedObject": map[string]any{"apiVersion": "v1", "kind": "Pod", "namespace": e.namespace, "name": e.pod, "uid": e.uid},
 		"type":           kind,
 		"reason":         e.reason,
-		"message":        shorten(e.message),
+		"message":        e.message,
 		"count":          1,
 		"firstTimestamp": stamp,
 		"lastTimestamp":  stamp,
@@ -163,16 +165,16 @@ func (r *recorder) create(ctx context.Context, e event) (*written, error) {
 func (r *recorder) repeat(ctx context.Context, e event, before *written) error {
 	return r.client.send(ctx, "PATCH", eventsPath(e.namespace)+"/"+before.name, mergePatch, map[string]any{
 		"count":         before.count,
-		"message":       shorten(e.message),
+		"message":       e.message,
 		"lastTimestamp": time.Now().UTC().Format(time.RFC3339),
 	})
 }
 
-// shorten makes a message one that the API server takes.
-func shorten(s string) string {
-	s = strings.ToValidUTF8(s, "?")
-	if len(s) <= eventLength {
-		return s
+// clip makes a text valid and at most so long; what is left of a long one shares no memory with it.
+func clip(s string, most int) string {
+	if len(s) > most {
+		s = s[:most-len("...")]
+		return strings.ToValidUTF8(s, "") + "..."
 	}
-	return strings.ToValidUTF8(s[:eventLength-len("...")], "") + "..."
+	return strings.ToValidUTF8(s, "?")
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // programTime bounds the programming of one pod.
@@ -42,20 +43,46 @@ func (a *Agent) program(ctx context.Context, f finding) error {
 	if err != nil {
 		return err
 	}
-	old, repair := attachment.ToRepair(slices.DeleteFunc(records, func(r attachment.Record) bool { return !ofPod(r, f.pod) }))
+	old, repair := toRepair(records, f.pod)
 	if !repair {
 		return nil
 	}
-	record := a.record(f, place, old)
+	if old.Key != (attachment.Key{}) { // the list has it without what the namespace may hold
+		if old, err = a.store.Load(old.Key); err != nil {
+			return err
+		}
+	}
+	p, err := a.plan(ctx, f.pod)
+	if err != nil {
+		return err
+	}
+	record := a.record(f.pod, place, old)
 	if record.NamespaceID, err = ns.ID(); err != nil {
 		return err
 	}
-	return ns.Do(func() error { return a.carryOut(ctx, lock, f, record, compare) })
+	return ns.Do(func() error { return a.carryOut(ctx, lock, p, record, compare) })
+}
+
+// plan is what is to be programmed.
+type plan struct {
+	rules    rules.Ruleset
+	families []rules.Family
+}
+
+func (a *Agent) plan(ctx context.Context, e entry) (plan, error) {
+	decision, err := a.decide(ctx, e)
+	switch {
+	case err != nil:
+		return plan{}, err
+	case decision.Skip != "":
+		return plan{}, fmt.Errorf("the mesh does not want it any more: %s", decision.Skip)
+	}
+	return plan{rules.Build(decision.Policy), decision.Families}, nil
 }
 
 // carryOut programs, checks and writes the record, and leaves all or nothing. It runs in the pod's namespace.
-func (a *Agent) carryOut(ctx context.Context, lock *os.File, f finding, r attachment.Record, check func(context.Context, attachment.Record) error) error {
-	program, err := backend.Prepare(ctx, backend.Auto, f.rules, f.families)
+func (a *Agent) carryOut(ctx context.Context, lock *os.File, p plan, r attachment.Record, check func(context.Context, attachment.Record) error) error {
+	program, err := backend.Prepare(ctx, backend.Auto, p.rules, p.families)
 	if err != nil {
 		return err
 	}
@@ -76,12 +103,12 @@ func (a *Agent) carryOut(ctx context.Context, lock *os.File, f finding, r attach
 }
 
 // record is what the repair writes down: in the place of old, if ADD has left that of the pod.
-func (a *Agent) record(f finding, p place, old attachment.Record) attachment.Record {
+func (a *Agent) record(e entry, p place, old attachment.Record) attachment.Record {
 	r := attachment.Record{
-		Key:     attachment.RepairKey(f.pod.runtimeUID(), p.link),
+		Key:     attachment.RepairKey(e.runtimeUID(), p.link),
 		Netns:   p.path,
-		Pod:     f.pod.String(),
-		PodUID:  f.pod.runtimeUID(),
+		Pod:     e.String(),
+		PodUID:  e.runtimeUID(),
 		Mesh:    a.conf.Dialect.Name,
 		Outcome: attachment.Programmed,
 		Time:    time.Now().UTC(),

@@ -100,11 +100,20 @@ func findingOf(t *testing.T, a *Agent, s *apiServer) finding {
 	s.put(configPath, testConfig())
 	start(t, a)
 	eventually(t, "the pod is found", func() bool { return a.isSynced() && len(found(t, a)) == 1 })
-	all, err := a.unprogrammed(time.Now())
+	all, err := a.unprogrammed(t.Context(), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	return all[0]
+}
+
+func planOf(t *testing.T, a *Agent, f finding) plan {
+	t.Helper()
+	p, err := a.plan(t.Context(), f.pod)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
 }
 
 func TestAPodWhoseNamespaceIsUncertainIsNotProgrammed(t *testing.T) {
@@ -232,8 +241,8 @@ func TestADifferenceIsAnErrorAndLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	err = ns.Do(func() error {
-		record := a.record(f, place{path: w.Pod.Path(), link: "eth0"}, attachment.Record{})
-		return a.carryOut(t.Context(), lock, f, record, func(ctx context.Context, r attachment.Record) error {
+		record := a.record(f.pod, place{path: w.Pod.Path(), link: "eth0"}, attachment.Record{})
+		return a.carryOut(t.Context(), lock, planOf(t, a, f), record, func(ctx context.Context, r attachment.Record) error {
 			if err := compare(ctx, r); err != nil {
 				t.Errorf("nothing is different: %v", err)
 			}
@@ -279,11 +288,22 @@ func TestWhatCanNotBeProgrammedLeavesNothing(t *testing.T) {
 	s := newAPIServer(t)
 	a := lookOnce(newTestAgent(t, s, func(c *Config) { c.NetnsDir = runtimeDir(t, w.Pod.Path()) }))
 	f := findingOf(t, a, s)
+	p := planOf(t, a, f)
 	// iptables refuses a comment or a chain name like this, so the transaction fails.
-	for i := range f.rules.Rules {
-		f.rules.Rules[i].Chain.Name = strings.Repeat("X", 40)
+	for i := range p.rules.Rules {
+		p.rules.Rules[i].Chain.Name = strings.Repeat("X", 40)
 	}
-	if err := a.program(t.Context(), f); err == nil {
+	ns, err := netns.Open(w.Pod.Path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ns.Close()
+	lock, err := ns.Lock(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	record := a.record(f.pod, place{path: w.Pod.Path(), link: "eth0"}, attachment.Record{})
+	if err := ns.Do(func() error { return a.carryOut(t.Context(), lock, p, record, compare) }); err == nil {
 		t.Fatal("no error")
 	} else {
 		t.Log(err)

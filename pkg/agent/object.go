@@ -3,76 +3,61 @@ package agent
 import (
 	"encoding/json"
 	"fmt"
-	"maps"
+	"net/netip"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
-// podObject is as much of a v1 Pod as the agent reads of the API server's JSON; the rest is never decoded.
+// podObject is a pod as the reflector hands it to its store: what the agent keeps of it, and of its metadata what the
+// reflector reads.
 type podObject struct {
-	metav1.TypeMeta   `json:",inline"`
-	metav1.ObjectMeta `json:"metadata"`
-	Spec              podSpec   `json:"spec"`
-	Status            podStatus `json:"status,omitzero"`
+	metav1.TypeMeta
+	metav1.ObjectMeta
+	entry entry
 }
 
-type podSpec struct {
-	HostNetwork     bool        `json:"hostNetwork,omitempty"`
-	SecurityContext *security   `json:"securityContext,omitempty"`
-	InitContainers  []container `json:"initContainers,omitempty"`
-	Containers      []container `json:"containers"`
-	DNSConfig       *dnsConfig  `json:"dnsConfig,omitempty"`
+// DeepCopyObject makes a podObject a runtime.Object. Only the metadata is copied: nobody changes the rest.
+func (p *podObject) DeepCopyObject() runtime.Object {
+	out := *p
+	p.DeepCopyInto(&out.ObjectMeta)
+	return &out
 }
 
-type dnsConfig struct {
-	Nameservers []string `json:"nameservers,omitempty"`
-}
-
-// container has the fields that pod.Parse reads.
-type container struct {
-	Name            string     `json:"name"`
-	RestartPolicy   string     `json:"restartPolicy,omitempty"`
-	SecurityContext *security  `json:"securityContext,omitempty"`
-	Ports           []port     `json:"ports,omitempty"`
-	Args            []string   `json:"args,omitempty"`
-	Env             []variable `json:"env,omitempty"`
-}
-
-type security struct {
-	RunAsUser    *int64        `json:"runAsUser,omitempty"`
-	RunAsGroup   *int64        `json:"runAsGroup,omitempty"`
-	Privileged   bool          `json:"privileged,omitempty"`
-	Capabilities *capabilities `json:"capabilities,omitempty"`
-}
-
-type capabilities struct {
-	Add []string `json:"add,omitempty"`
-}
-
-type port struct {
-	ContainerPort int32 `json:"containerPort"`
-}
-
-type variable struct {
-	Name      string    `json:"name"`
-	Value     string    `json:"value,omitempty"`
-	ValueFrom *struct{} `json:"valueFrom,omitempty"` // only that there is one
+// podFacts is what the agent itself reads of a v1 Pod's JSON.
+type podFacts struct {
+	Kind     string `json:"kind"`
+	Metadata struct {
+		Namespace         string            `json:"namespace"`
+		Name              string            `json:"name"`
+		UID               types.UID         `json:"uid"`
+		ResourceVersion   string            `json:"resourceVersion"`
+		Annotations       map[string]string `json:"annotations"`
+		Labels            map[string]string `json:"labels"`
+		DeletionTimestamp *string           `json:"deletionTimestamp"`
+		OwnerReferences   []struct {
+			Controller bool `json:"controller"`
+		} `json:"ownerReferences"`
+	} `json:"metadata"`
+	Spec struct {
+		HostNetwork bool `json:"hostNetwork"`
+	} `json:"spec"`
+	Status podStatus `json:"status"`
 }
 
 type podStatus struct {
-	Phase                 string            `json:"phase,omitempty"`
-	PodIPs                []podIP           `json:"podIPs,omitempty"`
-	InitContainerStatuses []containerStatus `json:"initContainerStatuses,omitempty"`
-	ContainerStatuses     []containerStatus `json:"containerStatuses,omitempty"`
-}
-
-type podIP struct {
-	IP string `json:"ip"`
+	Phase  string `json:"phase"`
+	PodIPs []struct {
+		IP string `json:"ip"`
+	} `json:"podIPs"`
+	InitContainerStatuses []containerStatus `json:"initContainerStatuses"`
+	ContainerStatuses     []containerStatus `json:"containerStatuses"`
 }
 
 type containerStatus struct {
@@ -83,17 +68,10 @@ type containerStatus struct {
 	} `json:"state"`
 }
 
-// DeepCopyObject makes a podObject a runtime.Object. Only the metadata is copied: nobody changes the rest.
-func (p *podObject) DeepCopyObject() runtime.Object {
-	out := *p
-	p.DeepCopyInto(&out.ObjectMeta)
-	return &out
-}
-
 // runningSince is when the latest of the containers that run now was started; zero if none runs.
-func (p *podObject) runningSince() time.Time {
+func (s podStatus) runningSince() time.Time {
 	var latest time.Time
-	for _, list := range [][]containerStatus{p.Status.InitContainerStatuses, p.Status.ContainerStatuses} {
+	for _, list := range [][]containerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
 		for _, c := range list {
 			if r := c.State.Running; r != nil && r.StartedAt.After(latest) {
 				latest = r.StartedAt.Time
@@ -103,40 +81,60 @@ func (p *podObject) runningSince() time.Time {
 	return latest
 }
 
-// lastApplied is a copy of the whole pod in one of its annotations.
-const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+// mostKept is the length of the longest JSON of a pod that is kept, in bytes; an ordinary one has one or two thousand. It
+// bounds the cache by the number of pods on a node, whatever their owners write into them.
+const mostKept = 64 << 10
 
-// trimmed returns the JSON of what pod.Parse and the dialect's Decide read of the pod. Arguments and variables are those
-// of the sidecar: no mesh reads another container's, and they can be long.
-func (p *podObject) trimmed(sidecar string) ([]byte, error) {
-	out := podObject{TypeMeta: metav1.TypeMeta{APIVersion: "v1", Kind: "Pod"}, Spec: p.Spec}
-	out.ObjectMeta = metav1.ObjectMeta{Namespace: p.Namespace, Name: p.Name, UID: p.UID, Labels: p.Labels}
-	out.Annotations = maps.Clone(p.Annotations)
-	delete(out.Annotations, lastApplied)
-	out.Spec.InitContainers = withoutWords(p.Spec.InitContainers, sidecar)
-	out.Spec.Containers = withoutWords(p.Spec.Containers, sidecar)
-	data, err := json.Marshal(out)
+// decode is a podDecoder. It keeps little: a pod may have megabytes that no mesh looks at.
+func (c *podCache) decode(data []byte) (runtime.Object, error) {
+	var f podFacts
+	err := json.Unmarshal(data, &f)
+	if f.Kind == "Status" { // which has a status that is no pod's
+		status := &metav1.Status{}
+		return status, json.Unmarshal(data, status)
+	}
 	if err != nil {
-		return nil, fmt.Errorf("trim pod %s/%s: %w", p.Namespace, p.Name, err)
+		return nil, fmt.Errorf("decode a pod: %w", err)
 	}
-	return data, nil
-}
-
-func withoutWords(list []container, sidecar string) []container {
-	var out []container
-	for _, c := range list {
-		if c.Name != sidecar {
-			c.Args, c.Env = nil, nil
+	m := f.Metadata
+	p := &podObject{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion}}
+	if end, ok := m.Annotations[metav1.InitialEventsAnnotationKey]; ok { // by which a stream says that the list is complete
+		p.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: end}
+	}
+	trimmed, err := pod.Trim(data, c.dialect.Sidecar, c.dialect.Reads)
+	if err != nil {
+		return nil, fmt.Errorf("trim pod %s/%s: %w", m.Namespace, m.Name, err)
+	}
+	if len(trimmed) > mostKept {
+		trimmed = nil
+	}
+	p.entry = entry{
+		namespace:   m.Namespace,
+		name:        m.Name,
+		uid:         string(m.UID),
+		mirrorOf:    m.Annotations[pod.MirrorAnnotation],
+		config:      c.dialect.ConfigFor(m.Annotations, m.Labels).Name,
+		json:        trimmed,
+		hostNetwork: f.Spec.HostNetwork,
+		deleting:    m.DeletionTimestamp != nil,
+		phase:       f.Status.Phase,
+		since:       f.Status.runningSince(),
+	}
+	for _, o := range m.OwnerReferences {
+		p.entry.controlled = p.entry.controlled || o.Controller
+	}
+	for _, ip := range f.Status.PodIPs {
+		if addr, err := netip.ParseAddr(ip.IP); err == nil {
+			p.entry.addresses = append(p.entry.addresses, addr.Unmap())
 		}
-		out = append(out, c)
 	}
-	return out
+	return p, nil
 }
 
 type podList struct {
-	metav1.TypeMeta `json:",inline"`
-	metav1.ListMeta `json:"metadata"`
-	Items           []podObject `json:"items"`
+	metav1.TypeMeta
+	metav1.ListMeta
+	Items []podObject
 }
 
 // DeepCopyObject makes a podList a runtime.Object.
@@ -200,12 +198,10 @@ func (l *configList) DeepCopyObject() runtime.Object {
 	return &out
 }
 
-// newScheme knows pods and the configuration's kind in each of its versions.
+// newScheme knows the configuration's kind in each of its versions, and what the API server says of errors.
 func newScheme(ref mesh.ConfigRef) *runtime.Scheme {
 	s := runtime.NewScheme()
 	core := schema.GroupVersion{Version: "v1"}
-	s.AddKnownTypeWithName(core.WithKind("Pod"), &podObject{})
-	s.AddKnownTypeWithName(core.WithKind("PodList"), &podList{})
 	metav1.AddToGroupVersion(s, core)
 	for _, v := range ref.Versions {
 		gv := schema.GroupVersion{Group: ref.Group, Version: v}

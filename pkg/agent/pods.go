@@ -11,7 +11,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/mesh"
-	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // entry is what the agent keeps of a pod.
@@ -19,7 +18,7 @@ type entry struct {
 	namespace, name, uid string
 	mirrorOf             string // the UID of a static pod's manifest
 	config               string // the name of the object that has its mesh's configuration
-	json                 []byte // trimmed
+	json                 []byte // trimmed; nil if it is too long to be kept
 	hostNetwork          bool
 	deleting             bool
 	controlled           bool // something makes a new one if this one goes
@@ -58,7 +57,7 @@ func newPodCache(dialect mesh.Dialect, log *slog.Logger) *podCache {
 
 // run keeps the cache equal to the API server until ctx ends, whatever the API server does.
 func (c *podCache) run(ctx context.Context, from *client, node string) {
-	source := from.listWatch("/api/v1/pods", "spec.nodeName="+node)
+	source := from.listWatchPods("spec.nodeName="+node, c.decode)
 	follow(ctx, "pods", c.log, source, &podObject{}, c, func(error) bool { return false })
 }
 
@@ -76,12 +75,12 @@ func (c *podCache) isSynced() bool {
 	return c.synced
 }
 
-// find returns the pod, if the cache has it under the UID.
+// find returns the pod, if the cache has it under the UID, with its JSON.
 func (c *podCache) find(namespace, name, uid string) (entry, bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	e, ok := c.pods[types.NamespacedName{Namespace: namespace, Name: name}]
-	return e, ok && e.hasUID(uid)
+	return e, ok && e.hasUID(uid) && e.json != nil
 }
 
 // list returns all pods in no order.
@@ -95,42 +94,17 @@ func (c *podCache) list() []entry {
 	return out
 }
 
-func (c *podCache) entryOf(obj any) (types.NamespacedName, entry, error) {
+func entryOf(obj any) (types.NamespacedName, entry, error) {
 	p, ok := obj.(*podObject)
 	if !ok {
 		return types.NamespacedName{}, entry{}, fmt.Errorf("the API server's list of pods has a %T", obj)
 	}
-	key := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-	data, err := p.trimmed(c.dialect.Sidecar)
-	if err != nil {
-		return key, entry{}, err
-	}
-	e := entry{
-		namespace:   p.Namespace,
-		name:        p.Name,
-		uid:         string(p.UID),
-		mirrorOf:    p.Annotations[pod.MirrorAnnotation],
-		config:      c.dialect.ConfigFor(p.Annotations, p.Labels).Name,
-		json:        data,
-		hostNetwork: p.Spec.HostNetwork,
-		deleting:    p.DeletionTimestamp != nil,
-		phase:       p.Status.Phase,
-		since:       p.runningSince(),
-	}
-	for _, o := range p.OwnerReferences {
-		e.controlled = e.controlled || o.Controller != nil && *o.Controller
-	}
-	for _, ip := range p.Status.PodIPs {
-		if addr, err := netip.ParseAddr(ip.IP); err == nil {
-			e.addresses = append(e.addresses, addr.Unmap())
-		}
-	}
-	return key, e, nil
+	return types.NamespacedName{Namespace: p.Namespace, Name: p.Name}, p.entry, nil
 }
 
 // Add is the reflector's: a pod is there or has changed.
 func (c *podCache) Add(obj any) error {
-	key, e, err := c.entryOf(obj)
+	key, e, err := entryOf(obj)
 	if err != nil {
 		return err
 	}
@@ -145,13 +119,13 @@ func (c *podCache) Update(obj any) error { return c.Add(obj) }
 
 // Delete is the reflector's: a pod has gone.
 func (c *podCache) Delete(obj any) error {
-	p, ok := obj.(*podObject)
-	if !ok {
-		return fmt.Errorf("the API server's watch of pods has a %T", obj)
+	key, _, err := entryOf(obj)
+	if err != nil {
+		return err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.pods, types.NamespacedName{Namespace: p.Namespace, Name: p.Name})
+	delete(c.pods, key)
 	c.heard = time.Now()
 	return nil
 }
@@ -160,7 +134,7 @@ func (c *podCache) Delete(obj any) error {
 func (c *podCache) Replace(list []any, _ string) error {
 	pods := make(map[types.NamespacedName]entry, len(list))
 	for _, obj := range list {
-		key, e, err := c.entryOf(obj)
+		key, e, err := entryOf(obj)
 		if err != nil {
 			return err
 		}

@@ -15,7 +15,7 @@ import (
 // found lists the names of the unprogrammed pods.
 func found(t testing.TB, a *Agent) []string {
 	t.Helper()
-	all, err := a.unprogrammed(time.Now())
+	all, err := a.unprogrammed(t.Context(), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,8 +49,13 @@ func TestWhichPodsAreUnprogrammed(t *testing.T) {
 		"refused": func(meta, _, _ fields) {
 			meta["annotations"] = fields{"openservicemesh.io/outbound-port-exclusion-list": "x"}
 		},
-		"recorded":   func(_, _, _ fields) {},
-		"allowed":    func(_, _, _ fields) {},
+		"recorded":         func(_, _, _ fields) {},
+		"allowed":          func(_, _, _ fields) {},
+		"left-alone":       func(_, _, _ fields) {},
+		"second-interface": func(_, _, _ fields) {},
+		"allowed-refused": func(meta, _, _ fields) {
+			meta["annotations"] = fields{"openservicemesh.io/outbound-port-exclusion-list": "x"}
+		},
 		"static":     func(meta, _, _ fields) { meta["annotations"] = fields{"kubernetes.io/config.mirror": "hash"} },
 		"by-name":    func(_, _, _ fields) {},
 		"replaced":   func(_, _, _ fields) {},
@@ -82,7 +87,11 @@ func TestWhichPodsAreUnprogrammed(t *testing.T) {
 	a.booted = time.Now().Add(-24 * time.Hour)
 	a.timing.settle = 30 * time.Second
 	save(t, a, attachment.Record{Key: attachment.Key{Network: "one", ContainerID: "1"}, Pod: "shop/recorded", PodUID: "uid-recorded", Outcome: attachment.Programmed})
-	save(t, a, attachment.Record{Key: attachment.Key{Network: "two", ContainerID: "2"}, Pod: "shop/allowed", PodUID: "uid-allowed", Outcome: attachment.Allowed})
+	save(t, a, attachment.Record{Key: attachment.Key{Network: "two", ContainerID: "2"}, Pod: "shop/allowed", PodUID: "uid-allowed", Outcome: attachment.Allowed, Reason: "no API server"})
+	save(t, a, attachment.Record{Key: attachment.Key{Network: "two", ContainerID: "8"}, Pod: "shop/left-alone", PodUID: "uid-left-alone", Outcome: attachment.Skipped})
+	save(t, a, attachment.Record{Key: attachment.Key{Network: "two", ContainerID: "9"}, Pod: "shop/second-interface", PodUID: "uid-second-interface", Outcome: attachment.Allowed})
+	save(t, a, attachment.Record{Key: attachment.Key{Network: "three", ContainerID: "9"}, Pod: "shop/second-interface", PodUID: "uid-second-interface", Outcome: attachment.Programmed})
+	save(t, a, attachment.Record{Key: attachment.Key{Network: "two", ContainerID: "10"}, Pod: "shop/allowed-refused", PodUID: "uid-allowed-refused", Outcome: attachment.Allowed, Reason: "refused"})
 	save(t, a, attachment.Record{Key: attachment.Key{Network: "two", ContainerID: "3"}, Pod: "shop/static", PodUID: "hash", Outcome: attachment.Programmed})
 	save(t, a, attachment.Record{Key: attachment.Key{Network: "two", ContainerID: "4"}, Pod: "shop/by-name", Outcome: attachment.Programmed})
 	save(t, a, attachment.Record{Key: attachment.Key{Network: "two", ContainerID: "5"}, Pod: "shop/replaced", PodUID: "uid-before", Outcome: attachment.Programmed})
@@ -92,15 +101,17 @@ func TestWhichPodsAreUnprogrammed(t *testing.T) {
 	start(t, a)
 	eventually(t, "the first sweep", func() bool {
 		_, text := get(a, "/metrics")
-		return strings.Contains(text, "\ndetour_pods_unprogrammed 4\n")
+		return strings.Contains(text, "\ndetour_pods_unprogrammed 6\n")
 	})
-	if got, want := found(t, a), []string{"only-init", "refused", "replaced", "unprogrammed"}; !slices.Equal(got, want) {
+	if got, want := found(t, a), []string{"allowed", "allowed-refused", "only-init", "refused", "replaced", "unprogrammed"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
 	}
-	eventually(t, "four Events", func() bool { return len(s.written("POST", "/api/v1/namespaces/shop/events")) == 4 })
+	eventually(t, "six Events", func() bool { return len(s.written("POST", "/api/v1/namespaces/shop/events")) == 6 })
 	for _, e := range s.written("POST", "/api/v1/namespaces/shop/events") {
 		name := e.body["involvedObject"].(fields)["name"].(string)
-		if e.body["reason"] != "DetourUnprogrammed" || e.body["type"] != "Warning" || strings.Contains(e.body["message"].(string), `"x"`) != (name == "refused") {
+		message := e.body["message"].(string)
+		if e.body["reason"] != "DetourUnprogrammed" || e.body["type"] != "Warning" || strings.Contains(message, `"x"`) != strings.HasSuffix(name, "refused") ||
+			strings.Contains(message, "onError is allow") != strings.HasPrefix(name, "allowed") || strings.Contains(message, "(no API server)") != (name == "allowed") {
 			t.Errorf("Event %v", e.body)
 		}
 	}
@@ -143,8 +154,16 @@ func TestEvictionRespectsBudgets(t *testing.T) {
 		w.Header().Set("Retry-After", "10") // which client-go would wait for by itself
 		refusal(429, "TooManyRequests")(w, r)
 	}
+	s.put(podPath("shop", "allowed"), testPod("allowed"))
+	malformed := testPod("malformed")
+	malformed["metadata"].(fields)["annotations"] = fields{"openservicemesh.io/outbound-port-exclusion-list": "x"}
+	s.put(podPath("shop", "malformed"), malformed)
 	a := newTestAgent(t, s, func(c *Config) { c.Repair = Evict })
+	for _, name := range []string{"allowed", "malformed"} {
+		save(t, a, attachment.Record{Key: attachment.Key{Network: "one", ContainerID: name}, Pod: "shop/" + name, PodUID: "uid-" + name, Outcome: attachment.Allowed})
+	}
 	start(t, a)
+	eventually(t, "the pod that was allowed to start is evicted", func() bool { return len(s.written("POST", podPath("shop", "allowed")+"/eviction")) > 0 })
 	eventually(t, "the free pod is evicted", func() bool { return len(s.written("POST", podPath("shop", "free")+"/eviction")) > 0 })
 	body := s.written("POST", podPath("shop", "free"))[0].body
 	if body["apiVersion"] != "policy/v1" || body["kind"] != "Eviction" || body["deleteOptions"].(fields)["preconditions"].(fields)["uid"] != "uid-free" {
@@ -154,9 +173,9 @@ func TestEvictionRespectsBudgets(t *testing.T) {
 	eventually(t, "the budget is asked again", func() bool { return s.count("POST "+podPath("shop", "kept")+"/eviction") > 2 })
 	s.update(func() { clear(s.refuse) })
 	eventually(t, "the budget gives way", func() bool { return len(s.written("POST", podPath("shop", "kept")+"/eviction")) > 0 })
-	for _, name := range []string{"bare", "static"} {
+	for _, name := range []string{"bare", "static", "malformed"} {
 		if n := s.count("POST " + podPath("shop", name) + "/eviction"); n != 0 {
-			t.Errorf("%s was evicted, and nothing would make it anew", name)
+			t.Errorf("%s was evicted, and nothing would make it anew, or nothing that can be programmed", name)
 		}
 	}
 	_, text := get(a, "/metrics")

@@ -256,6 +256,9 @@ func (s *apiServer) collection(w http.ResponseWriter, r *http.Request) {
 	items := []fields{}
 	for _, path := range slices.Sorted(maps.Keys(s.objects)) {
 		if o := s.objects[path]; collectionOf(path) == r.URL.Path && selected(r, o) {
+			o = maps.Clone(o)
+			delete(o, "kind")
+			delete(o, "apiVersion")
 			items = append(items, o)
 		}
 	}

@@ -11,18 +11,17 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/pod"
-	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// finding is a meshed pod that runs without redirection.
+// finding is a meshed pod that runs without redirection. It has no rules, which may be long: there may be many findings.
 type finding struct {
-	pod      entry
-	rules    rules.Ruleset
-	families []rules.Family
-	refused  error // why its mesh can't say what to program
+	pod     entry
+	old     attachment.Record // of an ADD that let it start unmeshed; without a key if there was none
+	refused string            // why its mesh can't say what to program, "" if it can
 }
 
 // sweepAlways looks for unprogrammed pods until ctx ends.
@@ -41,7 +40,7 @@ func (a *Agent) sweepAlways(ctx context.Context) {
 
 // sweep finds and repairs the unprogrammed pods once.
 func (a *Agent) sweep(ctx context.Context) error {
-	found, err := a.unprogrammed(time.Now())
+	found, err := a.unprogrammed(ctx, time.Now())
 	if err != nil {
 		return err
 	}
@@ -60,9 +59,9 @@ func (a *Agent) sweep(ctx context.Context) error {
 	return nil
 }
 
-// unprogrammed returns the meshed pods that have been running for a while and have no attachment record. The pods are
-// listed before the records: an ADD that ends in between counts.
-func (a *Agent) unprogrammed(now time.Time) ([]finding, error) {
+// unprogrammed returns the meshed pods that have been running for a while and that no ADD has programmed or left alone. The
+// pods are listed before the records: an ADD that ends in between counts.
+func (a *Agent) unprogrammed(ctx context.Context, now time.Time) ([]finding, error) {
 	pods := a.pods.list()
 	records, err := a.records()
 	if err != nil {
@@ -71,23 +70,33 @@ func (a *Agent) unprogrammed(now time.Time) ([]finding, error) {
 	a.dropOldRepairs(records, pods)
 	var found []finding
 	for _, e := range pods {
-		if !a.candidate(e, now) || slices.ContainsFunc(records, func(r attachment.Record) bool { return ofPod(r, e) }) {
+		old, repair := toRepair(records, e)
+		if !repair || !a.candidate(e, now) {
 			continue
 		}
-		config := a.configOf(e)
-		if !config.known {
-			continue // the next look may know it
-		}
-		f, meshed, err := a.find(e, config.json)
-		if err != nil {
-			return nil, err
-		}
-		if meshed {
-			found = append(found, f)
+		decision, err := a.decide(ctx, e)
+		switch {
+		case errors.Is(err, errUnknown):
+			a.log.Warn("it is not known whether a pod runs without redirection", "pod", e.String(), "error", err.Error())
+		case err != nil:
+			found = append(found, finding{pod: e, old: old, refused: clip(err.Error(), eventLength)})
+		case decision.Skip == "":
+			found = append(found, finding{pod: e, old: old})
 		}
 	}
 	slices.SortFunc(found, func(x, y finding) int { return x.pod.since.Compare(y.pod.since) })
 	return found, nil
+}
+
+// toRepair is attachment.ToRepair of the pod's records.
+func toRepair(records []attachment.Record, e entry) (old attachment.Record, repair bool) {
+	var ofPod []attachment.Record
+	for _, r := range records {
+		if isOf(r, e) {
+			ofPod = append(ofPod, r)
+		}
+	}
+	return attachment.ToRepair(ofPod)
 }
 
 // candidate reports whether the pod's ADD is over for certain. The status of a pod that the node's last start has ended
@@ -107,26 +116,42 @@ func bootTime() time.Time {
 	return time.Now().Add(-time.Duration(up.Nano()))
 }
 
-// find says what the mesh wants of a pod that has no record.
-func (a *Agent) find(e entry, config []byte) (f finding, meshed bool, err error) {
-	facts, err := pod.Parse(e.json)
-	if err != nil {
-		return finding{}, false, fmt.Errorf("pod %s: %w", e, err)
+// errUnknown is why it can't be decided what the mesh wants of a pod.
+var errUnknown = errors.New("the pod or its configuration is not known")
+
+// decide says what the mesh wants of the pod. The error is errUnknown or the mesh's refusal.
+func (a *Agent) decide(ctx context.Context, e entry) (mesh.Decision, error) {
+	config := a.configOf(e)
+	if !config.known {
+		return mesh.Decision{}, fmt.Errorf("%w: the cache does not have its configuration %s yet", errUnknown, e.config)
 	}
-	f.pod = e
-	var decision mesh.Decision
-	decision, f.refused = a.conf.Dialect.Decide(mesh.Input{
-		Pod: facts, Config: config, Addresses: e.addresses,
+	facts, err := a.facts(ctx, e)
+	if err != nil {
+		return mesh.Decision{}, fmt.Errorf("%w: %w", errUnknown, err)
+	}
+	return a.conf.Dialect.Decide(mesh.Input{
+		Pod: facts, Config: config.json, Addresses: e.addresses,
 		DirectInit: slices.Contains(a.conf.DirectInit, e.namespace),
 	})
-	if f.refused == nil && decision.Skip == "" {
-		f.rules, f.families = rules.Build(decision.Policy), decision.Families
-	}
-	return f, decision.Skip == "", nil
 }
 
-// ofPod reports whether the record is the pod's. A runtime that passes no UID leaves the name.
-func ofPod(r attachment.Record, e entry) bool {
+// facts reads the pod's JSON, which the API server is asked for where it was too long to be kept.
+func (a *Agent) facts(ctx context.Context, e entry) (pod.Pod, error) {
+	data := e.json
+	if data == nil {
+		ctx, cancel := context.WithTimeout(ctx, a.timing.lookup)
+		defer cancel()
+		objects, err := a.lookupLive(ctx, agentapi.Lookup{Namespace: e.namespace, Name: e.name, UID: e.uid})
+		if err != nil {
+			return pod.Pod{}, err
+		}
+		data = objects.Pod
+	}
+	return pod.Parse(data)
+}
+
+// isOf reports whether the record is the pod's. A runtime that passes no UID leaves the name.
+func isOf(r attachment.Record, e entry) bool {
 	if r.PodUID == "" {
 		return r.Pod == e.String()
 	}
@@ -144,7 +169,8 @@ func (a *Agent) records() ([]attachment.Record, error) {
 		case a.conf.Repair == InPlace && r.Network == attachment.RepairNetwork && !exists(r.Netns):
 			a.dropRecord(r) // the runtime has given the pod another namespace
 		default:
-			r.Rules, r.Table = nil, "" // long, and not needed here
+			r.Rules, r.Table, r.Stale = nil, "", nil // long, and not needed here
+			r.Reason = clip(r.Reason, eventLength)
 			records = append(records, r)
 		}
 	})
@@ -154,7 +180,7 @@ func (a *Agent) records() ([]attachment.Record, error) {
 // dropOldRepairs deletes the records that InPlace wrote of pods that are gone: no CNI DEL does.
 func (a *Agent) dropOldRepairs(records []attachment.Record, pods []entry) {
 	for _, r := range records {
-		if r.Network == attachment.RepairNetwork && !slices.ContainsFunc(pods, func(e entry) bool { return ofPod(r, e) }) {
+		if r.Network == attachment.RepairNetwork && !slices.ContainsFunc(pods, func(e entry) bool { return isOf(r, e) }) {
 			a.dropRecord(r)
 		}
 	}
