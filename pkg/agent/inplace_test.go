@@ -298,7 +298,7 @@ func TestWhatCanNotBeProgrammedLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ns.Close()
-	lock, err := ns.Lock(t.Context())
+	lock, err := ns.Lock(t.Context(), a.conf.StateDir)
 	if err != nil {
 		t.Fatal(err)
 	}

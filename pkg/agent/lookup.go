@@ -10,6 +10,7 @@ import (
 	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // answer does what the request wants. conn is its peer's.
@@ -43,9 +44,8 @@ func (a *Agent) fromCache(l agentapi.Lookup) (agentapi.Answer, bool) {
 	return agentapi.Answer{Pod: e.json, Config: config.json, ConfigAbsent: config.absent}, true
 }
 
-// mostLive is how many lookups may be at the API server side by side; more wait. A lookup is two requests, and an API server
-// takes about a hundred over one connection.
-const mostLive = 32
+// mostLive is how many lookups may be at the API server side by side; more wait. Each may bring some megabytes.
+const mostLive = 8
 
 // fromServer asks the API server, within a time of the agent's own.
 func (a *Agent) fromServer(ctx context.Context, l agentapi.Lookup) agentapi.Answer {
@@ -60,6 +60,7 @@ func (a *Agent) fromServer(ctx context.Context, l agentapi.Lookup) agentapi.Answ
 	return agentapi.Answer{Pod: objects.Pod, Config: objects.Config, ConfigAbsent: objects.ConfigAbsent}
 }
 
+// lookupLive asks the API server. It trims the pod before it lets the next lookup ask.
 func (a *Agent) lookupLive(ctx context.Context, l agentapi.Lookup) (kube.Objects, error) {
 	select {
 	case a.lives <- struct{}{}:
@@ -69,7 +70,11 @@ func (a *Agent) lookupLive(ctx context.Context, l agentapi.Lookup) (kube.Objects
 	}
 	r := kube.NewRequest(a.conf.Dialect, l.Namespace, l.Name, l.UID)
 	r.Config = a.configRef()
-	return a.live.Lookup(ctx, r)
+	objects, err := a.live.Lookup(ctx, r)
+	if err == nil {
+		objects.Pod, err = pod.Trim(objects.Pod, a.conf.Dialect.Sidecar, a.conf.Dialect.Reads)
+	}
+	return objects, err
 }
 
 // configRef names the configuration in the version that is served, or in all as long as that is unknown.

@@ -167,13 +167,13 @@ func TestUnprogrammedPodsAreFoundByTheirRevisionsConfiguration(t *testing.T) {
 	lookOnce(a)
 	start(t, a)
 	eventually(t, "both are found", func() bool { return a.isSynced() && len(found(t, a)) == 2 })
-	all, err := a.unprogrammed(time.Now())
+	all, err := a.unprogrammed(t.Context(), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range all {
-		if refused := f.refused != nil; refused != (f.pod.name == "first") {
-			t.Errorf("pod %s: refused is %v", f.pod, f.refused)
+		if refused := f.refused != ""; refused != (f.pod.name == "first") {
+			t.Errorf("pod %s: refused is %q", f.pod, f.refused)
 		}
 	}
 }

@@ -8,12 +8,13 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"path"
 	"strings"
 	"testing"
 )
 
 // bigServer is an API server with many long pods on node n1. After the list it has some of them once more, changed, and then
-// lastPod, as events. A pod can't be asked for by its name.
+// lastPod, as events. None of them can be asked for by its name.
 type bigServer struct {
 	*httptest.Server
 	pods, env int
@@ -21,6 +22,9 @@ type bigServer struct {
 }
 
 const lastPod = "last"
+
+// unlisted is what the names of pods begin with that can be asked for, and are on no list yet.
+const unlisted = "unlisted-"
 
 func bigPodName(i int) string { return fmt.Sprintf("big-%d", i) }
 
@@ -51,7 +55,7 @@ const podKind = `"kind":"Pod","apiVersion":"v1",`
 // server makes six bytes each.
 func (s *bigServer) writePod(w io.Writer, kind, name string, env, version int) {
 	character := "x"
-	if strings.HasSuffix(name, "-49") || strings.HasSuffix(name, "-99") {
+	if name == bigPodName(49) || name == bigPodName(99) {
 		character = `\u003c`
 	}
 	fmt.Fprintf(w, `{%s"metadata":{"namespace":"shop","name":"%s","uid":"uid-%[2]s","resourceVersion":"%[3]d"},"spec":{"nodeName":"n1","containers":[`, kind, name, version)
@@ -72,6 +76,8 @@ func (s *bigServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprint(w, `{"kind":"APIGroup","versions":[{"version":"v1alpha2"}]}`)
 	case r.URL.Path == group+"/v1alpha2":
 		fmt.Fprint(w, `{"kind":"APIResourceList","resources":[{"name":"meshconfigs"}]}`)
+	case strings.Contains(r.URL.Path, "/pods/"+unlisted):
+		s.writePod(w, podKind, path.Base(r.URL.Path), 1_400_000, 1)
 	case !pods && !strings.HasSuffix(r.URL.Path, "/meshconfigs"):
 		w.WriteHeader(http.StatusNotFound)
 		fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","code":404,"reason":"NotFound","message":"no","details":{"name":"x"}}`)

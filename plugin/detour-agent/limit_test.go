@@ -25,13 +25,6 @@ import (
 // asAgent in the environment makes this test's binary the agent.
 const asAgent = "DETOUR_AGENT_TEST_MAIN"
 
-func TestMain(m *testing.M) {
-	if os.Getenv(asAgent) != "" {
-		main()
-	}
-	os.Exit(m.Run())
-}
-
 // manifest is what the DaemonSet gives the agent: its memory, and its environment where that is a plain value.
 func manifest(t *testing.T) (bytes int64, env []string) {
 	t.Helper()
@@ -210,13 +203,13 @@ func (a *limited) healthy(path string) bool {
 func (a *limited) knows(t *testing.T, name string) bool {
 	t.Helper()
 	lookup := agentapi.Lookup{Namespace: "shop", Name: name, UID: "uid-" + name}
-	answer, err := agentapi.Call(t.Context(), filepath.Join(a.state, "agent.sock"), agentapi.Request{Lookup: &lookup}, 5*time.Second)
+	answer, err := agentapi.Call(t.Context(), filepath.Join(a.state, "agent.sock"), agentapi.Request{Lookup: &lookup}, 30*time.Second)
 	if err != nil || answer.Error != "" {
 		return false
 	}
 	p, err := pod.Parse(answer.Pod)
 	if err != nil || p.Name != name || len(p.Containers) != 2 {
-		t.Fatalf("%s: %v %.1000s", name, err, answer.Pod)
+		t.Errorf("%s: %v %.1000s", name, err, answer.Pod)
 	}
 	return true
 }
@@ -236,6 +229,25 @@ func TestAHundredPodsOf1400kBFitIntoTheMemoryOfTheManifest(t *testing.T) {
 			a.wait(t, "it is ready", func() bool { return a.healthy("/healthz") && a.healthy("/readyz") })
 		})
 	}
+}
+
+// Pods that start before the agent has heard of them are asked for.
+func TestManyLongPodsAtOnceThatAreAskedForFitIntoTheMemoryOfTheManifest(t *testing.T) {
+	s := newBigServer(t, 1, 100, true)
+	a := startLimited(t, s)
+	a.wait(t, "it is ready", func() bool { return a.healthy("/readyz") })
+	const pods = 100
+	answered := make(chan bool, pods)
+	for i := range pods {
+		go func() {
+			name := fmt.Sprint(unlisted, i)
+			for !a.knows(t, name) && t.Context().Err() == nil {
+				time.Sleep(50 * time.Millisecond)
+			}
+			answered <- true
+		}()
+	}
+	a.wait(t, "all are answered", func() bool { return len(answered) == pods })
 }
 
 // Whoever reaches the node's port opens connections, asks for the metrics and never reads them.

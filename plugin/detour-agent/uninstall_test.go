@@ -13,22 +13,11 @@ import (
 	"time"
 
 	"github.com/containernetworking/cni/libcni"
-	"github.com/containernetworking/cni/pkg/skel"
 
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/cniplugin"
 	"github.com/detour-cni/detour/pkg/install"
 	"github.com/detour-cni/detour/pkg/nettest"
 )
-
-// The tests' program is the plugin if a runtime starts it.
-func TestMain(m *testing.M) {
-	if os.Getenv("CNI_COMMAND") != "" {
-		skel.PluginMainFuncs(cniplugin.Funcs(), cniplugin.Versions(), "")
-		os.Exit(0)
-	}
-	os.Exit(nettest.Main(m))
-}
 
 const meshedPod = `{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: web, uid: uid-1},
   spec: {containers: [{name: app}, {name: envoy, securityContext: {runAsUser: 1500}}]}}`
