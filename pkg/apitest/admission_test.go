@@ -170,6 +170,7 @@ func TestInjectedPods(t *testing.T) {
 func TestOtherPods(t *testing.T) {
 	t.Parallel()
 	const envoy = "{name: envoy, image: envoy, securityContext: {runAsUser: 1500}}"
+	const validation = "{name: istio-validation, image: proxy, securityContext: {runAsUser: 1337, " + strict + "}}"
 	const osmInit = "{name: osm-init, image: app, " + osmInitContext + "}"
 	const native = "{name: envoy, image: envoy, restartPolicy: Always, securityContext: {runAsUser: 1500}}"
 	tests := []struct{ name, spec, want string }{
@@ -187,6 +188,18 @@ func TestOtherPods(t *testing.T) {
 		{"already native, the only one", "initContainers: [" + native + "], " + app, "envoy* | app"},
 		{"native, and not the first", "initContainers: [{name: warm, image: app}, " + native + "], " + app, "envoy* warm | app"},
 		{"native, behind osm-init", "initContainers: [" + osmInit + ", " + native + "], " + app, "envoy* | app"},
+		{
+			"beside istio's validator, which listens where the proxy does and has to be through before it",
+			"initContainers: [" + validation + ", {name: warm, image: app}], containers: [{name: app, image: app}, {name: istio-proxy, image: proxy}]", "istio-validation istio-proxy* warm | app",
+		},
+		{
+			"native, behind istio's validator and another",
+			"initContainers: [" + validation + ", {name: warm, image: app}, {name: istio-proxy, image: proxy, restartPolicy: Always}], " + app, "istio-validation istio-proxy* warm | app",
+		},
+		{
+			"native, behind istio's validator",
+			"initContainers: [" + validation + ", {name: istio-proxy, image: proxy, restartPolicy: Always}, {name: warm, image: app}], " + app, "istio-validation istio-proxy* warm | app",
+		},
 		{"in the host's network", "hostNetwork: true, initContainers: [" + osmInit + "], containers: [{name: app, image: app}, " + envoy + "]", "osm-init | app envoy"},
 	}
 	namespace := admitting(t, removeInit, nativeSidecar, restrictSidecar)
