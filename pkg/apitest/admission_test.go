@@ -200,6 +200,10 @@ func TestOtherPods(t *testing.T) {
 			"native, behind istio's validator",
 			"initContainers: [" + validation + ", {name: istio-proxy, image: proxy, restartPolicy: Always}, {name: warm, image: app}], " + app, "istio-validation istio-proxy* warm | app",
 		},
+		{
+			"native, ahead of istio's validator, where nobody puts it",
+			"initContainers: [{name: warm, image: app}, {name: istio-proxy, image: proxy, restartPolicy: Always}, " + validation + "], " + app, "warm istio-proxy* istio-validation | app",
+		},
 		{"in the host's network", "hostNetwork: true, initContainers: [" + osmInit + "], containers: [{name: app, image: app}, " + envoy + "]", "osm-init | app envoy"},
 	}
 	namespace := admitting(t, removeInit, nativeSidecar, restrictSidecar)
