@@ -14,7 +14,7 @@ func TestAPodCantKeepItsNodeWaiting(t *testing.T) {
 	nettest.RequireProgram(t, "flock")
 	nettest.RequireProgram(t, "setpriv")
 	a := newAttachment(t, meshedPod(), meshConfig)
-	a.conf["timeout"] = "3s"
+	a.conf["timeout"] = "20s"
 	a.hostileLock()
 	for _, verb := range []string{"ADD", "CHECK", "ADD", "DEL"} {
 		a.must(verb)
