@@ -183,6 +183,7 @@ func (s Store) Of(containerID, uid string) ([]Record, error) {
 			r, err := s.Load(k)
 			switch {
 			case err == nil:
+				r.Key = k
 				records = append(records, r)
 			case !errors.Is(err, fs.ErrNotExist):
 				records = append(records, Record{Key: k})

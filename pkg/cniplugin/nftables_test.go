@@ -209,6 +209,11 @@ func TestCheckOfAPodThatTheAgentRepaired(t *testing.T) {
 	}
 	a.conf["backend"] = "iptables"
 	a.must("CHECK")
+	net1 := a.another("net1", "192.168.7.2/24")
+	net1.conf["backend"] = "nftables"
+	net1.must("ADD")
+	net1.must("DEL")
+	a.must("CHECK")
 	a.must("DEL")
-	a.noTable()
+	a.empty()
 }

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -132,11 +133,19 @@ func TestGCDropsWhatIsNotAttachedAnyMore(t *testing.T) {
 		a.must("ADD")
 	}
 	a.file("state/attachments/net/killed@eth0.json.tmp", "{")
+	used, err := netns.Locks(a.path("state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.file("state/namespaces/4-1", "") // of a namespace that is gone
 	a.conf["name"] = "net"
 	a.conf["cni.dev/valid-attachments"] = []map[string]string{{"containerID": "c1", "ifname": "eth0"}, {"containerID": "c9", "ifname": "eth0"}}
 	a.must("GC")
 	if got, want := a.records(), []string{"net/c1@eth0.json", "other/c3@eth0.json"}; !slices.Equal(got, want) {
 		t.Errorf("kept %q, want %q", got, want)
+	}
+	if got, err := netns.Locks(a.path("state")); err != nil || len(used) != 1 || !slices.Equal(got, used) {
+		t.Errorf("there are locks %q, %v, want %q", got, err, used)
 	}
 	if len(a.rules(rules.IPv4)) == 0 {
 		t.Error("GC took rules out of a namespace that is in use")
