@@ -3,6 +3,7 @@ package conformance
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -20,7 +21,10 @@ import (
 type api struct {
 	sync.Mutex
 	objects map[string]object
+	opaque  map[string][]byte
 }
+
+const protobuf = "application/vnd.kubernetes.protobuf"
 
 const kubeconfig = `{apiVersion: v1, kind: Config, clusters: [{name: c, cluster: {server: "http://%s"}}], users: [{name: u}],
   contexts: [{name: c, context: {cluster: c, user: u}}], current-context: c}`
@@ -37,7 +41,7 @@ func serveAPI(t *testing.T, ns *nettest.Namespace, objects map[string]object) st
 	if err := within(func() (err error) { listener, err = net.Listen("tcp", "127.0.0.1:0"); return err }); err != nil {
 		t.Fatal(err)
 	}
-	server := &http.Server{Handler: &api{objects: objects}}
+	server := &http.Server{Handler: &api{objects: objects, opaque: map[string][]byte{}}}
 	go server.Serve(listener)
 	t.Cleanup(func() { server.Close() })
 	file := filepath.Join(t.TempDir(), "kubeconfig")
@@ -63,18 +67,34 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// put takes an object and answers with it. One that comes as protobuf stays as it is: it is the only one of its collection.
 func (a *api) put(w http.ResponseWriter, r *http.Request) {
-	var o object
-	if err := json.NewDecoder(r.Body).Decode(&o); err != nil {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
 		refuse(w, http.StatusBadRequest, "BadRequest")
 		return
 	}
 	a.Lock()
 	defer a.Unlock()
+	if r.Header.Get("Content-Type") == protobuf {
+		a.opaque[r.URL.Path] = body
+		answer(w, protobuf, http.StatusCreated, body)
+		return
+	}
+	var o object
+	if err := json.Unmarshal(body, &o); err != nil {
+		refuse(w, http.StatusBadRequest, "BadRequest")
+		return
+	}
 	name, _ := at(o, "metadata")["name"].(string)
 	a.objects[path.Join(r.URL.Path, name)] = o
-	w.WriteHeader(http.StatusCreated)
-	json.NewEncoder(w).Encode(o)
+	answer(w, "application/json", http.StatusCreated, body)
+}
+
+func answer(w http.ResponseWriter, contentType string, code int, body []byte) {
+	w.Header().Set("Content-Type", contentType)
+	w.WriteHeader(code)
+	w.Write(body)
 }
 
 // get answers with the object of the path, or a list of those below it; no name of an object ends in s.
@@ -83,6 +103,10 @@ func (a *api) get(w http.ResponseWriter, where string) {
 	defer a.Unlock()
 	if o := a.objects[where]; o != nil {
 		json.NewEncoder(w).Encode(o)
+		return
+	}
+	if body := a.opaque[path.Dir(where)]; body != nil {
+		answer(w, protobuf, http.StatusOK, body)
 		return
 	}
 	if !strings.HasSuffix(where, "s") {
