@@ -9,7 +9,7 @@
 //	osm-injector       Open Service Mesh 1.x, a Go module: scripts/conformance.sh builds it if it isn't there
 //	osm-edge-injector  osm-edge (its image has it as osm-injector)
 //	fsm-injector       FSM 1.5
-//	istioctl           istio 1.29 or newer; the other two must be of the same version
+//	istioctl           istio, checked with 1.31; the other two must be of the same version
 //	istio-cni          in istio's image install-cni
 //	pilot-agent        in istio's image proxyv2
 //
