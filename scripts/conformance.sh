@@ -7,15 +7,16 @@ scripts/deps.sh iptables ip
 
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
+chmod 755 "$bin" # istio-validation runs as a user of its own, who may not be let into the other folder
 if [[ -n ${CONFORMANCE_BIN:-} ]]; then
-	ln -s "$(realpath "$CONFORMANCE_BIN")"/* "$bin/"
+	cp -L "$CONFORMANCE_BIN"/* "$bin/"
+	chmod 755 "$bin"/*
 fi
 if [[ ! -e $bin/osm-injector ]]; then
 	cache=${XDG_CACHE_HOME:-$HOME/.cache}/detour/conformance
 	(cd scripts/conformance/osm && CGO_ENABLED=0 go build -buildvcs=false -o "$cache/" tool)
-	ln -s "$cache/osm-injector" "$bin/"
+	cp "$cache/osm-injector" "$bin/"
 fi
-rm -f "$bin/detour"
 CGO_ENABLED=0 go build -buildvcs=false -o "$bin/" ./plugin/detour
 
 cd scripts/conformance
