@@ -36,7 +36,7 @@ func (a *attachment) empty() {
 	}
 }
 
-// eachBackend runs a test of a pod of istio, whose first interface's net conf says backend.
+// eachBackend runs a test of a pod whose first interface's net conf says backend.
 func eachBackend(t *testing.T, test func(t *testing.T, eth0 *attachment)) {
 	for _, backend := range []string{"iptables", "nftables"} {
 		t.Run(backend, func(t *testing.T) {
@@ -49,7 +49,7 @@ func eachBackend(t *testing.T, test func(t *testing.T, eth0 *attachment)) {
 }
 
 func TestAnotherInterfaceLeavesTheRules(t *testing.T) {
-	eachBackend(t, func(t *testing.T, eth0 *attachment) {
+	eachBackend(t, func(_ *testing.T, eth0 *attachment) {
 		net1 := eth0.another("net1", "192.168.7.2/24")
 		eth0.must("ADD")
 		both := eth0.holds()
@@ -110,7 +110,7 @@ func TestTheAddressesAreInTheOrderOfTheFirstAdds(t *testing.T) {
 }
 
 func TestAnotherInterfaceThatIsLeftAloneUndoesNothing(t *testing.T) {
-	eachBackend(t, func(t *testing.T, eth0 *attachment) {
+	eachBackend(t, func(_ *testing.T, eth0 *attachment) {
 		net1 := eth0.another("net1", "192.168.7.2/24")
 		net1.conf["excludeNamespaces"] = []string{"shop"}
 		eth0.must("ADD")
@@ -224,7 +224,7 @@ func TestAnotherInterfaceMayHaveAnotherBackend(t *testing.T) {
 
 // Whoever's record is lost, the rules stay as long as the other's says or may say that they are its own.
 func TestDelOfAnInterfaceWhoseRecordIsLost(t *testing.T) {
-	eachBackend(t, func(t *testing.T, eth0 *attachment) {
+	eachBackend(t, func(_ *testing.T, eth0 *attachment) {
 		net1 := eth0.another("net1", "192.168.7.2/24")
 		eth0.must("ADD")
 		both := eth0.holds()
