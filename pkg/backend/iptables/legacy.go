@@ -33,7 +33,7 @@ func removeFromTables(f rules.Family, own rules.Save) error {
 	if err != nil {
 		return os.NewSyscallError("open raw socket", err)
 	}
-	defer unix.Close(fd)
+	defer func() { _ = unix.Close(fd) }()
 	for _, t := range rules.Tables {
 		if len(own.ChainsIn(t)) == 0 || !slices.Contains(names, string(t)) {
 			continue
@@ -160,14 +160,15 @@ func (t *legacyTable) replace(fd int, own rules.Save) error {
 		all = appendNumbers(all, moved[place]) // what has no hook is 0
 	}
 	counters := make([]byte, counterSize*int(t.Number))
+	var pinned runtime.Pinner
+	pinned.Pin(&counters[0]) // the kernel writes there
+	defer pinned.Unpin()
 	all = appendNumbers(all, t.Number)
-	all = binary.NativeEndian.AppendUint64(all, uint64(uintptr(unsafe.Pointer(&counters[0])))) // the kernel writes there
+	all = binary.NativeEndian.AppendUint64(all, uint64(uintptr(unsafe.Pointer(&counters[0]))))
 	for _, i := range kept {
 		all = append(all, t.entries[i].moved(t.abi, moved)...)
 	}
-	err := unix.SetsockoptString(fd, t.level, setReplace, string(all))
-	runtime.KeepAlive(counters)
-	if err != nil {
+	if err := unix.SetsockoptString(fd, t.level, setReplace, string(all)); err != nil {
 		return err
 	}
 	all = appendNumbers(all[:nameSize], uint32(len(kept)), 0)
@@ -192,7 +193,7 @@ func (t *legacyTable) keep(own rules.Save) (kept []int, moved map[uint32]uint32)
 		if e.chain != "" {
 			inOwn = isOwn(e)
 		}
-		if !inOwn && (!chains[e.verdict] || e.at > 2500) {
+		if !inOwn && !chains[e.verdict] {
 			kept = append(kept, i)
 			size += len(e.data)
 		}
