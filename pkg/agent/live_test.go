@@ -62,14 +62,14 @@ func askInVain(t *testing.T, a *Agent) (hangUp func()) {
 	return hangUp
 }
 
-// startPatient starts an agent that waits for the API server for an hour.
-func startPatient(t *testing.T) (*apiServer, *Agent) {
+// startPatient starts an agent that waits for the API server for an hour, and for a request for the time given.
+func startPatient(t *testing.T, request time.Duration) (*apiServer, *Agent) {
 	t.Helper()
 	nettest.RequireNetns(t) // root, whom alone the socket serves
 	s := newAPIServer(t)
 	s.put(podPath("shop", "a"), testPod("a"))
 	a := newTestAgent(t, s, nil)
-	a.timing.lookup = time.Hour
+	a.timing.lookup, a.timing.request = time.Hour, request
 	start(t, a)
 	eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.at(a.conf.Socket) })
 	return s, a
@@ -77,7 +77,7 @@ func startPatient(t *testing.T) (*apiServer, *Agent) {
 
 func TestLookupsThatWaitForTheAPIServerHoldNoCachedOneUp(t *testing.T) {
 	t.Parallel()
-	s, a := startPatient(t)
+	s, a := startPatient(t, hasty.request)
 	held := hangs(s)
 	hangUp := askInVain(t, a)
 	eventually(t, "the API server has all that it is to have", func() bool { return held.Load() == mostLive })
@@ -121,7 +121,7 @@ func TestALookupThatGetsNoSlotSaysSoInTime(t *testing.T) {
 // What comes after the request is no end: it may be the request's own end of line.
 func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
 	t.Parallel()
-	s, a := startPatient(t)
+	s, a := startPatient(t, 2*time.Second)
 	conn, err := net.Dial("unix", a.conf.Socket)
 	if err != nil {
 		t.Fatal(err)
@@ -151,7 +151,7 @@ func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
 // Where the plugin may not ask the API server itself, one that takes long is no reason to fail.
 func TestAnAPIServerThatTakesLongIsWaitedForThroughTheAgent(t *testing.T) {
 	t.Parallel()
-	s, a := startPatient(t)
+	s, a := startPatient(t, hasty.request)
 	s.update(func() {
 		s.refuse["GET "+podPath("shop", "a")] = func(w http.ResponseWriter, r *http.Request) {
 			time.Sleep(500 * time.Millisecond)

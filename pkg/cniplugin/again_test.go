@@ -205,7 +205,7 @@ func TestASecondAddWithoutTheFirstOnesRecord(t *testing.T) {
 // A pod that is left alone may have rules that others made, under the mesh's own names: without a record nobody knows better.
 func TestAPodThatIsLeftAloneKeepsItsRules(t *testing.T) {
 	t.Parallel()
-	a := newAttachment(t, strings.Replace(meshedPod(), "spec: {", "spec: {initContainers: [{name: osm-init}], ", 1), meshConfig)
+	a := newAttachment(t, strings.Replace(meshedPod(), "spec: {", "spec: {initContainers: [{name: osm-init, securityContext: {privileged: true}}], ", 1), meshConfig)
 	a.shell("iptables -t nat -N PROXY_OUTPUT; iptables -t nat -A OUTPUT -p tcp -j PROXY_OUTPUT")
 	want := a.holds()
 	for range 2 {
