@@ -79,5 +79,5 @@ func (c *fairConn) reset() {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0) //nolint:errcheck // it only takes longer then
 	}
-	c.Close()
+	c.Close() //nolint:errcheck // there is nothing more to do
 }

@@ -85,8 +85,8 @@ func fill(v reflect.Value) {
 		fill(value)
 		v.SetMapIndex(key, value)
 	case reflect.Struct:
-		for i := range v.NumField() {
-			fill(v.Field(i))
+		for _, field := range v.Fields() {
+			fill(field)
 		}
 	default:
 		panic(v.Kind())
