@@ -113,7 +113,7 @@ func TestALookupThatGetsNoSlotSaysSoInTime(t *testing.T) {
 	for range mostLive {
 		a.lives <- struct{}{}
 	}
-	if answer := ask(t, a, "b", "uid-b"); answer.NotFound || !strings.Contains(answer.Error, "get pod shop/b: 32 other lookups wait for the API server") {
+	if answer := ask(t, a, "b", "uid-b"); answer.NotFound || !strings.Contains(answer.Error, fmt.Sprintf("get pod shop/b: %d other lookups wait for the API server", mostLive)) {
 		t.Errorf("got %+v", answer)
 	}
 }
