@@ -37,7 +37,7 @@ func choose(ctx context.Context, choice string, rs rules.Ruleset, families []rul
 }
 
 // maxRules is how many rules a family may have before Auto takes nftables, which has sets: every connection is compared
-// with iptables' rules one after the other. At 10,000 that costs two fifths of the connections per second, at 1,000 up to a
+// with iptables' rules one after the other. At 10,000 that costs half of the connections per second, at 1,000 up to a
 // tenth, at 100 nothing that can be measured (make bench).
 const maxRules = 500
 

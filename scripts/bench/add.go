@@ -62,7 +62,7 @@ func restoring(backend string, v4only bool) comparison {
 }
 
 func deleting(backend string) comparison {
-	return comparison{"3", "DEL, " + backend, printing, plugin{program: detour, verb: "DEL", source: "manifests", backend: backend}, 1.5}
+	return comparison{"3", "DEL, " + backend, printing, plugin{program: detour, verb: "DEL", source: "manifests", backend: backend}, 2}
 }
 
 func whileLocked(backend string) comparison {
