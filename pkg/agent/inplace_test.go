@@ -13,8 +13,10 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
 )
 
@@ -208,8 +210,21 @@ func TestTheRepairOfAPodThatStartedUnmeshedTakesItsRecord(t *testing.T) {
 	allowed := attachment.Record{
 		Key: attachment.Key{Network: "pods", ContainerID: "1", IfName: "eth0"}, Netns: "/run/netns/by-runtime", Pod: "shop/a", PodUID: "uid-a",
 		Outcome: attachment.Allowed, Reason: "no API server", Addresses: []netip.Addr{nettest.PodIPv4}, Time: time.Unix(1700000000, 0).UTC(),
+		// What the failed ADD could not take back goes as well.
+		Stale: []attachment.Record{{Backend: nftables.Name, Families: rules.Families, Setup: rules.Setup{Loopback: []netip.Prefix{netip.MustParsePrefix("::6/128")}}}},
 	}
 	save(t, a, allowed)
+	onLo := func(verb string) (string, error) {
+		var out []byte
+		err := w.Pod.Do(func() (err error) {
+			out, err = exec.Command("ip", "-6", "addr", verb, "::6/128", "dev", "lo").CombinedOutput()
+			return err
+		})
+		return string(out), err
+	}
+	if out, err := onLo("add"); err != nil {
+		t.Fatal(out)
+	}
 	if err := a.program(t.Context(), f); err != nil {
 		t.Fatal(err)
 	}
@@ -219,6 +234,9 @@ func TestTheRepairOfAPodThatStartedUnmeshedTakesItsRecord(t *testing.T) {
 	}
 	if rulesIn(t, w) == nil {
 		t.Error("nothing is programmed")
+	}
+	if _, err := onLo("del"); err == nil || r.Stale != nil {
+		t.Errorf("what the failed ADD left is still there; the record has %+v", r.Stale)
 	}
 	if keys, _ := a.store.Keys(attachment.RepairNetwork); len(keys) > 0 {
 		t.Errorf("there is another record: %v", keys)
