@@ -15,4 +15,4 @@ DETOUR_TEST_HOST=$(
 	for program in iptables-nft iptables-legacy nft ip; do "$program" -V 2>&1 || :; done
 )
 export DETOUR_TEST_HOST
-exec go test ./...
+exec go test -timeout 30m ./... # on a busy machine the default of ten minutes is short
