@@ -229,7 +229,7 @@ func TestTheRepairOfAPodThatStartedUnmeshedTakesItsRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := a.store.Load(allowed.Key)
-	if err != nil || r.Outcome != attachment.Programmed || r.Reason != "" || r.Netns != allowed.Netns || !r.Time.Equal(allowed.Time) || len(r.Addresses) != 1 || len(r.Rules) != 2 {
+	if err != nil || r.Outcome != attachment.Programmed || r.Reason != "" || r.Netns != allowed.Netns || r.NamespaceID == "" || !r.Time.Equal(allowed.Time) || len(r.Addresses) != 1 || len(r.Rules) != 2 {
 		t.Errorf("record %+v, %v", r, err)
 	}
 	if rulesIn(t, w) == nil {

@@ -31,10 +31,10 @@ func (a *Agent) answer(ctx context.Context, r agentapi.Request, conn net.Conn) a
 	return a.fromServer(ctx, *r.Lookup)
 }
 
-// fromCache answers if the cache has the pod under this UID, and all of it, and the configuration is known.
+// fromCache answers if the cache has the pod under this UID and the configuration is known.
 func (a *Agent) fromCache(l agentapi.Lookup) (agentapi.Answer, bool) {
 	e, ok := a.pods.find(l.Namespace, l.Name, l.UID)
-	if !ok || e.json == nil {
+	if !ok {
 		return agentapi.Answer{}, false
 	}
 	config := a.configOf(e)

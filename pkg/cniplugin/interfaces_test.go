@@ -264,3 +264,23 @@ func TestLibcniAddsAndDeletesASecondInterface(t *testing.T) {
 	n.del(first, eth0)
 	a.empty()
 }
+
+// The node agent may have repaired the sandbox that the pod had before. What it wrote down then is about another namespace.
+func TestARepairOfAnEarlierSandboxIsOfAnotherNamespace(t *testing.T) {
+	eachBackend(t, func(t *testing.T, eth0 *attachment) {
+		const repaired = "detour-repair/uid-1@net9.json"
+		if err := os.MkdirAll(eth0.path("state/attachments/detour-repair"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		eth0.file("state/attachments/"+repaired, `{"network":"detour-repair","containerID":"uid-1","ifName":"net9","netns":"/run/netns/before",
+			"namespaceID":"0-1","pod":"shop/web","podUID":"uid-1","mesh":"osm","outcome":"programmed"}`)
+		for range 2 {
+			eth0.must("ADD")
+		}
+		eth0.must("DEL")
+		eth0.same("DEL", eth0.nothing())
+		if got := eth0.records(); len(got) != 1 || got[0] != repaired {
+			t.Errorf("the records are %q", got)
+		}
+	})
+}
