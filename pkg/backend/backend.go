@@ -187,7 +187,7 @@ func Works(ctx context.Context, choice string) error {
 	if !ok {
 		return nftables.Works()
 	}
-	if err = b.Works(ctx); choice == Auto && nftables.Works() == nil {
+	if err = b.Works(); choice == Auto && nftables.Works() == nil {
 		return nil // see Instead
 	}
 	return err

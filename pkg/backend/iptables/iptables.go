@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"time"
 
+	goiptables "github.com/coreos/go-iptables/iptables"
+
 	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/verify"
@@ -136,17 +138,13 @@ func (b *Backend) inNftables(own Owned) ([]string, error) {
 var familyOf = map[nftables.Family]rules.Family{nftables.IP: rules.IPv4, nftables.IP6: rules.IPv6}
 
 // Works reports whether the programs that there are run at all.
-func (b *Backend) Works(ctx context.Context) error {
-	for _, f := range rules.Families {
-		if b.tools[f] == (tools{}) {
-			continue
-		}
-		p, err := start(ctx, nil, b.tools[f].restore, "", "--version")
-		if err == nil {
-			_, err = p.wait()
-		}
-		if err != nil {
-			return err
+func (b *Backend) Works() error {
+	privateLock()
+	protocols := map[rules.Family]goiptables.Protocol{rules.IPv4: goiptables.ProtocolIPv4, rules.IPv6: goiptables.ProtocolIPv6}
+	for f, t := range b.tools {
+		program := strings.TrimSuffix(t.restore, "-restore")
+		if _, err := goiptables.New(goiptables.IPFamily(protocols[f]), goiptables.Path(program)); err != nil {
+			return fmt.Errorf("start %s: %w", program, err)
 		}
 	}
 	return nil
