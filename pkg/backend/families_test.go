@@ -15,7 +15,7 @@ import (
 func TestIptablesAlone(t *testing.T) {
 	nettest.RequireNetns(t)
 	dir := t.TempDir()
-	for _, program := range []string{"iptables-nft-restore", "iptables-nft-save"} {
+	for _, program := range []string{"iptables-nft", "iptables-nft-restore", "iptables-nft-save"} {
 		nettest.RequireProgram(t, program)
 		path, err := exec.LookPath(program)
 		if err != nil {
