@@ -170,20 +170,6 @@ func jumpTarget(line string) string {
 	return ""
 }
 
-// ParseList takes what "iptables -S CHAIN" printed.
-func ParseList(c Chain, lines []string) Save {
-	var s Save
-	for _, line := range lines {
-		switch {
-		case strings.HasPrefix(line, "-N"):
-			s.Chains = append(s.Chains, c)
-		case strings.HasPrefix(line, "-A"):
-			s.Rules = append(s.Rules, SavedRule{c, line})
-		}
-	}
-	return s
-}
-
 // ParseSave reads what iptables-save or Restore printed. It is an error if the text ends before COMMIT or a line is of
 // no known form; rules are taken as they are.
 func ParseSave(text string) (Save, error) {
