@@ -50,4 +50,4 @@ fuzz: ## every fuzz target for FUZZTIME (10s)
 
 .PHONY: cases
 cases: ## accept the rules that testdata/cases give now (read the diff)
-	go test -p 1 ./pkg/rules ./pkg/backend -run TestEveryCaseGivesIts -update
+	go test -p 1 ./pkg/iptext ./pkg/backend -run TestEveryCaseGivesIts -update

@@ -15,6 +15,7 @@ import (
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/backend/route"
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -161,7 +162,7 @@ func Differences(ctx context.Context, r attachment.Record) ([]string, error) {
 func owned(r attachment.Record) iptables.Owned {
 	own := iptables.Owned{}
 	for f, text := range r.Rules {
-		if s, err := rules.ParseSave(text); err == nil {
+		if s, err := iptext.ParseSave(text); err == nil {
 			own[f] = s
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
 )
 
@@ -16,7 +15,7 @@ func TestEveryCaseGivesItsTable(t *testing.T) {
 			if err != nil || decision.Skip != "" {
 				return
 			}
-			program, err := Prepare(t.Context(), NFTables, rules.Build(decision.Policy), decision.Families)
+			program, err := Prepare(t.Context(), NFTables, decision.Policy.Ruleset(), decision.Families)
 			if err != nil {
 				t.Fatal(err)
 			}

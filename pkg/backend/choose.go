@@ -8,6 +8,7 @@ import (
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -58,7 +59,7 @@ type byIPTables struct {
 func (b byIPTables) keep(r *attachment.Record) {
 	r.Rules = map[rules.Family]string{}
 	for f, save := range b.want {
-		r.Rules[f] = save.Restore(rules.Save{})
+		r.Rules[f] = save.Restore(iptext.Save{})
 	}
 }
 

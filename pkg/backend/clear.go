@@ -11,6 +11,7 @@ import (
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/backend/route"
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -50,7 +51,7 @@ func (p *Program) clearIPTables(ctx context.Context, lock *os.File, r attachment
 		}
 		own := owned(r)
 		if b.Name() == p.way.Name() {
-			maps.DeleteFunc(own, func(f rules.Family, _ rules.Save) bool { return slices.Contains(p.families, f) })
+			maps.DeleteFunc(own, func(f rules.Family, _ iptext.Save) bool { return slices.Contains(p.families, f) })
 		}
 		errs = append(errs, b.Remove(ctx, lock, own))
 	}

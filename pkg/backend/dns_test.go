@@ -73,7 +73,7 @@ func captured(t *testing.T) rules.Ruleset {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return rules.Build(decision.Policy)
+	return decision.Policy.Ruleset()
 }
 
 // forEachWay runs a test with every backend, of captured's rules.

@@ -30,7 +30,7 @@ func TestIptablesAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rs := rules.Build(decision.Policy)
+	rs := decision.Policy.Ruleset()
 	if err := Works(t.Context(), IPTables); err != nil {
 		t.Errorf("STATUS says %v", err)
 	}

@@ -91,7 +91,7 @@ func TestWhatOthersTakeAhead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rs, families := rules.Build(decision.Policy), rules.Families[:1]
+	rs, families := decision.Policy.Ruleset(), rules.Families[:1]
 	ways := []way{byNFTables{nftables.Compile(rs, families)}}
 	for _, b := range iptables.Installed(t.Context()) {
 		ways = append(ways, byIPTables{b, iptables.Owning(rs, families)})

@@ -118,7 +118,7 @@ func (p *plan) decide(conf Conf, addresses []netip.Addr) error {
 	if p.objects.Config == nil {
 		p.Warnings = append(p.Warnings, p.objects.ConfigAbsent+": the mesh's defaults hold")
 	}
-	p.Families, p.Rules = decision.Families, rules.Build(decision.Policy)
+	p.Families, p.Rules = decision.Families, decision.Policy.Ruleset()
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/netns"
@@ -196,9 +197,9 @@ func anything(conf Conf) attachment.Record {
 		if d.Name == "" { // the net conf names no mesh that there is
 			continue
 		}
-		rs := rules.Build(d.Broadest())
+		rs := d.Broadest().Ruleset()
 		for _, f := range rules.Families {
-			r.Rules[f] += rs.Restore(f, false)
+			r.Rules[f] += iptext.Restore(rs, f, false)
 		}
 		r.Setup = r.Setup.Join(rs.Setup)
 	}

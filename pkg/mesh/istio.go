@@ -168,7 +168,7 @@ func (d Dialect) istioPolicy(in Input, ports Ports, out *Decision) (redirect.Ist
 	if policy.Outbound.ExcludeUsers, err = d.directUsers(in, policy.Proxy.UIDs[0], out); err != nil {
 		return policy, err
 	}
-	if policy.AfterProxyStart, err = d.afterProxyStart(in, policy.Proxy.UIDs[0], out); err != nil {
+	if policy.Gated, err = d.afterProxyStart(in, policy.Proxy.UIDs[0], out); err != nil {
 		return policy, err
 	}
 	if err := istioLists(in.Pod.Annotations, &policy); err != nil {

@@ -118,8 +118,8 @@ func (d Dialect) osmPolicy(in Input, c meshConfig, out *Decision) (redirect.OSM,
 			ExcludePorts:      union(portNumber, c.inboundPorts, inbound),
 			ExcludeInterfaces: c.interfaces,
 		},
-		LocalDNS:        c.localDNS && slices.Contains(in.Pod.Nameservers, localDNSServer),
-		AfterProxyStart: wait,
+		LocalDNS: c.localDNS && slices.Contains(in.Pod.Nameservers, localDNSServer),
+		Gated:    wait,
 	}
 	if c.podIP {
 		policy.PodIPs = onePerFamily(in.Addresses)

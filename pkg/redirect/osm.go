@@ -1,6 +1,11 @@
 package redirect
 
-import "net/netip"
+import (
+	"net/netip"
+	"slices"
+
+	"github.com/detour-cni/detour/pkg/rules"
+)
 
 // OSM is the policy of Open Service Mesh and its kin: two chains look at the connections, two redirect them.
 type OSM struct {
@@ -15,8 +20,8 @@ type OSM struct {
 	PodIPs []netip.Addr
 	// LocalDNS sends queries to 127.0.0.153 to the proxy's DNS listener there.
 	LocalDNS bool
-	// AfterProxyStart leaves what goes out alone until the proxy sends its first packet out of the pod.
-	AfterProxyStart bool
+	// Gated leaves what goes out alone until the proxy sends its first packet out of the pod.
+	Gated bool
 }
 
 // Chains are the names under which the mesh's own guides look for the rules.
@@ -78,4 +83,107 @@ func (o OSM) Validate() error {
 		}
 	}
 	return wrong.err()
+}
+
+// Ruleset implements Policy.
+func (o OSM) Ruleset() rules.Ruleset {
+	b := &builder{}
+	b.osm(o)
+	return b.rs
+}
+
+func (b *builder) osm(p OSM) {
+	c := p.Chains
+	gate := b.gate(p.Gated, rules.OwnerUID{ID: p.Proxy.UID})
+	b.chains(rules.Nat, c.Inbound, c.InboundRedirect, c.Outbound, c.OutboundRedirect)
+
+	b.append(rules.Nat, c.OutboundRedirect, "outbound connections go to the proxy's outbound listener", rules.Redirect(p.Proxy.Outbound), rules.TCP)
+	b.append(rules.Nat, c.OutboundRedirect, "never reached, kept as the mesh has it", rules.Accept{}, rules.TCP, rules.DstPort{Port: p.Proxy.Admin})
+	b.append(rules.Nat, rules.Output, "every outbound TCP connection is looked at", rules.Jump(c.Outbound), append([]rules.Match{rules.TCP}, gate...)...)
+	if p.SelfCalls {
+		b.append(rules.Nat, c.Outbound, "the proxy's calls to the pod's own service come back in through its inbound listener", rules.Jump(c.InboundRedirect),
+			rules.Destination{Prefixes: Localhost, Not: true}, rules.OutInterface("lo"), rules.OwnerUID{ID: p.Proxy.UID})
+		b.append(rules.Nat, c.Outbound, "the application's connections within the pod stay within it", rules.Return{},
+			rules.OutInterface("lo"), rules.OwnerUID{ID: p.Proxy.UID, Not: true})
+	}
+	b.append(rules.Nat, c.Outbound, "the proxy's own connections leave the pod", rules.Return{}, rules.OwnerUID{ID: p.Proxy.UID})
+	b.append(rules.Nat, c.Outbound, "connections within the pod stay within it", rules.Return{}, rules.Destination{Prefixes: Localhost})
+	if p.SelfCalls {
+		b.osmOutboundAppended(p)
+	} else {
+		b.osmOutboundInserted(p)
+	}
+	b.osmInbound(p)
+	for i, ip := range p.PodIPs {
+		b.insert(rules.Nat, rules.Output, 1+i, "the proxy reaches the application by the pod's address", rules.DNAT{Addr: ip},
+			rules.Destination{Prefixes: []netip.Prefix{localhostOf(ip)}}, rules.OutInterface("lo"), rules.TCP, rules.OwnerUID{ID: p.Proxy.UID})
+	}
+	if p.LocalDNS {
+		query := []rules.Match{rules.Destination{Prefixes: []netip.Prefix{netip.PrefixFrom(localDNS, 32)}}, rules.UDP, rules.DstPort{Port: 53}}
+		b.append(rules.Nat, rules.Output, "DNS queries go to the proxy's DNS listener", rules.DNAT{Addr: localDNS, Port: 5300}, append(query, gate...)...)
+	}
+}
+
+var localDNS = netip.MustParseAddr("127.0.0.153")
+
+func localhostOf(ip netip.Addr) netip.Prefix {
+	i := slices.IndexFunc(Localhost, func(p netip.Prefix) bool { return rules.Of(p.Addr()) == rules.Of(ip) })
+	return Localhost[i]
+}
+
+// osmOutboundInserted is how the published guide's init container excludes: each at the head of the chain, so that the
+// last comes first.
+func (b *builder) osmOutboundInserted(p OSM) {
+	b.append(rules.Nat, p.Chains.Outbound, "everything else goes to the proxy", rules.Jump(p.Chains.OutboundRedirect))
+	for _, u := range p.Outbound.ExcludeUsers {
+		b.insert(rules.Nat, p.Chains.Outbound, 1, u.Origin+" goes direct", rules.Return{}, rules.OwnerUID{ID: u.UID})
+	}
+	for _, g := range byOrigin(p.Outbound.ExcludeRanges) {
+		slices.Reverse(g.prefixes)
+		b.insert(rules.Nat, p.Chains.Outbound, 1, "range excluded by "+g.origin, rules.Return{}, rules.Destination{Prefixes: g.prefixes})
+	}
+	if ports := p.Outbound.ExcludePorts; len(ports) > 0 {
+		b.insert(rules.Nat, p.Chains.Outbound, 1, "ports excluded by "+origins(ports), rules.Return{}, rules.TCP, rules.DstPorts{Ports: numbers(ports)})
+	}
+}
+
+// osmOutboundAppended is how the later versions do it: after the rules for the proxy's user and localhost.
+func (b *builder) osmOutboundAppended(p OSM) {
+	out, redirected := p.Chains.Outbound, rules.Jump(p.Chains.OutboundRedirect)
+	for _, i := range p.Outbound.ExcludeInterfaces {
+		b.append(rules.Nat, out, "interface excluded by "+i.Origin, rules.Return{}, rules.OutInterface(i.Name))
+	}
+	for _, g := range byOrigin(p.Outbound.ExcludeRanges) {
+		b.append(rules.Nat, out, "range excluded by "+g.origin, rules.Return{}, rules.Destination{Prefixes: g.prefixes})
+	}
+	if ports := p.Outbound.ExcludePorts; len(ports) > 0 {
+		b.append(rules.Nat, out, "ports excluded by "+origins(ports), rules.Return{}, rules.TCP, rules.DstPorts{Ports: numbers(ports)})
+	}
+	for _, u := range p.Outbound.ExcludeUsers {
+		b.append(rules.Nat, out, u.Origin+" goes direct", rules.Return{}, rules.OwnerUID{ID: u.UID})
+	}
+	if len(p.Outbound.IncludeRanges) == 0 {
+		b.append(rules.Nat, out, "everything else goes to the proxy", redirected)
+		return
+	}
+	for _, g := range byOrigin(p.Outbound.IncludeRanges) {
+		b.append(rules.Nat, out, "range included by "+g.origin, redirected, rules.Destination{Prefixes: g.prefixes})
+	}
+	b.append(rules.Nat, out, "nothing but the included ranges goes to the proxy", rules.Return{})
+}
+
+func (b *builder) osmInbound(p OSM) {
+	in := p.Chains.Inbound
+	b.append(rules.Nat, p.Chains.InboundRedirect, "inbound connections go to the proxy's inbound listener", rules.Redirect(p.Proxy.Inbound), rules.TCP)
+	b.append(rules.Nat, rules.Prerouting, "every inbound TCP connection is looked at", rules.Jump(in), rules.TCP)
+	for _, port := range p.Inbound.ProxyPorts {
+		b.append(rules.Nat, in, "the proxy serves this port itself", rules.Return{}, rules.TCP, rules.DstPort{Port: port})
+	}
+	b.append(rules.Nat, in, "everything else goes to the proxy", rules.Jump(p.Chains.InboundRedirect), rules.TCP)
+	for _, i := range p.Inbound.ExcludeInterfaces {
+		b.insert(rules.Nat, in, 1, "interface excluded by "+i.Origin, rules.Return{}, rules.InInterface(i.Name))
+	}
+	if ports := p.Inbound.ExcludePorts; len(ports) > 0 {
+		b.insert(rules.Nat, in, 1, "ports excluded by "+origins(ports), rules.Return{}, rules.TCP, rules.DstPorts{Ports: numbers(ports)})
+	}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // Policy is what one pod's mesh wants of the pod's network namespace: an OSM or an Istio, the two ways in which meshes
@@ -13,6 +15,9 @@ import (
 type Policy interface {
 	// Validate reports every value that no kernel could program or that would loop traffic, in one error.
 	Validate() error
+	// Ruleset turns a valid policy into rules, in the order in which they end up when the mesh's own init container runs
+	// its commands.
+	Ruleset() rules.Ruleset
 }
 
 // Range is a range of addresses, and where it was asked for.

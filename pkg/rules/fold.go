@@ -92,6 +92,8 @@ func ends(t Target) bool {
 	switch t.(type) {
 	case Return, Accept, Drop, Redirect, DNAT, TProxy:
 		return true
+	case Jump, SetMark, SaveMark, RestoreMark, Zone, OpenGate:
+		return false
 	}
 	return false
 }
@@ -113,6 +115,7 @@ func listOf(m Match) Match {
 		if !m.Not {
 			return DstPorts{Ports: slices.Clip(m.Ports)}
 		}
+	default:
 	}
 	return nil
 }
@@ -148,6 +151,7 @@ func (g *group) join(o group) {
 	case DstPorts:
 		list.Ports = append(list.Ports, o.Matches[g.list].(DstPorts).Ports...)
 		g.Matches[g.list] = list
+	default: // listOf makes no others
 	}
 	if !slices.Contains(g.whys, o.Why) {
 		g.whys = append(g.whys, o.Why)

@@ -5,16 +5,11 @@ import (
 	"slices"
 )
 
+// MaxMultiport is how many ports one multiport match of iptables holds (XT_MULTI_PORTS); a range of ports counts as two.
+const MaxMultiport = 15
+
 // PortRange is all ports from one to another, both included.
 type PortRange struct{ From, To uint16 }
-
-// slots is how many of a multiport match's places the range takes.
-func (r PortRange) slots() int {
-	if r.From == r.To {
-		return 1
-	}
-	return 2
-}
 
 // String prints the range as iptables does.
 func (r PortRange) String() string {
@@ -39,24 +34,6 @@ func PortRanges(ports []uint16) []PortRange {
 			continue
 		}
 		out = append(out, PortRange{p, p})
-	}
-	return out
-}
-
-// multiports divides a list of ports into such as fit into one multiport match each.
-func multiports(ports []uint16) [][]uint16 {
-	var out [][]uint16
-	free := 0 // slots of the last
-	for _, r := range PortRanges(ports) {
-		if free < r.slots() {
-			out = append(out, nil)
-			free = MaxMultiport
-		}
-		free -= r.slots()
-		last := &out[len(out)-1]
-		for p := int(r.From); p <= int(r.To); p++ {
-			*last = append(*last, uint16(p))
-		}
 	}
 	return out
 }

@@ -49,6 +49,11 @@ func Of(a netip.Addr) Family {
 	return IPv6
 }
 
+// OfFamily returns those of the ranges that are of the family.
+func OfFamily(prefixes []netip.Prefix, f Family) []netip.Prefix {
+	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return Of(p.Addr()) != f })
+}
+
 // FamiliesOf returns the families of the addresses.
 func FamiliesOf(addresses []netip.Addr) []Family {
 	var out []Family
@@ -166,6 +171,7 @@ func (r Rule) Concerns(f Family) bool {
 			if len(m.Ports) == 0 {
 				return false
 			}
+		default:
 		}
 	}
 	switch t := r.Target.(type) {
@@ -173,12 +179,15 @@ func (r Rule) Concerns(f Family) bool {
 		return Of(t.Addr) == f
 	case TProxy:
 		return !t.On.IsValid() || Of(t.On) == f
+	default:
+		return true
 	}
-	return true
 }
 
 // Match is one condition of a rule, one of the types below. Within a rule they stand in the order in which iptables-save
 // prints them: source, destination, interfaces, protocol, then the rest as the mesh has it.
+//
+//sumtype:decl
 type Match interface{ match() }
 
 type (
@@ -229,8 +238,8 @@ type (
 	ConnMark uint32
 	// CTState matches packets whose connection tracking state is one of the list.
 	CTState []State
-	// Armed matches every packet once some packet of the pod has met Arm. iptables has no such match.
-	Armed struct{}
+	// GateOpen matches every packet once a packet of the pod has met OpenGate. iptables has no such match.
+	GateOpen struct{}
 )
 
 // The protocols that sidecars intercept.
@@ -262,13 +271,12 @@ func (OwnerGID) match()     {}
 func (Mark) match()         {}
 func (ConnMark) match()     {}
 func (CTState) match()      {}
-func (Armed) match()        {}
+func (GateOpen) match()     {}
 
 // Target is what a rule does, one of the types below.
-type Target interface {
-	// words are the target as iptables-save prints it.
-	words() []string
-}
+//
+//sumtype:decl
+type Target interface{ target() }
 
 type (
 	// Return goes back to the calling chain; in a base chain, and from a chain that one called at its end, the packet
@@ -302,11 +310,25 @@ type (
 	RestoreMark struct{}
 	// Zone has the packet's connection tracked in a zone of its own (CT) and goes on.
 	Zone uint16
-	// Arm makes Armed hold from now on, for this packet's later rules as well, and goes on. iptables has no such target.
-	Arm struct{}
+	// OpenGate makes GateOpen hold from now on, for this packet's later rules as well, and goes on. iptables has no such
+	// target.
+	OpenGate struct{}
 )
 
-// Gated reports whether the ruleset has a rule that waits for another to be met, which takes nftables.
+func (Return) target()      {}
+func (Accept) target()      {}
+func (Drop) target()        {}
+func (Jump) target()        {}
+func (Redirect) target()    {}
+func (DNAT) target()        {}
+func (TProxy) target()      {}
+func (SetMark) target()     {}
+func (SaveMark) target()    {}
+func (RestoreMark) target() {}
+func (Zone) target()        {}
+func (OpenGate) target()    {}
+
+// Gated reports whether the ruleset has a gate: rules that apply once another rule has been met. Only nftables can do that.
 func (rs Ruleset) Gated() bool {
-	return slices.ContainsFunc(rs.Rules, func(r Rule) bool { return r.Target == Arm{} || slices.Contains(r.Matches, Match(Armed{})) })
+	return slices.ContainsFunc(rs.Rules, func(r Rule) bool { return r.Target == OpenGate{} || slices.Contains(r.Matches, Match(GateOpen{})) })
 }

@@ -37,6 +37,7 @@ func checkRule(rs rules.Ruleset, r rules.Rule) error {
 			if !protocol {
 				return fmt.Errorf("%T needs a protocol ahead of it", m)
 			}
+		default:
 		}
 		if err := checkNot(m); err != nil {
 			return err
@@ -61,6 +62,7 @@ func checkNot(m rules.Match) error {
 		if m.Not && len(m.Ports) > rules.MaxMultiport {
 			return fmt.Errorf("%T may exclude %d ports", m, rules.MaxMultiport)
 		}
+	default:
 	}
 	return nil
 }
@@ -73,8 +75,9 @@ func wrongSide(c rules.Chain, m rules.Match) bool {
 		return c.Name == rules.Output
 	case rules.OutInterface:
 		return c.Name == rules.Prerouting
+	default:
+		return false
 	}
-	return false
 }
 
 func checkTarget(rs rules.Ruleset, r rules.Rule, protocol bool) error {
@@ -88,7 +91,7 @@ func checkTarget(rs rules.Ruleset, r rules.Rule, protocol bool) error {
 		if r.Chain.Table == rules.Nat {
 			return fmt.Errorf("table nat can't drop")
 		}
-	case rules.Return, rules.Accept, rules.SetMark, rules.SaveMark, rules.RestoreMark, rules.Arm:
+	case rules.Return, rules.Accept, rules.SetMark, rules.SaveMark, rules.RestoreMark, rules.OpenGate:
 	case rules.Redirect:
 		only, ports = rules.Nat, true
 	case rules.DNAT:

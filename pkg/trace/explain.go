@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -42,8 +43,8 @@ func (s Step) explain(f rules.Family) string {
 
 // line is the rule as iptables has it in the family, without its chain; of several lines the first, and how many more.
 func line(r rules.Rule, f rules.Family) string {
-	lines := rules.Ruleset{Rules: []rules.Rule{r}}.For(f).Rules
-	text := strings.TrimPrefix(lines[0].String(), "-A "+r.Chain.Name+" ")
+	lines := iptext.For(rules.Ruleset{Rules: []rules.Rule{r}}, f).Rules
+	text := strings.TrimPrefix(iptext.Print(lines[0]), "-A "+r.Chain.Name+" ")
 	if more := len(lines) - 1; more > 0 {
 		text += fmt.Sprintf(" (and %d more)", more)
 	}

@@ -55,7 +55,7 @@ func TestKernelAgrees(t *testing.T) {
 	}
 	for name, rs := range map[string]rules.Ruleset{
 		"none":                    set(),
-		"osm":                     rules.Build(osm),
+		"osm":                     osm.Ruleset(),
 		"inbound only":            set(inbound),
 		"both":                    set(inbound, toProxy),
 		"accept ends a table":     set(in(raw, output, rules.Accept{}), in(raw, output, rules.Drop{}), in(mangle, output, rules.Accept{}), in(mangle, output, rules.Drop{}), toProxy, rule(output, rules.Redirect(15003), rules.TCP)),
@@ -130,7 +130,7 @@ func TestEveryCase(t *testing.T) {
 			if !slices.Equal(decision.Families, rules.Families) {
 				t.Skip("a walk is through one ruleset for both families")
 			}
-			rs := rules.Build(decision.Policy)
+			rs := decision.Policy.Ruleset()
 			armed := false
 			for _, n := range parse(t, c.Section("packets")) {
 				got, paths, err := predict(rs, n, listeners(decision.Policy), armed)

@@ -60,7 +60,7 @@ func (s *state) matches(m rules.Match) (bool, error) {
 		return s.ct != untracked && s.connMark == uint32(m), nil
 	case rules.CTState:
 		return slices.Contains(m, s.seenState()), nil
-	case rules.Armed:
+	case rules.GateOpen:
 		return s.armed, nil
 	}
 	return false, fmt.Errorf("match %T is not known", m)

@@ -51,7 +51,7 @@ type Packet struct {
 	NoSocket bool
 	// Mark and ConnMark are the marks that the packet and its connection have already.
 	Mark, ConnMark uint32
-	// Armed says that a packet before this one has met rules.Arm.
+	// Armed says that a packet before this one has met rules.OpenGate.
 	Armed bool
 	// State is New unless set. The table nat is asked only where a connection begins: how it translates the later packets,
 	// which are Established, is connection tracking's knowledge and not part of a walk.

@@ -16,6 +16,7 @@ import (
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/backend/route"
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -242,7 +243,7 @@ func predict(rs rules.Ruleset, n nettest.Packet, proxies []uint16, armed bool) (
 		if err != nil {
 			return "", nil, err
 		}
-		lines, err := Walk(rs.For(rules.Of(p.Dst.Addr())), p)
+		lines, err := Walk(iptext.For(rs, rules.Of(p.Dst.Addr())), p)
 		if err == nil && path.Verdict != lines.Verdict {
 			err = fmt.Errorf("the rules and iptables' lines for them part:\n%s%s", path, lines)
 		}

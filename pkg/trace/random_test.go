@@ -11,7 +11,6 @@ import (
 
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/redirect"
-	"github.com/detour-cni/detour/pkg/rules"
 )
 
 var (
@@ -45,7 +44,7 @@ func TestRandomPoliciesEndWhereTheWalkSays(t *testing.T) {
 			if err := policy.Validate(); err != nil {
 				t.Fatalf("policy %d: %v: %+v", i, err, policy)
 			}
-			p.program(t, rules.Build(policy))
+			p.program(t, policy.Ruleset())
 			for _, difference := range p.differences(t, packets) {
 				t.Error(difference)
 			}

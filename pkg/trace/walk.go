@@ -199,6 +199,7 @@ func (w *walk) missed(r rules.Rule, hook string) (rules.Match, error) {
 			if hook == rules.Prerouting {
 				return nil, fmt.Errorf("table %s chain %s: the owner can't be asked for in PREROUTING", r.Chain.Table, r.Chain.Name)
 			}
+		default:
 		}
 		if ok, err := w.s.matches(m); err != nil || !ok {
 			return m, err
@@ -248,7 +249,7 @@ func (w *walk) target(r rules.Rule, hook string, depth int) (done bool, err erro
 		if s.ct == untracked { // the first zone counts, and a connection stays in its own
 			s.ct, w.zone = template, uint16(t)
 		}
-	case rules.Arm:
+	case rules.OpenGate:
 		s.armed = true
 	default:
 		return true, fmt.Errorf("target %T is not known", t)

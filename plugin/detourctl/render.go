@@ -13,6 +13,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/pod"
@@ -89,7 +90,7 @@ func (o renderOptions) render(ctx context.Context, out, warnings io.Writer) erro
 	if decision.Skip != "" {
 		return skippedError{o.pod, decision.Skip}
 	}
-	rs := rules.Build(decision.Policy)
+	rs := decision.Policy.Ruleset()
 	switch o.format {
 	case "json":
 		return printJSON(out, rs, families)
@@ -173,7 +174,7 @@ func (o renderOptions) families(addresses []netip.Addr, decided []rules.Family) 
 func (o renderOptions) printRestore(out io.Writer, rs rules.Ruleset, families []rules.Family) error {
 	programs := map[rules.Family]string{rules.IPv4: "iptables-restore", rules.IPv6: "ip6tables-restore"}
 	for _, f := range families {
-		if _, err := fmt.Fprintf(out, "# %s: %s --noflush\n%s", f, programs[f], rs.Restore(f, o.explain)); err != nil {
+		if _, err := fmt.Fprintf(out, "# %s: %s --noflush\n%s", f, programs[f], iptext.Restore(rs, f, o.explain)); err != nil {
 			return err
 		}
 	}
@@ -196,8 +197,8 @@ func printJSON(out io.Writer, rs rules.Ruleset, families []rules.Family) error {
 	all := []jsonFamily{}
 	for _, f := range families {
 		j := jsonFamily{Family: f, Rules: []jsonRule{}}
-		for _, r := range rs.For(f).Rules {
-			j.Rules = append(j.Rules, jsonRule{r.Chain.Table, r.Chain.Name, r.String(), r.Why})
+		for _, r := range iptext.For(rs, f).Rules {
+			j.Rules = append(j.Rules, jsonRule{r.Chain.Table, r.Chain.Name, iptext.Print(r), r.Why})
 		}
 		all = append(all, j)
 	}

@@ -37,7 +37,7 @@ func programmed(t *testing.T, stateDir, choice string) *nettest.Namespace {
 		Netns: pod.Path(), Pod: "shop/" + choice, Outcome: attachment.Programmed,
 	}
 	err = ns.Do(func() error {
-		program, err := backend.Prepare(t.Context(), choice, rules.Build(decision.Policy), rules.Families)
+		program, err := backend.Prepare(t.Context(), choice, decision.Policy.Ruleset(), rules.Families)
 		if err != nil {
 			return err
 		}

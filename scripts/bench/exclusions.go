@@ -37,7 +37,7 @@ func (l *lab) excluding(n int) (rules.Ruleset, error) {
 		return rules.Ruleset{}, err
 	}
 	policy.Outbound.ExcludeRanges = excluded(n)
-	return rules.Build(policy), nil
+	return policy.Ruleset(), nil
 }
 
 // program programs a pod for IPv4, in this process.

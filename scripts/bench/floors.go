@@ -7,7 +7,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/nftables"
-	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/iptext"
 )
 
 // writeFloors writes what the floors program, which is what detour would: a folder for each set of families, with the files
@@ -17,14 +17,14 @@ func (l *lab) writeFloors() error {
 	if err != nil {
 		return err
 	}
-	rs := rules.Build(policy)
+	rs := policy.Ruleset()
 	for _, p := range []plugin{{v4only: true}, {v4only: false}} {
 		if err := os.Mkdir(l.floorFolder(p), 0o700); err != nil {
 			return err
 		}
 		files := map[string]string{}
 		for f, save := range iptables.Owning(rs, p.families()) {
-			files[fmt.Sprint(uint8(f))] = save.Restore(rules.Save{})
+			files[fmt.Sprint(uint8(f))] = save.Restore(iptext.Save{})
 		}
 		files["batch"] = string(nftables.Compile(rs, p.families()).Batch())
 		for name, content := range files {

@@ -35,7 +35,7 @@ func TestApplyMendsWhateverItFinds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			forBoth(t, func(t *testing.T, b *Backend) {
-				rs := rules.Build(policy())
+				rs := policy().Ruleset()
 				clean, messy := nettest.StartNamespace(t, "clean"), nettest.StartNamespace(t, "messy")
 				mustApply(t, b, clean, rs)
 				shell(t, b, messy, mess)
@@ -58,7 +58,7 @@ func TestRulesOfOthersStay(t *testing.T) {
 			iptables -t nat -A POSTROUTING -o eth0 -j MASQUERADE
 			iptables -t filter -A INPUT -p icmp -j DROP`)
 		before := dump(t, b, ns, rules.IPv4)
-		rs := rules.Build(policy())
+		rs := policy().Ruleset()
 		mustApply(t, b, ns, rs)
 		for line := range strings.Lines(before) {
 			if !strings.Contains(dump(t, b, ns, rules.IPv4), line) {
@@ -80,7 +80,7 @@ func TestRulesOfOthersStay(t *testing.T) {
 func TestARuleThatTheKernelRefusesLeavesNothingAndIsNamed(t *testing.T) {
 	forBoth(t, func(t *testing.T, b *Backend) {
 		ns := nettest.StartNamespace(t, "refused")
-		rs := rules.Build(policy())
+		rs := policy().Ruleset()
 		rs.Rules = append(rs.Rules, rules.Rule{Chain: rs.Chains[0], Target: rules.Jump("NOWHERE")})
 		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
 			return b.Apply(ctx, lock, owned(rs), nil)
@@ -102,7 +102,7 @@ func TestIPv6ThatFailsUndoesIPv4(t *testing.T) {
 		six.restore = "/bin/false" // a kernel without IPv6 NAT is not to be had
 		failing.tools[rules.IPv6] = six
 		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
-			return failing.Apply(ctx, lock, owned(rules.Build(policy())), nil)
+			return failing.Apply(ctx, lock, owned(policy().Ruleset()), nil)
 		})
 		if err == nil || !strings.Contains(err.Error(), "program IPv6 rules") {
 			t.Errorf("got error %v", err)
@@ -122,7 +122,7 @@ func TestNativeTableInTheWayUndoesIPv4(t *testing.T) {
 	ns := nettest.StartNamespace(t, "native")
 	shell(t, b, ns, `nft 'add table ip6 nat; add chain ip6 nat OUTPUT { type filter hook output priority 0; }'`)
 	err = inside(t, ns, func(ctx context.Context, lock *os.File) error {
-		return b.Apply(ctx, lock, owned(rules.Build(policy())), nil)
+		return b.Apply(ctx, lock, owned(policy().Ruleset()), nil)
 	})
 	if err == nil || !strings.Contains(err.Error(), "IPv6") {
 		t.Errorf("got error %v", err)
@@ -143,7 +143,7 @@ func TestTheHostsXtablesLockIsNotTaken(t *testing.T) {
 	}
 	t.Run("held by another", func(t *testing.T) { // the group ends before the lock does
 		forBoth(t, func(t *testing.T, b *Backend) {
-			rs := rules.Build(policy())
+			rs := policy().Ruleset()
 			ns := nettest.StartNamespace(t, "lock")
 			mustApply(t, b, ns, rs)
 			err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
@@ -176,13 +176,13 @@ func TestAProgramThatHangsEndsWithTheDeadlineAndGivesTheLockBack(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	err = pod.Do(func() error {
-		return hang.Apply(ctx, lock, Owning(rules.Build(policy()), []rules.Family{rules.IPv4}), nil)
+		return hang.Apply(ctx, lock, Owning(policy().Ruleset(), []rules.Family{rules.IPv4}), nil)
 	})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "iptables-restore") {
 		t.Errorf("got error %v, want the deadline and the program that hangs", err)
 	}
 	pod.Close()
-	mustApply(t, mustFind(t), ns, rules.Build(policy()))
+	mustApply(t, mustFind(t), ns, policy().Ruleset())
 }
 
 func mustFind(t *testing.T) *Backend {

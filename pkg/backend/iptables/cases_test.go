@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
@@ -32,7 +33,7 @@ func checkCase(t *testing.T, b *Backend, c testcase.Case) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rs := rules.Build(decision.Policy)
+	rs := decision.Policy.Ruleset()
 	world := nettest.StartWorld(t)
 	mustApplyFor(t, b, world.Pod, rs, decision.Families)
 
@@ -76,7 +77,7 @@ func sortedRules(dump string) []string {
 // checkList reads the rules back the way CHECK does.
 func checkList(t *testing.T, b *Backend, ns *nettest.Namespace, f rules.Family, restore string) {
 	t.Helper()
-	want, err := rules.ParseSave(restore)
+	want, err := iptext.ParseSave(restore)
 	if err != nil {
 		t.Fatal(err)
 	}

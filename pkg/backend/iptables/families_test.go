@@ -35,7 +35,7 @@ func TestAHostWithoutIp6tables(t *testing.T) {
 			if b, err := Detect(t.Context(), rules.Families...); !errors.Is(err, ErrNone) || !strings.Contains(err.Error(), "ip6tables-restore") {
 				t.Errorf("for both families: %v, %v", b, err)
 			}
-			rs := rules.Build(policy())
+			rs := policy().Ruleset()
 			own := Owning(rs, rules.Families[:1])
 			ns := nettest.StartNamespace(t, "single")
 			err := inside(t, ns, func(ctx context.Context, lock *os.File) error {

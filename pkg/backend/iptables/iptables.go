@@ -22,8 +22,8 @@ import (
 	goiptables "github.com/coreos/go-iptables/iptables"
 
 	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
-	"github.com/detour-cni/detour/pkg/verify"
 )
 
 // Backend is one variant of iptables.
@@ -39,13 +39,13 @@ func (b *Backend) Name() string { return "iptables-" + string(b.variant) }
 const undoTimeout = 5 * time.Second
 
 // Owned is what belongs to detour in each family: chains, and rules in the base chains.
-type Owned map[rules.Family]rules.Save
+type Owned map[rules.Family]iptext.Save
 
 // Owning returns what a ruleset has in the families.
 func Owning(rs rules.Ruleset, families []rules.Family) Owned {
 	own := Owned{}
 	for _, f := range families {
-		own[f] = rs.Save(f)
+		own[f] = iptext.SaveOf(rs, f)
 	}
 	return own
 }
@@ -116,7 +116,7 @@ func (b *Backend) Differences(ctx context.Context, own Owned) ([]string, error) 
 	var found []string
 	for _, f := range rules.Families {
 		if want, ok := own[f]; ok {
-			found = append(found, verify.Differences(f, want, all[f])...)
+			found = append(found, iptext.Differences(f, want, all[f])...)
 		}
 	}
 	more, err := b.inNftables(own)
@@ -151,7 +151,7 @@ func (b *Backend) Works() error {
 }
 
 // there reads what of the owned things each family has.
-func (b *Backend) there(ctx context.Context, lock *os.File, owned Owned) (map[rules.Family]rules.Save, map[rules.Family]error) {
+func (b *Backend) there(ctx context.Context, lock *os.File, owned Owned) (map[rules.Family]iptext.Save, map[rules.Family]error) {
 	all, failed := b.saves(ctx, lock, owned)
 	for f, save := range all {
 		all[f] = save.Owned(owned[f])
@@ -160,8 +160,8 @@ func (b *Backend) there(ctx context.Context, lock *os.File, owned Owned) (map[ru
 }
 
 // saves reads all that iptables-save lists of the families that may have something owned, of all at once.
-func (b *Backend) saves(ctx context.Context, lock *os.File, owned Owned) (map[rules.Family]rules.Save, map[rules.Family]error) {
-	all, failed := map[rules.Family]rules.Save{}, map[rules.Family]error{}
+func (b *Backend) saves(ctx context.Context, lock *os.File, owned Owned) (map[rules.Family]iptext.Save, map[rules.Family]error) {
+	all, failed := map[rules.Family]iptext.Save{}, map[rules.Family]error{}
 	running := map[rules.Family]*process{}
 	for f, own := range owned {
 		if b.empty(f, own) {
@@ -189,21 +189,21 @@ func (b *Backend) saves(ctx context.Context, lock *os.File, owned Owned) (map[ru
 var notIptables = regexp.MustCompile("Table `(.*)' is incompatible")
 
 // saved waits for iptables-save and returns what it has listed. It is an error if it can't list a table that own is in.
-func (p *process) saved(own rules.Save) (rules.Save, error) {
+func (p *process) saved(own iptext.Save) (iptext.Save, error) {
 	out, err := p.wait()
 	if err != nil {
-		return rules.Save{}, err
+		return iptext.Save{}, err
 	}
 	for _, m := range notIptables.FindAllStringSubmatch(out, -1) {
 		if len(own.ChainsIn(rules.Table(m[1]))) > 0 {
-			return rules.Save{}, fmt.Errorf("table %s has a rule of nft's that iptables can't list: delete it with nft", m[1])
+			return iptext.Save{}, fmt.Errorf("table %s has a rule of nft's that iptables can't list: delete it with nft", m[1])
 		}
 	}
-	return rules.ParseSave(out)
+	return iptext.ParseSave(out)
 }
 
 // empty reports whether the namespace is known, without asking a program, to have none of the tables that own is in.
-func (b *Backend) empty(f rules.Family, own rules.Save) bool {
+func (b *Backend) empty(f rules.Family, own iptext.Save) bool {
 	list := nftables.Tables
 	if b.variant == Legacy {
 		list = legacyTables

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -20,7 +21,7 @@ import (
 // start takes longer than all of it. Each table is read whole, as the kernel keeps it, and replaced by what is left, as every
 // iptables does it; the kernel refuses that if the number of rules has changed meanwhile. On an error it may have done some of
 // the tables.
-func removeFromTables(f rules.Family, own rules.Save) error {
+func removeFromTables(f rules.Family, own iptext.Save) error {
 	if strconv.IntSize != 64 {
 		return errors.New("the kernel's structures are not laid out as they are here")
 	}
@@ -143,7 +144,7 @@ func (a abi) parse(b []byte, at int) (entry, error) {
 }
 
 // replace gives the kernel the table without own's chains and without the jumps into them, and the rest its counters back.
-func (t *legacyTable) replace(fd int, own rules.Save) error {
+func (t *legacyTable) replace(fd int, own iptext.Save) error {
 	kept, moved := t.keep(own)
 	if len(kept) == len(t.entries) {
 		return nil
@@ -180,7 +181,7 @@ func (t *legacyTable) replace(fd int, own rules.Save) error {
 
 // keep says which entries stay, by their numbers, and for every place where one began where it, or what comes after it,
 // begins then.
-func (t *legacyTable) keep(own rules.Save) (kept []int, moved map[uint32]uint32) {
+func (t *legacyTable) keep(own iptext.Save) (kept []int, moved map[uint32]uint32) {
 	isOwn := func(e entry) bool { return slices.Contains(own.Chains, rules.Chain{Table: t.name, Name: e.chain}) }
 	chains := map[int]bool{} // where own's chains begin
 	for _, e := range t.entries {

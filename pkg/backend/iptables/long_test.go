@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -41,7 +42,7 @@ func TestTensOfThousands(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			rs := rules.Build(c.policy)
+			rs := c.policy.Ruleset()
 			packets, err := nettest.ParsePackets(c.packets)
 			if err != nil {
 				t.Fatal(err)
@@ -56,7 +57,7 @@ func TestTensOfThousands(t *testing.T) {
 				mustApply(t, b, world.Pod, rs)
 				nettest.CheckPackets(t, world, packets, 15001)
 				for _, f := range rules.Families {
-					checkList(t, b, world.Pod, f, rs.Restore(f, false))
+					checkList(t, b, world.Pod, f, iptext.Restore(rs, f, false))
 				}
 				checkRemoval(t, b, world.Pod, rs)
 			})

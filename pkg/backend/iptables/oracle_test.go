@@ -144,7 +144,7 @@ func TestTheMeshesOwnCommandsGiveTheSameTablesToTheByte(t *testing.T) {
 				}
 				theirs, ours := nettest.StartNamespace(t, "theirs"), nettest.StartNamespace(t, "ours")
 				shell(t, b, theirs, script)
-				mustApply(t, b, ours, rules.Build(decision.Policy))
+				mustApply(t, b, ours, decision.Policy.Ruleset())
 				if want, got := byTable(dump(t, b, theirs, rules.IPv4)), byTable(dump(t, b, ours, rules.IPv4)); got != want {
 					t.Errorf("detour programs\n%sthe init container\n%s", got, want)
 				}

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -18,7 +19,7 @@ func (b *Backend) Remove(ctx context.Context, lock *os.File, owned Owned) error 
 		return nil
 	}
 	rest := maps.Clone(owned)
-	maps.DeleteFunc(rest, func(f rules.Family, own rules.Save) bool {
+	maps.DeleteFunc(rest, func(f rules.Family, own iptext.Save) bool {
 		return b.variant == Legacy && own.OnlyJumps() && removeFromTables(f, own) == nil
 	})
 	return b.removeByProgram(ctx, lock, rest)
@@ -29,7 +30,7 @@ func (b *Backend) removeByProgram(ctx context.Context, lock *os.File, owned Owne
 	inputs := map[rules.Family]string{}
 	for f, own := range owned {
 		if !b.empty(f, own) {
-			inputs[f] = rules.Save{}.Restore(own.Owned(own))
+			inputs[f] = iptext.Save{}.Restore(own.Owned(own))
 		}
 	}
 	// As a rule it is all as it was programmed. Where it is not, the transaction fails and it takes a look at what is there.
@@ -40,7 +41,7 @@ func (b *Backend) removeByProgram(ctx context.Context, lock *os.File, owned Owne
 	stale, failed := b.there(ctx, lock, again)
 	clear(inputs)
 	for f, save := range stale {
-		inputs[f] = rules.Save{}.Restore(save)
+		inputs[f] = iptext.Save{}.Restore(save)
 	}
 	maps.Copy(failed, b.restore(ctx, lock, inputs))
 	return inOrder("remove", failed)
@@ -96,19 +97,19 @@ func (b *Backend) tryByHandle(ctx context.Context, lock *os.File, owned Owned) e
 // can't be told from what the kernel lists, which differs from version to version of iptables.
 func notOnlyJumps(owned Owned) Owned {
 	out := maps.Clone(owned)
-	maps.DeleteFunc(out, func(_ rules.Family, own rules.Save) bool { return own.OnlyJumps() })
+	maps.DeleteFunc(out, func(_ rules.Family, own iptext.Save) bool { return own.OnlyJumps() })
 	return out
 }
 
 // jumps picks those of a chain's rules that jump into chains of ours.
-func jumps(c nftables.Chain, list []nftables.Rule, own rules.Save) []nftables.Rule {
+func jumps(c nftables.Chain, list []nftables.Rule, own iptext.Save) []nftables.Rule {
 	return slices.DeleteFunc(list, func(r nftables.Rule) bool {
 		return !slices.Contains(own.Chains, rules.Chain{Table: c.Table, Name: r.Into})
 	})
 }
 
 // byPlace picks those of a chain's rules that are ours: iptables lists them in the kernel's order.
-func byPlace(c nftables.Chain, list []nftables.Rule, saved, ours []rules.SavedRule) ([]nftables.Rule, error) {
+func byPlace(c nftables.Chain, list []nftables.Rule, saved, ours []iptext.SavedRule) ([]nftables.Rule, error) {
 	if len(list) != len(saved) {
 		return nil, fmt.Errorf("%s has %d rules, and iptables lists %d", c, len(list), len(saved))
 	}

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
@@ -49,7 +50,7 @@ func TestRemovalLeavesTheRestAsItWas(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rs := rules.Build(decision.Policy)
+			rs := decision.Policy.Ruleset()
 			forBoth(t, func(t *testing.T, b *Backend) {
 				ns, untouched := nettest.StartNamespace(t, "left"), nettest.StartNamespace(t, "untouched")
 				shell(t, b, untouched, theirs+"\n"+later)
@@ -112,7 +113,7 @@ func TestRemovalWithoutIptablesRestore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rs := rules.Build(decision.Policy)
+			rs := decision.Policy.Ruleset()
 			ns := nettest.StartNamespace(t, "handles")
 			b := spoiled(t, c.variant, func(*tools) {})
 			mustApply(t, b, ns, rs)
@@ -143,7 +144,7 @@ func TestRemovalKeepsCountersAndTakesEveryJump(t *testing.T) {
 		save := func(ns *nettest.Namespace) string {
 			return shellOutput(t, b, ns, "for ipt in iptables ip6tables; do $ipt-save -c -t nat | grep -v '^#'; done")
 		}
-		rs := rules.Build(policy())
+		rs := policy().Ruleset()
 		ns := nettest.StartNamespace(t, "counters")
 		shell(t, b, ns, script)
 		before := save(ns)
@@ -160,7 +161,7 @@ func TestRemovalKeepsCountersAndTakesEveryJump(t *testing.T) {
 func TestRulesThatChangeMeanwhileAreLookedAtAgain(t *testing.T) {
 	b := spoiled(t, Nft, func(*tools) {})
 	ns := nettest.StartNamespace(t, "meanwhile")
-	rs := rules.Build(policy())
+	rs := policy().Ruleset()
 	mustApply(t, b, ns, rs)
 	before := dump(t, b, ns, rules.IPv4)
 	err := ns.Do(func() error {
@@ -181,14 +182,14 @@ func TestRulesThatChangeMeanwhileAreLookedAtAgain(t *testing.T) {
 
 // Where iptables lists a chain otherwise than the kernel does, places say nothing.
 func TestPlacesAreTakenOnlyWhereBothListsAgree(t *testing.T) {
-	ours := []rules.SavedRule{{Line: "-A OUTPUT -o net1 -j RETURN"}}
-	saved := append([]rules.SavedRule{{Line: "-A OUTPUT -j THEIRS"}}, ours...)
+	ours := []iptext.SavedRule{{Line: "-A OUTPUT -o net1 -j RETURN"}}
+	saved := append([]iptext.SavedRule{{Line: "-A OUTPUT -j THEIRS"}}, ours...)
 	list := []nftables.Rule{{Into: "THEIRS"}, {}}
 	got, err := byPlace(nftables.Chain{}, list, saved, ours)
 	if err != nil || !slices.EqualFunc(got, list[1:], func(a, b nftables.Rule) bool { return a.Into == b.Into }) {
 		t.Errorf("got %v, %v", got, err)
 	}
-	for _, saved := range [][]rules.SavedRule{nil, ours, append(saved, ours...)} {
+	for _, saved := range [][]iptext.SavedRule{nil, ours, append(saved, ours...)} {
 		if got, err := byPlace(nftables.Chain{Family: rules.IPv4}, list, saved, ours); err == nil {
 			t.Errorf("%v is taken for %v", saved, got)
 		}
@@ -203,7 +204,7 @@ func TestWhatIptablesCanNotListIsNotTouched(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rs := rules.Build(decision.Policy)
+	rs := decision.Policy.Ruleset()
 	ns := nettest.StartNamespace(t, "native")
 	mustApply(t, b, ns, rs)
 	const foreign = "ct state new meta mark set ct mark"

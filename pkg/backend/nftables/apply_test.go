@@ -17,7 +17,7 @@ import (
 func TestARuleThatTheKernelRefusesChangesNothingAndIsNamed(t *testing.T) {
 	t.Parallel()
 	nowhere := rules.Rule{Chain: rules.Chain{Table: rules.Nat, Name: "PROXY_OUTPUT"}, Matches: []rules.Match{rules.TCP}, Target: rules.Jump("NOWHERE"), Why: "to fail"}
-	rs := rules.Build(policy(nil))
+	rs := policy(nil).Ruleset()
 	ns := nettest.StartNamespace(t, "refused")
 	for _, before := range []func(){func() {}, func() { mustApply(t, ns, rs, rules.Families) }} {
 		before()
@@ -52,7 +52,7 @@ func TestTheKernelsOwnWordsAreTold(t *testing.T) {
 func TestAnExpressionThatTheKernelLacksIsFound(t *testing.T) {
 	t.Parallel()
 	ns := nettest.StartNamespace(t, "lacks")
-	table := Compile(rules.Build(policy(nil)), rules.Families)
+	table := Compile(policy(nil).Ruleset(), rules.Families)
 	table.chains[2].rules[0].add("warp")
 	b := table.program(false, false)
 	var r *refusal
@@ -136,7 +136,7 @@ func TestTablesOfOthersStay(t *testing.T) {
 	ns := nettest.StartNamespace(t, "others")
 	nft(t, ns, "table inet theirs { chain detour { type nat hook output priority -100; tcp dport 1 redirect to :2; }; }", "-f", "-")
 	before := nft(t, ns, "", "list", "ruleset")
-	rs := rules.Build(policy(nil))
+	rs := policy(nil).Ruleset()
 	table := mustApply(t, ns, rs, rules.Families)
 	if found := differences(t, ns, table.String()); found != nil {
 		t.Error(found)
@@ -193,7 +193,7 @@ func TestOneFamilyLeavesTheOtherAlone(t *testing.T) {
 		rules.IPv6: "out 1.1.1.1:80 -> outside\nout [2001:db8::1]:80 -> proxy 15001",
 	} {
 		w := nettest.StartWorld(t)
-		mustApply(t, w.Pod, rules.Build(policy(nil)), []rules.Family{f})
+		mustApply(t, w.Pod, policy(nil).Ruleset(), []rules.Family{f})
 		checkPackets(t, w, want, 15001)
 	}
 }
@@ -203,7 +203,7 @@ func TestComments(t *testing.T) {
 	t.Parallel()
 	why := `a "quote" and
 a line` + strings.Repeat(" that goes on", 20)
-	rs := rules.Build(policy([]redirect.Range{{Prefix: manyRanges(1)[0].Prefix, Origin: why}}))
+	rs := policy([]redirect.Range{{Prefix: manyRanges(1)[0].Prefix, Origin: why}}).Ruleset()
 	ns := nettest.StartNamespace(t, "comments")
 	checkTable(t, ns, rs, rules.Families)
 	if got := listed(t, ns); !strings.Contains(got, `comment "range excluded by a 'quote' and a line that`) || !strings.Contains(got, ` goes on that..."`) {

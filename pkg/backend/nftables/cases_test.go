@@ -23,7 +23,7 @@ func TestEveryCaseInTheKernel(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			rs := rules.Build(decision.Policy)
+			rs := decision.Policy.Ruleset()
 			world := nettest.StartWorld(t)
 			first := checkTable(t, world.Pod, rs, decision.Families)
 			c.CheckPackets(t, world, decision.Policy)

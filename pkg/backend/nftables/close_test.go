@@ -19,7 +19,7 @@ import (
 func TestClosingAfterADeletionDoesNotWait(t *testing.T) {
 	t.Parallel()
 	skipBefore(t, 6, 9)
-	table := Compile(rules.Build(policy(nil)), rules.Families)
+	table := Compile(policy(nil).Ruleset(), rules.Families)
 	for name, remove := range map[string]func(*socket) error{
 		"Remove":       func(s *socket) error { return s.commit(removal()) },
 		"a second ADD": func(s *socket) error { return s.commit(table.program(true, false)) },
@@ -76,7 +76,7 @@ func skipBefore(t *testing.T, major, minor int) {
 // A process that goes on for long, as the agent does, has as many descriptors and the kernel as many sockets as before.
 func TestNothingIsLeftOfSocketsThatDeleted(t *testing.T) { // not beside others, who have descriptors too
 	ns := nettest.StartNamespace(t, "sockets")
-	table := Compile(rules.Build(policy(nil)), rules.Families)
+	table := Compile(policy(nil).Ruleset(), rules.Families)
 	count := func() (n counts) {
 		within(t, ns, func() (err error) {
 			n, err = countSockets()

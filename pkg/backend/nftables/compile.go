@@ -2,7 +2,6 @@ package nftables
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -140,8 +139,9 @@ func hasAddress(r rules.Rule) bool {
 		switch m.(type) {
 		case rules.Source, rules.Destination:
 			return true
+		default:
+			return false
 		}
-		return false
 	})
 }
 
@@ -193,11 +193,9 @@ func (c *compiler) match(out *rule, m rules.Match, f rules.Family) {
 		out.load(&ctStates)
 		out.mask(native(bitsOf(m)))
 		out.compare(unix.NFT_CMP_NEQ, native(0))
-	case rules.Armed:
+	case rules.GateOpen:
 		out.constant()
 		out.lookup(armedSet, 0, false)
-	default:
-		panic(fmt.Sprintf("nftables: match %T is not compiled", m))
 	}
 }
 
@@ -273,11 +271,9 @@ func (c *compiler) target(out *rule, r rules.Rule, f rules.Family) {
 	case rules.Zone: // as with iptables, the first zone counts
 		out.immediate(reg1, binary.NativeEndian.AppendUint16(nil, uint16(t)))
 		out.store(&ctZone)
-	case rules.Arm:
+	case rules.OpenGate:
 		out.constant()
 		out.add("dynset", text(unix.NFTA_DYNSET_SET_NAME, armedSet), number(unix.NFTA_DYNSET_OP, unix.NFT_DYNSET_OP_ADD), number(unix.NFTA_DYNSET_SREG_KEY, reg1))
-	default:
-		panic(fmt.Sprintf("nftables: target %T is not compiled", t))
 	}
 }
 

@@ -15,7 +15,7 @@ func TestDifferencesAreNamed(t *testing.T) {
 	t.Parallel()
 	p := policy(manyRanges(50))
 	p.Outbound.ExcludePorts = []redirect.Port{{Number: 22}, {Number: 5432}}
-	rs := gated(rules.Build(p), proxyUID)
+	rs := gated(p.Ruleset(), proxyUID)
 	programmed := Compile(rs, rules.Families).String()
 	for name, c := range map[string]struct {
 		old, new string // what is done to the table's text, or with only new, what nft is told afterwards
@@ -70,7 +70,7 @@ func TestDifferencesAreNamed(t *testing.T) {
 
 func TestTextThatIsNoTableIsRefused(t *testing.T) {
 	t.Parallel()
-	good := Compile(rules.Build(policy(nil)), rules.Families).String()
+	good := Compile(policy(nil).Ruleset(), rules.Families).String()
 	for _, bad := range []string{
 		"", "table inet detour {\n}\n", strings.Replace(good, "detour", "theirs", 1), strings.TrimSuffix(good, "}\n"), good + "}\n", good + good,
 		strings.Replace(good, "\t}\n", "", 1), strings.Replace(good, "\tchain PROXY_OUTPUT {\n", "", 1), strings.Replace(good, "\t\tmeta", "\tmeta", 1),
@@ -82,8 +82,8 @@ func TestTextThatIsNoTableIsRefused(t *testing.T) {
 }
 
 func FuzzParseListing(f *testing.F) {
-	f.Add(Compile(rules.Build(policy(manyRanges(2))), rules.Families).String())
-	f.Add(Compile(gated(rules.Build(policy(nil)), proxyUID), rules.Families[:1]).String())
+	f.Add(Compile(policy(manyRanges(2)).Ruleset(), rules.Families).String())
+	f.Add(Compile(gated(policy(nil).Ruleset(), proxyUID), rules.Families[:1]).String())
 	f.Add(Table{}.String())
 	f.Fuzz(func(t *testing.T, text string) {
 		if l, err := parseListing(text); err == nil && l.String() != text {
@@ -94,7 +94,7 @@ func FuzzParseListing(f *testing.F) {
 
 // Whatever the kernel lists, it is printed.
 func FuzzPrintRule(f *testing.F) {
-	for _, c := range Compile(gated(rules.Build(policy(manyRanges(2))), proxyUID), rules.Families).chains {
+	for _, c := range Compile(gated(policy(manyRanges(2)).Ruleset(), proxyUID), rules.Families).chains {
 		for _, r := range c.rules {
 			f.Add(r.code)
 		}

@@ -14,11 +14,11 @@ func gated(rs rules.Ruleset, uid uint32) rules.Ruleset {
 	rs.Rules = slices.Clone(rs.Rules)
 	for i, r := range rs.Rules {
 		if r.Chain == (rules.Chain{Table: rules.Nat, Name: rules.Output}) {
-			rs.Rules[i].Matches = append(slices.Clone(r.Matches), rules.Armed{})
+			rs.Rules[i].Matches = append(slices.Clone(r.Matches), rules.GateOpen{})
 		}
 	}
 	rs.Rules = append(rs.Rules, rules.Rule{Chain: rules.Chain{Table: rules.Mangle, Name: rules.Output},
-		Matches: []rules.Match{rules.OwnerUID{ID: uid}}, Target: rules.Arm{}, Why: "the proxy lives"})
+		Matches: []rules.Match{rules.OwnerUID{ID: uid}}, Target: rules.OpenGate{}, Why: "the proxy lives"})
 	return rs
 }
 
@@ -99,13 +99,13 @@ func TestArmedStaysSo(t *testing.T) {
 func TestWithoutAGateThereIsNothingToArm(t *testing.T) {
 	ns := nettest.StartNamespace(t, "ungated")
 	wantArmed(t, ns, false, false)
-	mustApply(t, ns, rules.Build(policy(nil)), rules.Families)
+	mustApply(t, ns, policy(nil).Ruleset(), rules.Families)
 	wantArmed(t, ns, false, false)
 }
 
 // The packet that arms is one of those that follow: mangle is asked ahead of nat.
 func TestThePacketThatArmsIsRedirectedItself(t *testing.T) {
-	rs := gated(rules.Build(policy(nil)), nettest.AppUID)
+	rs := gated(policy(nil).Ruleset(), nettest.AppUID)
 	w := nettest.StartWorld(t)
 	mustApply(t, w.Pod, rs, rules.Families)
 	checkPackets(t, w, "out 1.1.1.1:80 uid=2000 -> outside\nout 1.1.1.1:80 -> proxy 15001")

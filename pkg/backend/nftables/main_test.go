@@ -74,5 +74,5 @@ func build(t testing.TB, c testcase.Case) rules.Ruleset {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return rules.Build(decision.Policy)
+	return decision.Policy.Ruleset()
 }

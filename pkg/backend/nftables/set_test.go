@@ -126,7 +126,7 @@ func TestNormalizedListsHoldTheSame(t *testing.T) {
 
 func TestTenThousandRanges(t *testing.T) {
 	t.Parallel()
-	rs := rules.Build(policy(append(manyRanges(5000), redirect.Range{Prefix: netip.MustParsePrefix("1.1.1.1/32"), Origin: "the test"})))
+	rs := policy(append(manyRanges(5000), redirect.Range{Prefix: netip.MustParsePrefix("1.1.1.1/32"), Origin: "the test"})).Ruleset()
 	w := nettest.StartWorld(t)
 	list := checkTable(t, w.Pod, rs, rules.Families)
 	for _, last := range []string{"11.0.0.0/28", "11.19.135.0/28", "2001:db8::/64", "2001:db8:1387::/64"} {
@@ -147,7 +147,7 @@ func excluding(ports []uint16) rules.Ruleset {
 	for _, number := range ports {
 		p.Outbound.ExcludePorts = append(p.Outbound.ExcludePorts, redirect.Port{Number: number, Origin: "the test"})
 	}
-	return rules.Build(p)
+	return p.Ruleset()
 }
 
 func TestThousandsOfPorts(t *testing.T) {

@@ -1,21 +1,23 @@
-package rules
+package iptext
 
 import (
 	"fmt"
 	"net/netip"
 	"strconv"
 	"strings"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // ParseRule reads a line that String printed, or that iptables-save prints for the same rule. It is an error if the
 // line has anything that the Ruleset has no type for.
-func ParseRule(t Table, line string) (Rule, error) {
+func ParseRule(t rules.Table, line string) (rules.Rule, error) {
 	w := words{rest: strings.Fields(line)}
-	var r Rule
+	var r rules.Rule
 	for !w.done() {
 		switch option := w.option(); option {
 		case "-A":
-			r.Chain = Chain{t, w.next()}
+			r.Chain = rules.Chain{Table: t, Name: w.next()}
 		case "-m":
 			w.module = w.next()
 		case "-j":
@@ -31,7 +33,7 @@ func ParseRule(t Table, line string) (Rule, error) {
 		w.fail("a rule needs -A and -j")
 	}
 	if w.err != nil {
-		return Rule{}, fmt.Errorf("parse rule %q: %w", line, w.err)
+		return rules.Rule{}, fmt.Errorf("parse rule %q: %w", line, w.err)
 	}
 	return r, nil
 }
@@ -44,34 +46,34 @@ type words struct {
 	err    error
 }
 
-func (w *words) match(option string) Match {
+func (w *words) match(option string) rules.Match {
 	switch w.module + " " + option {
 	case "mark --mark":
-		return Mark{w.value(), w.negated()}
+		return rules.Mark{Value: w.value(), Not: w.negated()}
 	case "connmark --mark":
-		return ConnMark(w.value())
+		return rules.ConnMark(w.value())
 	}
 	switch option {
 	case "-s":
-		return Source{[]netip.Prefix{w.prefix()}}
+		return rules.Source{Prefixes: []netip.Prefix{w.prefix()}}
 	case "-d":
-		return Destination{[]netip.Prefix{w.prefix()}, w.negated()}
+		return rules.Destination{Prefixes: []netip.Prefix{w.prefix()}, Not: w.negated()}
 	case "-i":
-		return InInterface(w.next())
+		return rules.InInterface(w.next())
 	case "-o":
-		return OutInterface(w.next())
+		return rules.OutInterface(w.next())
 	case "-p":
-		return Protocol(w.next())
+		return rules.Protocol(w.next())
 	case "--sport":
-		return SrcPort(w.number(16))
+		return rules.SrcPort(w.number(16))
 	case "--dport":
-		return DstPort{uint16(w.number(16)), w.negated()}
+		return rules.DstPort{Port: uint16(w.number(16)), Not: w.negated()}
 	case "--dports":
-		return DstPorts{w.ports(), w.negated()}
+		return rules.DstPorts{Ports: w.ports(), Not: w.negated()}
 	case "--uid-owner":
-		return OwnerUID{uint32(w.number(32)), w.negated()}
+		return rules.OwnerUID{ID: uint32(w.number(32)), Not: w.negated()}
 	case "--gid-owner":
-		return OwnerGID{uint32(w.number(32)), w.negated()}
+		return rules.OwnerGID{ID: uint32(w.number(32)), Not: w.negated()}
 	case "--ctstate":
 		return w.states()
 	}
@@ -79,17 +81,17 @@ func (w *words) match(option string) Match {
 	return nil
 }
 
-func (w *words) target() Target {
+func (w *words) target() rules.Target {
 	switch name := w.next(); name {
 	case "RETURN":
-		return Return{}
+		return rules.Return{}
 	case "ACCEPT":
-		return Accept{}
+		return rules.Accept{}
 	case "DROP":
-		return Drop{}
+		return rules.Drop{}
 	case "REDIRECT":
 		w.expect("--to-ports")
-		return Redirect(w.number(16))
+		return rules.Redirect(w.number(16))
 	case "DNAT":
 		w.expect("--to-destination")
 		return w.dnat()
@@ -97,30 +99,30 @@ func (w *words) target() Target {
 		return w.tproxy()
 	case "MARK":
 		w.expect("--set-xmark")
-		return SetMark(w.masked())
+		return rules.SetMark(w.masked())
 	case "CONNMARK":
 		return w.connmark()
 	case "CT":
 		w.expect("--zone")
-		return Zone(w.number(16))
+		return rules.Zone(w.number(16))
 	default:
-		return Jump(name)
+		return rules.Jump(name)
 	}
 }
 
-func (w *words) dnat() Target {
+func (w *words) dnat() rules.Target {
 	word := w.next()
 	if to, err := netip.ParseAddrPort(word); err == nil {
-		return DNAT{to.Addr(), to.Port()}
+		return rules.DNAT{Addr: to.Addr(), Port: to.Port()}
 	}
 	addr, err := netip.ParseAddr(word)
 	if err != nil {
 		w.fail("%q is not an address", word)
 	}
-	return DNAT{Addr: addr}
+	return rules.DNAT{Addr: addr}
 }
 
-func (w *words) tproxy() Target {
+func (w *words) tproxy() rules.Target {
 	w.expect("--on-port")
 	port := uint16(w.number(16))
 	w.expect("--on-ip")
@@ -129,16 +131,16 @@ func (w *words) tproxy() Target {
 		w.fail("--on-ip: %v", err)
 	}
 	w.expect("--tproxy-mark")
-	return TProxy{port, on, w.masked()}
+	return rules.TProxy{Port: port, On: on, Mark: w.masked()}
 }
 
-func (w *words) connmark() Target {
-	var target Target
+func (w *words) connmark() rules.Target {
+	var target rules.Target
 	switch option := w.next(); option {
 	case "--save-mark":
-		target = SaveMark{}
+		target = rules.SaveMark{}
 	case "--restore-mark":
-		target = RestoreMark{}
+		target = rules.RestoreMark{}
 	default:
 		w.fail("CONNMARK %q is not known", option)
 	}
@@ -239,11 +241,11 @@ func (w *words) ports() []uint16 {
 	return out
 }
 
-func (w *words) states() CTState {
-	var out CTState
+func (w *words) states() rules.CTState {
+	var out rules.CTState
 	for word := range strings.SplitSeq(w.next(), ",") {
-		switch s := State(word); s {
-		case Invalid, Related, Established:
+		switch s := rules.State(word); s {
+		case rules.Invalid, rules.Related, rules.Established:
 			out = append(out, s)
 		default:
 			w.fail("state %q is not known", word)

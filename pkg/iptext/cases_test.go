@@ -1,10 +1,11 @@
-package rules_test
+package iptext_test
 
 import (
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
 )
@@ -21,10 +22,10 @@ func TestEveryCaseGivesItsRules(t *testing.T) {
 			case decision.Skip != "":
 				got["want.skip"] = decision.Skip + "\n"
 			default:
-				rs := rules.Build(decision.Policy)
+				rs := decision.Policy.Ruleset()
 				for _, f := range decision.Families {
 					if !rs.Gated() { // which is nothing for iptables
-						got[map[rules.Family]string{rules.IPv4: "want.iptables", rules.IPv6: "want.ip6tables"}[f]] = rs.Restore(f, false)
+						got[map[rules.Family]string{rules.IPv4: "want.iptables", rules.IPv6: "want.ip6tables"}[f]] = iptext.Restore(rs, f, false)
 					}
 					for _, p := range rs.Setup.Loopback {
 						if rules.Of(p.Addr()) == f {
@@ -53,11 +54,11 @@ func TestWhatIsPrintedIsParsedBackToTheSameRules(t *testing.T) {
 					continue
 				}
 				line = strings.TrimSpace(line)
-				r, err := rules.ParseRule(table, line)
+				r, err := iptext.ParseRule(table, line)
 				if err != nil {
 					t.Errorf("%s: %v", c.Name, err)
-				} else if r.String() != line {
-					t.Errorf("%s: %q comes back as %q", c.Name, line, r)
+				} else if iptext.Print(r) != line {
+					t.Errorf("%s: %q comes back as %q", c.Name, line, iptext.Print(r))
 				}
 			}
 		}
@@ -71,8 +72,8 @@ func TestRenderingTwiceGivesTheSameBytes(t *testing.T) {
 			if err != nil || decision.Skip != "" {
 				return fmt.Sprint(decision.Skip, err)
 			}
-			rs := rules.Build(decision.Policy)
-			return rs.Restore(rules.IPv4, true) + rs.Restore(rules.IPv6, true) + fmt.Sprint(rs.Setup, decision.Warnings)
+			rs := decision.Policy.Ruleset()
+			return iptext.Restore(rs, rules.IPv4, true) + iptext.Restore(rs, rules.IPv6, true) + fmt.Sprint(rs.Setup, decision.Warnings)
 		}
 		first := render()
 		for range 5 {

@@ -1,21 +1,23 @@
-package rules
+package iptext
 
 import (
 	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // dports are the port lists of the rules that a list of ports becomes.
 func dports(t *testing.T, ports []uint16) []string {
 	t.Helper()
 	var out []string
-	r := Rule{Chain{Nat, "X"}, []Match{TCP, DstPorts{Ports: ports}}, Return{}, ""}
-	for _, r := range r.expand(IPv4) {
-		line := r.String()
-		parsed, err := ParseRule(Nat, line)
-		if err != nil || parsed.String() != line {
+	r := rules.Rule{Chain: rules.Chain{Table: rules.Nat, Name: "X"}, Matches: []rules.Match{rules.TCP, rules.DstPorts{Ports: ports}}, Target: rules.Return{}}
+	for _, r := range expand(r, rules.IPv4) {
+		line := Print(r)
+		parsed, err := ParseRule(rules.Nat, line)
+		if err != nil || Print(parsed) != line {
 			t.Errorf("%q comes back as %q, %v", line, parsed, err)
 		}
 		out = append(out, strings.Fields(line)[7])

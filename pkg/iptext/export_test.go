@@ -1,4 +1,4 @@
-package rules
+package iptext
 
 import (
 	"net/netip"

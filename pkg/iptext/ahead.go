@@ -1,4 +1,4 @@
-package verify
+package iptext
 
 import (
 	"regexp"
@@ -12,12 +12,12 @@ import (
 // ahead of one of them in a base chain and end the chain, or jump to where that is done, and those that have connections not
 // tracked, which no rule of nat is asked for. What matches less than that, an address, a port, a user, is somebody's wish
 // and no difference. What drops packets lets none past the proxy.
-func ahead(want, got rules.Save, say func(rules.Chain, string, ...any)) {
+func ahead(want, got Save, say func(rules.Chain, string, ...any)) {
 	for _, t := range rules.Tables {
 		for _, name := range []string{rules.Prerouting, rules.Output} {
 			c := rules.Chain{Table: t, Name: name}
 			list, own := got.In(c), got.Owned(want).In(c)
-			isOwn := func(r rules.SavedRule) bool { return slices.Contains(own, r) }
+			isOwn := func(r SavedRule) bool { return slices.Contains(own, r) }
 			last := len(list)
 			for last > 0 && !isOwn(list[last-1]) {
 				last--
@@ -41,7 +41,7 @@ var (
 
 // endedBy walks through a chain's rules as a packet of TCP does that meets no narrow rule. It returns the rule that does
 // what is looked for and those that led there, nil if there is none. From are the chains that the packet came from.
-func endedBy(list []rules.SavedRule, all rules.Save, wanted, from []string) []string {
+func endedBy(list []SavedRule, all Save, wanted, from []string) []string {
 	for _, r := range list {
 		verb, target, rest := broad(r.Line)
 		here := []string{r.Line}

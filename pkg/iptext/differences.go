@@ -1,5 +1,4 @@
-// Package verify compares what the kernel has with what was programmed.
-package verify
+package iptext
 
 import (
 	"fmt"
@@ -13,7 +12,7 @@ import (
 // chain that is missing, there more than once or out of order, and one of somebody else's that takes everything ahead of
 // them. Other rules and chains of others are nobody's business here. got is all that iptables-save lists. Nothing means that
 // both agree.
-func Differences(f rules.Family, want, got rules.Save) []string {
+func Differences(f rules.Family, want, got Save) []string {
 	var out []string
 	say := func(c rules.Chain, format string, args ...any) {
 		out = append(out, fmt.Sprintf("%s %s: ", f, c.Table)+fmt.Sprintf(format, args...))
@@ -36,7 +35,7 @@ func Differences(f rules.Family, want, got rules.Save) []string {
 	return out
 }
 
-func compareChain(c rules.Chain, want, got []rules.SavedRule, say func(rules.Chain, string, ...any)) {
+func compareChain(c rules.Chain, want, got []SavedRule, say func(rules.Chain, string, ...any)) {
 	for i := range max(len(want), len(got)) {
 		switch {
 		case i >= len(got):
@@ -50,7 +49,7 @@ func compareChain(c rules.Chain, want, got []rules.SavedRule, say func(rules.Cha
 }
 
 // compareBase compares what of a base chain is detour's; between its rules there may be others.
-func compareBase(c rules.Chain, want, got []rules.SavedRule, say func(rules.Chain, string, ...any)) {
+func compareBase(c rules.Chain, want, got []SavedRule, say func(rules.Chain, string, ...any)) {
 	same := true
 	for _, r := range want {
 		if n := count(got, r); n != 1 {
@@ -72,7 +71,7 @@ func compareBase(c rules.Chain, want, got []rules.SavedRule, say func(rules.Chai
 	}
 }
 
-func count(list []rules.SavedRule, r rules.SavedRule) int {
+func count(list []SavedRule, r SavedRule) int {
 	n := 0
 	for _, x := range list {
 		if x.Canonical() == r.Canonical() {

@@ -1,10 +1,11 @@
-package rules_test
+package iptext_test
 
 import (
 	"fmt"
 	"net/netip"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
@@ -24,7 +25,7 @@ func BenchmarkRestore(b *testing.B) {
 		}
 		b.Run(fmt.Sprint("ranges=", ranges), func(b *testing.B) {
 			for b.Loop() {
-				rules.Build(policy).Restore(rules.IPv4, false)
+				iptext.Restore(policy.Ruleset(), rules.IPv4, false)
 			}
 		})
 	}

@@ -1,22 +1,24 @@
-package rules
+package iptext
 
 import (
 	"bufio"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // Save is what iptables-save or Restore printed, or would print: the chains that are not built in, and every rule as its
 // line.
 type Save struct {
-	Chains []Chain
+	Chains []rules.Chain
 	Rules  []SavedRule
 }
 
 // SavedRule is one rule as iptables-save prints it, "-A CHAIN ...".
 type SavedRule struct {
-	Chain Chain
+	Chain rules.Chain
 	Line  string
 }
 
@@ -27,24 +29,24 @@ func (r SavedRule) Canonical() string {
 	if err != nil {
 		return r.Line
 	}
-	return parsed.String()
+	return Print(parsed)
 }
 
-// Save returns the ruleset of one family as iptables-save would list it.
-func (rs Ruleset) Save(f Family) Save {
+// SaveOf returns the ruleset of one family as iptables-save would list it.
+func SaveOf(rs rules.Ruleset, f rules.Family) Save {
 	s := Save{Chains: rs.Chains}
-	for _, r := range rs.For(f).Rules {
-		s.Rules = append(s.Rules, SavedRule{r.Chain, r.String()})
+	for _, r := range For(rs, f).Rules {
+		s.Rules = append(s.Rules, SavedRule{r.Chain, Print(r)})
 	}
 	return s
 }
 
 // Restore prints the ruleset of one family as input for iptables-restore --noflush: it makes the chains, or empties
 // them if they are there, and fills them. With explain, a comment ahead of each rule says why it is there.
-func (rs Ruleset) Restore(f Family, explain bool) string {
-	s := rs.Save(f)
+func Restore(rs rules.Ruleset, f rules.Family, explain bool) string {
+	s := SaveOf(rs, f)
 	if explain {
-		for i, r := range rs.For(f).Rules {
+		for i, r := range For(rs, f).Rules {
 			s.Rules[i].Line = "# " + r.Why + "\n" + s.Rules[i].Line
 		}
 	}
@@ -54,7 +56,7 @@ func (rs Ruleset) Restore(f Family, explain bool) string {
 // Restore prints s as input for iptables-restore --noflush. stale is taken out in the same transactions, one a table.
 func (s Save) Restore(stale Save) string {
 	var b strings.Builder
-	for _, t := range Tables {
+	for _, t := range rules.Tables {
 		if part := s.table(t, stale); part != "" {
 			fmt.Fprintf(&b, "*%s\n%sCOMMIT\n", t, part)
 		}
@@ -62,7 +64,7 @@ func (s Save) Restore(stale Save) string {
 	return b.String()
 }
 
-func (s Save) table(t Table, stale Save) string {
+func (s Save) table(t rules.Table, stale Save) string {
 	var b strings.Builder
 	for _, c := range s.Chains {
 		if c.Table == t {
@@ -79,7 +81,7 @@ func (s Save) table(t Table, stale Save) string {
 }
 
 // remove prints what takes s out of a table, but for chains that are made anew.
-func (s Save) remove(b *strings.Builder, t Table, anew []Chain) {
+func (s Save) remove(b *strings.Builder, t rules.Table, anew []rules.Chain) {
 	for _, r := range s.Rules {
 		if r.Chain.Table == t {
 			fmt.Fprintln(b, "-D"+strings.TrimPrefix(r.Line, "-A"))
@@ -113,7 +115,7 @@ func (s Save) Owned(own Save) Save {
 		if slices.Contains(own.Chains, r.Chain) {
 			continue
 		}
-		into := Chain{r.Chain.Table, jumpTarget(r.Line)}
+		into := rules.Chain{Table: r.Chain.Table, Name: jumpTarget(r.Line)}
 		if slices.Contains(own.Chains, into) || base[SavedRule{r.Chain, r.Canonical()}] {
 			out.Rules = append(out.Rules, r)
 		}
@@ -124,7 +126,7 @@ func (s Save) Owned(own Save) Save {
 // OnlyJumps reports whether all that s has in base chains is jumps into its own chains.
 func (s Save) OnlyJumps() bool {
 	return !slices.ContainsFunc(s.Rules, func(r SavedRule) bool {
-		return r.Chain.Base() && !slices.Contains(s.Chains, Chain{r.Chain.Table, jumpTarget(r.Line)})
+		return r.Chain.Base() && !slices.Contains(s.Chains, rules.Chain{Table: r.Chain.Table, Name: jumpTarget(r.Line)})
 	})
 }
 
@@ -134,8 +136,8 @@ func (s Save) Join(other Save) Save {
 }
 
 // ChainsIn returns the chains of a table that s has or has rules in, base chains first.
-func (s Save) ChainsIn(t Table) []Chain {
-	var out []Chain
+func (s Save) ChainsIn(t rules.Table) []rules.Chain {
+	var out []rules.Chain
 	for _, r := range s.Rules {
 		if r.Chain.Table == t && r.Chain.Base() && !slices.Contains(out, r.Chain) {
 			out = append(out, r.Chain)
@@ -150,7 +152,7 @@ func (s Save) ChainsIn(t Table) []Chain {
 }
 
 // In returns the rules of a chain, in order.
-func (s Save) In(c Chain) []SavedRule {
+func (s Save) In(c rules.Chain) []SavedRule {
 	var out []SavedRule
 	for _, r := range s.Rules {
 		if r.Chain == c {
@@ -174,7 +176,7 @@ func jumpTarget(line string) string {
 // no known form; rules are taken as they are.
 func ParseSave(text string) (Save, error) {
 	var s Save
-	var table Table
+	var table rules.Table
 	lines := bufio.NewScanner(strings.NewReader(text))
 	lines.Buffer(nil, len(text)+1)
 	for n := 1; lines.Scan(); n++ {
@@ -183,15 +185,15 @@ func ParseSave(text string) (Save, error) {
 		switch {
 		case len(words) == 0 || line[0] == '#':
 		case line[0] == '*' && table == "":
-			table = Table(line[1:])
+			table = rules.Table(line[1:])
 		case line == "COMMIT" && table != "":
 			table = ""
 		case line[0] == ':' && table != "" && len(words) > 1:
 			if words[1] == "-" {
-				s.Chains = append(s.Chains, Chain{table, words[0][1:]})
+				s.Chains = append(s.Chains, rules.Chain{Table: table, Name: words[0][1:]})
 			}
 		case words[0] == "-A" && table != "" && len(words) > 1:
-			s.Rules = append(s.Rules, SavedRule{Chain{table, words[1]}, line})
+			s.Rules = append(s.Rules, SavedRule{rules.Chain{Table: table, Name: words[1]}, line})
 		default:
 			return Save{}, fmt.Errorf("parse iptables-save: line %d: %q is not expected here", n, line)
 		}

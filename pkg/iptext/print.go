@@ -1,21 +1,22 @@
-package rules
+// Package iptext is the language of iptables: it prints a Ruleset as iptables-restore takes it, parses what iptables-save
+// lists, and compares the two. It is pure: text in, text out.
+package iptext
 
 import (
 	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
-)
 
-// MaxMultiport is how many ports one multiport match of iptables holds (XT_MULTI_PORTS); a range of ports counts as two.
-const MaxMultiport = 15
+	"github.com/detour-cni/detour/pkg/rules"
+)
 
 // For returns the ruleset as iptables takes it for one family: one range a match, no more ports a match than it holds, and
 // no rule of the other family.
-func (rs Ruleset) For(f Family) Ruleset {
-	out := Ruleset{Chains: rs.Chains, Setup: rs.Setup}
-	for _, r := range rs.asWritten() {
-		out.Rules = append(out.Rules, r.expand(f)...)
+func For(rs rules.Ruleset, f rules.Family) rules.Ruleset {
+	out := rules.Ruleset{Chains: rs.Chains, Setup: rs.Setup}
+	for _, r := range asWritten(rs) {
+		out.Rules = append(out.Rules, expand(r, f)...)
 	}
 	return out
 }
@@ -25,12 +26,12 @@ func (rs Ruleset) For(f Family) Ruleset {
 // become one: ports and ranges that adjoin.
 const maxAsWritten = 500
 
-func (rs Ruleset) asWritten() []Rule {
+func asWritten(rs rules.Ruleset) []rules.Rule {
 	if len(rs.Rules) <= maxAsWritten {
 		return rs.Rules
 	}
 	folded := rs.Folded()
-	var out []Rule
+	var out []rules.Rule
 	for _, r := range rs.Rules { // the first of each chain stands for the chain
 		out = append(out, folded[r.Chain]...)
 		delete(folded, r.Chain)
@@ -39,19 +40,19 @@ func (rs Ruleset) asWritten() []Rule {
 }
 
 // expand returns the rule for each combination of its matches' variants.
-func (r Rule) expand(f Family) []Rule {
+func expand(r rules.Rule, f rules.Family) []rules.Rule {
 	target, ok := targetFor(r.Target, f)
 	if !ok {
 		return nil
 	}
 	r.Target = target
-	out := []Rule{r}
+	out := []rules.Rule{r}
 	for i, m := range r.Matches {
 		all, whole := variants(m, f)
 		if whole {
 			continue
 		}
-		var next []Rule
+		var next []rules.Rule
 		for _, r := range out {
 			for _, v := range all {
 				c := r
@@ -66,19 +67,19 @@ func (r Rule) expand(f Family) []Rule {
 }
 
 // variants are the matches of iptables that stand for m in one family; whole says that m itself does.
-func variants(m Match, f Family) (all []Match, whole bool) {
+func variants(m rules.Match, f rules.Family) (all []rules.Match, whole bool) {
 	switch m := m.(type) {
-	case Source:
-		for _, p := range merged(OfFamily(m.Prefixes, f)) {
-			all = append(all, Source{[]netip.Prefix{p}})
+	case rules.Source:
+		for _, p := range merged(rules.OfFamily(m.Prefixes, f)) {
+			all = append(all, rules.Source{Prefixes: []netip.Prefix{p}})
 		}
-	case Destination:
-		for _, p := range merged(OfFamily(m.Prefixes, f)) {
-			all = append(all, Destination{[]netip.Prefix{p}, m.Not})
+	case rules.Destination:
+		for _, p := range merged(rules.OfFamily(m.Prefixes, f)) {
+			all = append(all, rules.Destination{Prefixes: []netip.Prefix{p}, Not: m.Not})
 		}
-	case DstPorts:
+	case rules.DstPorts:
 		for _, ports := range multiports(m.Ports) {
-			all = append(all, DstPorts{ports, m.Not})
+			all = append(all, rules.DstPorts{Ports: ports, Not: m.Not})
 		}
 	default:
 		return nil, true
@@ -108,74 +109,67 @@ func merged(prefixes []netip.Prefix) []netip.Prefix {
 	return out
 }
 
-// OfFamily returns those of the ranges that are of the family.
-func OfFamily(prefixes []netip.Prefix, f Family) []netip.Prefix {
-	return slices.DeleteFunc(slices.Clone(prefixes), func(p netip.Prefix) bool { return Of(p.Addr()) != f })
-}
-
 // targetFor returns the target in one family; not ok means that the rule is the other family's.
-func targetFor(t Target, f Family) (Target, bool) {
+func targetFor(t rules.Target, f rules.Family) (rules.Target, bool) {
 	switch t := t.(type) {
-	case DNAT:
-		return t, Of(t.Addr) == f
-	case TProxy:
+	case rules.DNAT:
+		return t, rules.Of(t.Addr) == f
+	case rules.TProxy:
 		t.On = netip.IPv4Unspecified()
-		if f == IPv6 {
+		if f == rules.IPv6 {
 			t.On = netip.IPv6Unspecified()
 		}
 		return t, true
+	default:
+		return t, true
 	}
-	return t, true
 }
 
-// String prints the rule as iptables-save does: "-A CHAIN MATCHES -j TARGET". The rule must be of the kind that For
-// makes; no match or target is unknown to it.
-func (r Rule) String() string {
+// Print prints a rule as iptables-save does: "-A CHAIN MATCHES -j TARGET". The rule must be one that For returned.
+func Print(r rules.Rule) string {
 	p := printer{words: []string{"-A", r.Chain.Name}}
 	for _, m := range r.Matches {
 		p.match(m)
 	}
-	return strings.Join(append(p.words, r.Target.words()...), " ")
+	return strings.Join(append(p.words, target(r.Target)...), " ")
 }
 
 type printer struct {
 	words    []string
-	protocol Protocol
+	protocol rules.Protocol
 }
 
-func (p *printer) match(m Match) {
+func (p *printer) match(m rules.Match) {
 	switch m := m.(type) {
-	case Source:
+	case rules.Source:
 		p.prefix("-s", m.Prefixes[0], false)
-	case Destination:
+	case rules.Destination:
 		p.prefix("-d", m.Prefixes[0], m.Not)
-	case InInterface:
+	case rules.InInterface:
 		p.add(false, "-i", string(m))
-	case OutInterface:
+	case rules.OutInterface:
 		p.add(false, "-o", string(m))
-	case Protocol:
+	case rules.Protocol:
 		p.protocol = m
 		p.add(false, "-p", string(m))
-	case SrcPort:
+	case rules.SrcPort:
 		p.module(string(p.protocol), false, "--sport", fmt.Sprint(uint16(m)))
-	case DstPort:
+	case rules.DstPort:
 		p.module(string(p.protocol), m.Not, "--dport", fmt.Sprint(m.Port))
-	case DstPorts:
-		p.module("multiport", m.Not, "--dports", join(PortRanges(m.Ports)))
-	case OwnerUID:
+	case rules.DstPorts:
+		p.module("multiport", m.Not, "--dports", join(rules.PortRanges(m.Ports)))
+	case rules.OwnerUID:
 		p.module("owner", m.Not, "--uid-owner", fmt.Sprint(m.ID))
-	case OwnerGID:
+	case rules.OwnerGID:
 		p.module("owner", m.Not, "--gid-owner", fmt.Sprint(m.ID))
-	case Mark:
+	case rules.Mark:
 		p.module("mark", m.Not, "--mark", hex(m.Value))
-	case ConnMark:
+	case rules.ConnMark:
 		p.module("connmark", false, "--mark", hex(uint32(m)))
-	case CTState:
+	case rules.CTState:
 		p.module("conntrack", false, "--ctstate", join(m))
-	case Armed:
-		p.module("armed", false)
-	default:
-		panic(fmt.Sprintf("rules: match %T is not printed", m))
+	case rules.GateOpen:
+		p.module("gate-open", false)
 	}
 }
 
@@ -198,35 +192,45 @@ func (p *printer) add(not bool, words ...string) {
 	p.words = append(p.words, words...)
 }
 
-func (Return) words() []string { return []string{"-j", "RETURN"} }
-func (Accept) words() []string { return []string{"-j", "ACCEPT"} }
-func (Drop) words() []string   { return []string{"-j", "DROP"} }
-func (t Jump) words() []string { return []string{"-j", string(t)} }
-func (t Redirect) words() []string {
-	return []string{"-j", "REDIRECT", "--to-ports", fmt.Sprint(uint16(t))}
-}
-func (t DNAT) words() []string {
-	to := t.Addr.String()
-	if t.Port != 0 {
-		to = netip.AddrPortFrom(t.Addr, t.Port).String()
-	}
-	return []string{"-j", "DNAT", "--to-destination", to}
-}
-func (t TProxy) words() []string {
-	return []string{"-j", "TPROXY", "--on-port", fmt.Sprint(t.Port), "--on-ip", t.On.String(), "--tproxy-mark", hex(t.Mark) + "/0xffffffff"}
-}
-func (t SetMark) words() []string {
-	return []string{"-j", "MARK", "--set-xmark", hex(uint32(t)) + "/0xffffffff"}
-}
-func (SaveMark) words() []string {
-	return []string{"-j", "CONNMARK", "--save-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}
-}
-func (RestoreMark) words() []string {
-	return []string{"-j", "CONNMARK", "--restore-mark", "--nfmask", "0xffffffff", "--ctmask", "0xffffffff"}
-}
-func (t Zone) words() []string { return []string{"-j", "CT", "--zone", fmt.Sprint(uint16(t))} }
+// allBits is the mask of a mark that is set, saved or restored whole.
+const allBits = "0xffffffff"
 
-func (Arm) words() []string { return []string{"-j", "ARM"} }
+func target(t rules.Target) []string {
+	switch t := t.(type) {
+	case rules.Return:
+		return []string{"-j", "RETURN"}
+	case rules.Accept:
+		return []string{"-j", "ACCEPT"}
+	case rules.Drop:
+		return []string{"-j", "DROP"}
+	case rules.Jump:
+		return []string{"-j", string(t)}
+	case rules.Redirect:
+		return []string{"-j", "REDIRECT", "--to-ports", fmt.Sprint(uint16(t))}
+	case rules.DNAT:
+		return []string{"-j", "DNAT", "--to-destination", destination(t)}
+	case rules.TProxy:
+		return []string{"-j", "TPROXY", "--on-port", fmt.Sprint(t.Port), "--on-ip", t.On.String(), "--tproxy-mark", hex(t.Mark) + "/" + allBits}
+	case rules.SetMark:
+		return []string{"-j", "MARK", "--set-xmark", hex(uint32(t)) + "/" + allBits}
+	case rules.SaveMark:
+		return []string{"-j", "CONNMARK", "--save-mark", "--nfmask", allBits, "--ctmask", allBits}
+	case rules.RestoreMark:
+		return []string{"-j", "CONNMARK", "--restore-mark", "--nfmask", allBits, "--ctmask", allBits}
+	case rules.Zone:
+		return []string{"-j", "CT", "--zone", fmt.Sprint(uint16(t))}
+	case rules.OpenGate:
+		return []string{"-j", "OPEN-GATE"}
+	}
+	return nil
+}
+
+func destination(t rules.DNAT) string {
+	if t.Port == 0 {
+		return t.Addr.String()
+	}
+	return netip.AddrPortFrom(t.Addr, t.Port).String()
+}
 
 func hex(v uint32) string { return fmt.Sprintf("%#x", v) }
 

@@ -1,4 +1,4 @@
-package verify
+package iptext
 
 import (
 	"slices"
@@ -24,7 +24,7 @@ COMMIT
 // What is ahead of the last rule of ours is ahead; what CHECK says of that with real packets is in pkg/backend.
 func TestAhead(t *testing.T) {
 	t.Parallel()
-	w, err := rules.ParseSave(want)
+	w, err := ParseSave(want)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -48,7 +48,7 @@ func TestAhead(t *testing.T) {
 		{"-A OUTPUT -j ISTIO_OUTPUT", "-A OUTPUT -j T\n:T - [0:0]\n-A T -g V\n:V - [0:0]\n-A T -j ACCEPT", ""},
 	} {
 		text := strings.Replace(want, c.before, c.line+"\n"+c.before, 1)
-		got, err := rules.ParseSave(text)
+		got, err := ParseSave(text)
 		if err != nil || text == want {
 			t.Fatalf("%s: %v", c.line, err)
 		}

@@ -1,4 +1,4 @@
-package rules
+package iptext
 
 import (
 	"fmt"
@@ -9,23 +9,25 @@ import (
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/redirect"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // excludingPorts is istio's policy, which has two rules for each port.
-func excludingPorts(ports []uint16) Ruleset {
+func excludingPorts(ports []uint16) rules.Ruleset {
 	p := everything
 	p.Outbound.ExcludePorts = nil
 	for _, number := range ports {
 		p.Outbound.ExcludePorts = append(p.Outbound.ExcludePorts, redirect.Port{Number: number, Origin: "A"})
 	}
-	return Build(p)
+	return p.Ruleset()
 }
 
 // byChain are the rules for IPv4, each chain's in their order.
-func byChain(rs Ruleset) []string {
+func byChain(rs rules.Ruleset) []string {
 	var out []string
-	for _, r := range rs.For(IPv4).Rules {
-		out = append(out, string(r.Chain.Table)+" "+r.String())
+	for _, r := range For(rs, rules.IPv4).Rules {
+		out = append(out, string(r.Chain.Table)+" "+Print(r))
 	}
 	chain := func(line string) string { return strings.Join(strings.Fields(line)[:3], " ") }
 	slices.SortStableFunc(out, func(a, b string) int { return strings.Compare(chain(a), chain(b)) })
@@ -58,7 +60,7 @@ func TestLongListsBecomeShort(t *testing.T) {
 			t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(few, "\n"))
 		}
 	}
-	if got := len(excludingPorts(every(1, 200, 1)).For(IPv4).Rules); got < 400 {
+	if got := len(For(excludingPorts(every(1, 200, 1)), rules.IPv4).Rules); got < 400 {
 		t.Errorf("200 ports are %d rules", got)
 	}
 }

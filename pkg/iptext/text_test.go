@@ -1,9 +1,10 @@
-package rules
+package iptext
 
 import (
 	"reflect"
-	"strings"
 	"testing"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 func TestParseRuleRefusesWhatItHasNoTypeFor(t *testing.T) {
@@ -15,7 +16,7 @@ func TestParseRuleRefusesWhatItHasNoTypeFor(t *testing.T) {
 		"-A X -p tcp -m tcp --dport 70000 -j RETURN", "-A X -p tcp -m multiport --dports 1,x -j RETURN", "-A X -p tcp -m multiport --dports 2:1 -j RETURN", "-A X -p tcp -m multiport --dports 1: -j RETURN",
 		"-A X -d 10.0.0.1 -j RETURN", "-A X -j REDIRECT --to-port 1", "-A X -j REDIRECT", "-A X -m owner --uid-owner root -j RETURN",
 	} {
-		if r, err := ParseRule(Nat, line); err == nil {
+		if r, err := ParseRule(rules.Nat, line); err == nil {
 			t.Errorf("%q is taken for %v", line, r)
 		}
 	}
@@ -50,8 +51,8 @@ func TestRemovalTakesOutTheChainsAndEveryJumpIntoThem(t *testing.T) {
 		t.Fatal(err)
 	}
 	own := Save{
-		Chains: []Chain{{Nat, "PROXY_OUTPUT"}, {Nat, "PROXY_INBOUND"}},
-		Rules:  []SavedRule{{Chain{Nat, "OUTPUT"}, "-A OUTPUT -o net1 -j RETURN"}},
+		Chains: []rules.Chain{{Table: rules.Nat, Name: "PROXY_OUTPUT"}, {Table: rules.Nat, Name: "PROXY_INBOUND"}},
+		Rules:  []SavedRule{{rules.Chain{Table: rules.Nat, Name: "OUTPUT"}, "-A OUTPUT -o net1 -j RETURN"}},
 	}
 	want := `*nat
 -D OUTPUT -p tcp -j PROXY_OUTPUT
@@ -69,35 +70,21 @@ COMMIT
 	}
 }
 
-func TestOriginsAreGroupedInTheOrderOfTheirFirstPort(t *testing.T) {
-	rs := Build(testPolicy)
-	var why []string
-	for _, r := range rs.Rules {
-		if strings.Contains(r.Why, "excluded") {
-			why = append(why, r.Why)
-		}
-	}
-	want := "ports excluded by A (80, 82), B (81)|range excluded by B|range excluded by A"
-	if got := strings.Join(why, "|"); got != want {
-		t.Errorf("got %q, want %q", got, want)
-	}
-}
-
 func FuzzParseRule(f *testing.F) {
-	for _, r := range Build(testPolicy).For(IPv4).Rules {
-		f.Add(r.String())
+	for _, r := range For(testPolicy.Ruleset(), rules.IPv4).Rules {
+		f.Add(Print(r))
 	}
-	for _, r := range Build(everything).For(IPv6).Rules {
-		f.Add(r.String())
+	for _, r := range For(everything.Ruleset(), rules.IPv6).Rules {
+		f.Add(Print(r))
 	}
 	f.Add(`-A OUTPUT -m comment --comment "a b" -j X`)
 	f.Fuzz(func(t *testing.T, line string) {
-		r, err := ParseRule(Nat, line)
+		r, err := ParseRule(rules.Nat, line)
 		if err != nil {
 			return
 		}
-		again, err := ParseRule(Nat, r.String())
-		if err != nil || again.String() != r.String() {
+		again, err := ParseRule(rules.Nat, Print(r))
+		if err != nil || Print(again) != Print(r) {
 			t.Errorf("%q is printed as %q, which comes back as %q, %v", line, r, again, err)
 		}
 	})
@@ -105,7 +92,7 @@ func FuzzParseRule(f *testing.F) {
 
 func FuzzParseSave(f *testing.F) {
 	f.Add(saved)
-	f.Add(Build(testPolicy).Restore(IPv6, true))
+	f.Add(Restore(testPolicy.Ruleset(), rules.IPv6, true))
 	f.Add("*nat\nCOMMIT\n*filter\n:INPUT ACCEPT\nCOMMIT")
 	f.Fuzz(func(t *testing.T, text string) {
 		s, err := ParseSave(text)
@@ -121,31 +108,13 @@ func FuzzParseSave(f *testing.F) {
 }
 
 func TestEveryTypeIsPrintedAndParsedBack(t *testing.T) {
-	for _, f := range Families {
-		for _, r := range Build(everything).For(f).Rules {
-			parsed, err := ParseRule(r.Chain.Table, r.String())
+	for _, f := range rules.Families {
+		for _, r := range For(everything.Ruleset(), f).Rules {
+			parsed, err := ParseRule(r.Chain.Table, Print(r))
 			r.Why = ""
 			if err != nil || !reflect.DeepEqual(parsed, r) {
 				t.Errorf("%s comes back as %#v, %v, not %#v", r, parsed, err, r)
 			}
 		}
-	}
-}
-
-func TestInsertCountsWithinTheChain(t *testing.T) {
-	b := &builder{}
-	b.append(Nat, "A", "1", Return{})
-	b.append(Nat, "B", "2", Return{})
-	b.append(Nat, "A", "3", Return{})
-	b.insert(Nat, "A", 2, "4", Return{})
-	b.insert(Nat, "B", 1, "5", Return{})
-	b.insert(Nat, "B", 9, "6", Return{})
-	b.insert(Mangle, "A", 1, "7", Return{})
-	var order string
-	for _, r := range b.rs.Rules {
-		order += r.Why
-	}
-	if order != "1524367" {
-		t.Errorf("got %s", order)
 	}
 }

@@ -1,0 +1,98 @@
+package redirect
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// builder takes a mesh's commands as the mesh's own code lists them: append is iptables -A, insert is iptables -I.
+type builder struct{ rs rules.Ruleset }
+
+func (b *builder) chains(t rules.Table, names ...string) {
+	for _, name := range names {
+		if c := (rules.Chain{Table: t, Name: name}); !slices.Contains(b.rs.Chains, c) {
+			b.rs.Chains = append(b.rs.Chains, c)
+		}
+	}
+}
+
+func (b *builder) append(t rules.Table, chain, why string, target rules.Target, m ...rules.Match) {
+	b.rs.Rules = append(b.rs.Rules, rules.Rule{Chain: rules.Chain{Table: t, Name: chain}, Matches: m, Target: target, Why: why})
+}
+
+// insert puts the rule at a position within its chain, counted from 1.
+func (b *builder) insert(t rules.Table, chain string, position int, why string, target rules.Target, m ...rules.Match) {
+	rule := rules.Rule{Chain: rules.Chain{Table: t, Name: chain}, Matches: m, Target: target, Why: why}
+	for i, r := range b.rs.Rules {
+		if r.Chain != rule.Chain {
+			continue
+		}
+		if position--; position == 0 {
+			b.rs.Rules = slices.Insert(b.rs.Rules, i, rule)
+			return
+		}
+	}
+	b.rs.Rules = append(b.rs.Rules, rule)
+}
+
+// gate has the redirection of what goes out wait for the first packet that one of the proxy's owners sends out of the pod,
+// if it is wanted, and returns the condition for rules to wait. That packet is armed for itself, too: mangle comes ahead
+// of nat. Packets within the pod don't count: istio-validation, which runs as the proxy's user ahead of it, sends such.
+func (b *builder) gate(wanted bool, owners ...rules.Match) []rules.Match {
+	if !wanted {
+		return nil
+	}
+	for _, owner := range owners {
+		b.append(rules.Mangle, rules.Output, "the proxy's first packet starts the redirection of what goes out", rules.OpenGate{}, leavesPod, owner)
+	}
+	return []rules.Match{rules.GateOpen{}}
+}
+
+// leavesPod is neither 127.0.0.1 and its like nor ::1 and ::6.
+var leavesPod = rules.Destination{Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::/125")}, Not: true}
+
+func numbers(ports []Port) []uint16 {
+	out := make([]uint16, len(ports))
+	for i, p := range ports {
+		out[i] = p.Number
+	}
+	return out
+}
+
+// origins says which ports were asked for where: "A (80, 81), B (90)".
+func origins(ports []Port) string {
+	var order []string
+	numbers := map[string][]string{}
+	for _, p := range ports {
+		if numbers[p.Origin] == nil {
+			order = append(order, p.Origin)
+		}
+		numbers[p.Origin] = append(numbers[p.Origin], fmt.Sprint(p.Number))
+	}
+	for i, o := range order {
+		order[i] = fmt.Sprintf("%s (%s)", o, strings.Join(numbers[o], ", "))
+	}
+	return strings.Join(order, ", ")
+}
+
+type rangeGroup struct {
+	origin   string
+	prefixes []netip.Prefix
+}
+
+// byOrigin groups neighbouring ranges of one origin, so that a backend with sets needs few.
+func byOrigin(ranges []Range) []rangeGroup {
+	var groups []rangeGroup
+	for _, r := range ranges {
+		if n := len(groups); n == 0 || groups[n-1].origin != r.Origin {
+			groups = append(groups, rangeGroup{origin: r.Origin})
+		}
+		g := &groups[len(groups)-1]
+		g.prefixes = append(g.prefixes, r.Prefix)
+	}
+	return groups
+}
