@@ -19,13 +19,14 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/netconf"
 )
 
 // Defaults of Config.
 const (
-	DefaultStateDir    = "/run/detour"
 	DefaultSocket      = "agent.sock" // in StateDir
 	DefaultMetricsAddr = ":15014"
 	DefaultNetnsDir    = "/run/netns"
@@ -34,12 +35,9 @@ const (
 // Config is what an agent is made of. Node and Dialect are needed, the rest has defaults.
 type Config struct {
 	// Node is this node's name at the API server.
-	Node    string
-	Dialect mesh.Dialect
-	// ExcludeNamespaces and DirectInit are those of the net conf: of an excluded namespace no pod counts as unprogrammed.
-	// nil excludes what the net conf excludes by default.
-	ExcludeNamespaces []string
-	DirectInit        []string
+	Node string
+	// Options are those of the net conf. Of an excluded namespace no pod counts as unprogrammed.
+	decision.Options
 	// Kubeconfig is a path; empty stands for the pod's ServiceAccount.
 	Kubeconfig string
 	// StateDir is the plugin's. It is made 0700.
@@ -69,7 +67,7 @@ func (c Config) withDefaults() Config {
 	for _, f := range []struct {
 		target *string
 		value  string
-	}{{&c.StateDir, DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}, {&c.Version, "development"}} {
+	}{{&c.StateDir, netconf.DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}, {&c.Version, "development"}} {
 		if *f.target == "" {
 			*f.target = f.value
 		}
@@ -79,7 +77,7 @@ func (c Config) withDefaults() Config {
 		c.Socket = filepath.Join(c.StateDir, DefaultSocket)
 	}
 	if c.ExcludeNamespaces == nil {
-		c.ExcludeNamespaces = []string{"kube-system", c.Dialect.Config.Namespace}
+		c.ExcludeNamespaces = decision.DefaultExclusions(c.Dialect)
 	}
 	if c.Repair == "" {
 		c.Repair = Report
@@ -117,7 +115,7 @@ func (c Config) check() error {
 // live answers what the cache can't; it is *kube.API.
 type live interface {
 	Lookup(context.Context, kube.Request) (kube.Objects, error)
-	Ready(context.Context, kube.ConfigRef) error
+	Ready(context.Context, mesh.ConfigRef) error
 }
 
 // Agent is a node's agent. Its methods are safe for concurrent use.

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/nettest"
 )
@@ -60,7 +61,7 @@ func newTestAgent(t testing.TB, s *apiServer, change func(*Config)) *Agent {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	conf := Config{
-		Node: "n1", Dialect: osm(t), Kubeconfig: s.kubeconfig(t), StateDir: dir, MetricsAddr: "127.0.0.1:0",
+		Node: "n1", Options: decision.Options{Dialect: osm(t)}, Kubeconfig: s.kubeconfig(t), StateDir: dir, MetricsAddr: "127.0.0.1:0",
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	if change != nil {

@@ -19,6 +19,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/pod"
@@ -27,7 +28,7 @@ import (
 
 func ask(t testing.TB, a *Agent, name, uid string) agentapi.Answer {
 	t.Helper()
-	answer, err := agentapi.Call(t.Context(), a.conf.Socket, agentapi.Request{Lookup: &agentapi.Lookup{Namespace: "shop", Name: name, UID: uid}}, nettest.Patience)
+	answer, err := agentapi.Call(t.Context(), a.conf.Socket, agentapi.Request{Lookup: &pod.ID{Namespace: "shop", Name: name, UID: uid}}, nettest.Patience)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -267,7 +268,7 @@ const childState = "AGENT_TEST_STATE"
 // runChild is an agent until it is killed.
 func runChild(dir string) int {
 	dialect, _ := mesh.Find("osm")
-	a, err := New(Config{Node: "n1", Dialect: dialect, StateDir: dir, Kubeconfig: filepath.Join(dir, "kubeconfig"), MetricsAddr: "127.0.0.1:0"})
+	a, err := New(Config{Node: "n1", Options: decision.Options{Dialect: dialect}, StateDir: dir, Kubeconfig: filepath.Join(dir, "kubeconfig"), MetricsAddr: "127.0.0.1:0"})
 	if err == nil {
 		err = a.Run(context.Background())
 	}

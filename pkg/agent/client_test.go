@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/detour-cni/detour/pkg/kube"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 func TestInAPodLiveLookupsUseItsServiceAccount(t *testing.T) {
@@ -38,7 +39,7 @@ func TestInAPodLiveLookupsUseItsServiceAccount(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	objects, err := api.Lookup(t.Context(), kube.Request{Namespace: "shop", Name: "a", Config: kube.ConfigRef(osm(t).Config)})
+	objects, err := api.Lookup(t.Context(), kube.Request{ID: pod.ID{Namespace: "shop", Name: "a"}, Config: osm(t).Config})
 	if err != nil || len(objects.Pod) == 0 || len(objects.Config) == 0 {
 		t.Fatalf("%v, %s", err, objects.Pod)
 	}

@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 )
 
@@ -145,7 +144,7 @@ func (p *probe) ask(ctx context.Context, t timing, api live, ref mesh.ConfigRef)
 	if time.Since(p.at) >= t.probe {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.ready) // the answer is others' as well
 		defer cancel()
-		p.err = api.Ready(ctx, kube.ConfigRef(ref))
+		p.err = api.Ready(ctx, ref)
 		p.at = time.Now()
 	}
 	return p.err

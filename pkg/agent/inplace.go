@@ -77,7 +77,7 @@ func (a *Agent) plan(ctx context.Context, e entry) (plan, error) {
 	case decision.Skip != "":
 		return plan{}, fmt.Errorf("the mesh does not want it any more: %s", decision.Skip)
 	}
-	return plan{decision.Policy.Ruleset(), decision.Families}, nil
+	return plan{decision.Rules, decision.Families}, nil
 }
 
 // carryOut programs, checks and writes the record, and leaves all or nothing. It runs in the pod's namespace.

@@ -16,6 +16,7 @@ import (
 	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // hangs makes the API server hang for every pod that the cache does not have, and counts the requests that it holds.
@@ -48,7 +49,7 @@ func askInVain(t *testing.T, a *Agent) (hangUp func()) {
 			t.Fatal(err)
 		}
 		conns = append(conns, conn)
-		request := agentapi.Request{Lookup: &agentapi.Lookup{Namespace: "shop", Name: pendingPod(i), UID: "u"}}
+		request := agentapi.Request{Lookup: &pod.ID{Namespace: "shop", Name: pendingPod(i), UID: "u"}}
 		if err := json.NewEncoder(conn).Encode(request); err != nil {
 			t.Fatal(err)
 		}
@@ -160,7 +161,7 @@ func TestAnAPIServerThatTakesLongIsWaitedForThroughTheAgent(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	got, err := kube.NewAgent(a.conf.Socket, "").Lookup(ctx, kube.NewRequest(a.conf.Dialect, "shop", "a", "")) // no UID: no cache
+	got, err := kube.NewAgent(a.conf.Socket, "").Lookup(ctx, kube.NewRequest(a.conf.Dialect, pod.ID{Namespace: "shop", Name: "a"})) // no UID: no cache
 	if n := s.count("GET " + podPath("shop", "a")); err != nil || len(got.Pod) == 0 || n != 1 {
 		t.Errorf("%d requests, %v", n, err)
 	}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"math"
 	"net"
+	"slices"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/pod"
@@ -32,7 +34,7 @@ func (a *Agent) answer(ctx context.Context, r agentapi.Request, conn net.Conn) a
 }
 
 // fromCache answers if the cache has the pod under this UID and the configuration is known.
-func (a *Agent) fromCache(l agentapi.Lookup) (agentapi.Answer, bool) {
+func (a *Agent) fromCache(l pod.ID) (agentapi.Answer, bool) {
 	e, ok := a.pods.find(l.Namespace, l.Name, l.UID)
 	if !ok {
 		return agentapi.Answer{}, false
@@ -48,7 +50,7 @@ func (a *Agent) fromCache(l agentapi.Lookup) (agentapi.Answer, bool) {
 const mostLive = 8
 
 // fromServer asks the API server, within a time of the agent's own.
-func (a *Agent) fromServer(ctx context.Context, l agentapi.Lookup) agentapi.Answer {
+func (a *Agent) fromServer(ctx context.Context, l pod.ID) agentapi.Answer {
 	ctx, cancel := context.WithTimeout(ctx, a.timing.lookup)
 	defer cancel()
 	objects, err := a.lookupLive(ctx, l)
@@ -61,14 +63,14 @@ func (a *Agent) fromServer(ctx context.Context, l agentapi.Lookup) agentapi.Answ
 }
 
 // lookupLive asks the API server. It trims the pod before it lets the next lookup ask.
-func (a *Agent) lookupLive(ctx context.Context, l agentapi.Lookup) (kube.Objects, error) {
+func (a *Agent) lookupLive(ctx context.Context, l pod.ID) (kube.Objects, error) {
 	select {
 	case a.lives <- struct{}{}:
 		defer func() { <-a.lives }()
 	case <-ctx.Done():
-		return kube.Objects{}, fmt.Errorf("get pod %s/%s: %d other lookups wait for the API server, and no more may", l.Namespace, l.Name, mostLive)
+		return kube.Objects{}, fmt.Errorf("get pod %s: %d other lookups wait for the API server, and no more may", l, mostLive)
 	}
-	r := kube.NewRequest(a.conf.Dialect, l.Namespace, l.Name, l.UID)
+	r := kube.NewRequest(a.conf.Dialect, l)
 	r.Config = a.configRef()
 	objects, err := a.live.Lookup(ctx, r)
 	if err == nil {
@@ -78,40 +80,29 @@ func (a *Agent) lookupLive(ctx context.Context, l agentapi.Lookup) (kube.Objects
 }
 
 // configRef names the configuration in the version that is served, or in all as long as that is unknown.
-func (a *Agent) configRef() kube.ConfigRef {
-	ref := kube.ConfigRef(a.conf.Dialect.Config)
+func (a *Agent) configRef() mesh.ConfigRef {
+	ref := a.conf.Dialect.Config
 	if v := a.config.servedVersion(); v != "" && a.config.get().known {
 		ref.Versions = []string{v}
 	}
 	return ref
 }
 
-// The outcomes of a report.
-const (
-	programmed = "programmed"
-	skipped    = "skipped"
-	allowed    = "allowed"
-	failed     = "failed"
-)
-
-// codeRefused is cniplugin.CodeRefused, which would cost the agent the plugin's packages.
-const codeRefused = 100
-
 // classes are the reasons of an ADD that did not program its pod although it should have, by CNI error code.
 var classes = map[uint]string{
-	4:           "arguments",    // CNI_ARGS make no sense
-	6:           "prev-result",  // prevResult can't be read
-	7:           "net-conf",     // the network configuration is wrong
-	8:           "namespace",    // no network namespace, or the host's
-	11:          "api-server",   // no answer in time
-	50:          "unavailable",  // no ADD can be served now
-	codeRefused: "pod-refused",  // the pod or the mesh's configuration has to be changed
-	999:         "plugin-error", // anything else
+	4:                    "arguments",    // CNI_ARGS make no sense
+	6:                    "prev-result",  // prevResult can't be read
+	7:                    "net-conf",     // the network configuration is wrong
+	8:                    "namespace",    // no network namespace, or the host's
+	11:                   "api-server",   // no answer in time
+	50:                   "unavailable",  // no ADD can be served now
+	agentapi.CodeRefused: "pod-refused",  // the pod or the mesh's configuration has to be changed
+	999:                  "plugin-error", // anything else
 }
 
 // reasonClass is one of few words for why an ADD ended as it did.
 func reasonClass(r agentapi.Report) string {
-	if r.Outcome == programmed || r.Outcome == skipped {
+	if r.Outcome == attachment.Programmed || r.Outcome == attachment.Skipped {
 		return "none"
 	}
 	if class, ok := classes[r.Code]; ok {
@@ -120,28 +111,25 @@ func reasonClass(r agentapi.Report) string {
 	return "other"
 }
 
-// stages are those that the plugin takes the time of.
-var stages = map[string]bool{"conf": true, "lookup": true, "decide": true, "enter": true, "save": true, "apply": true, "total": true}
-
 // report counts what became of an ADD and tells the pod's owner what only he can mend.
 func (a *Agent) report(r agentapi.Report) {
-	a.metrics.adds.WithLabelValues(r.Outcome, reasonClass(r)).Inc()
+	a.metrics.adds.WithLabelValues(string(r.Outcome), reasonClass(r)).Inc()
 	if r.Fallback {
 		a.metrics.lookups.WithLabelValues("fallback").Inc()
 	}
 	for stage, ms := range r.Stages {
-		if !stages[stage] {
+		if stage != "total" && !slices.Contains(agentapi.Stages, stage) {
 			stage = "other"
 		}
 		if ms >= 0 && !math.IsInf(ms, 0) {
 			a.metrics.stages.WithLabelValues(stage).Observe(ms / 1000)
 		}
 	}
-	if r.Code != codeRefused || r.Namespace == "" {
+	if r.Code != agentapi.CodeRefused || r.Namespace == "" {
 		return
 	}
 	e := event{namespace: r.Namespace, pod: r.Name, uid: r.UID, warning: true, reason: reasonRefused, message: r.Reason}
-	if r.Outcome == allowed {
+	if r.Outcome == attachment.Allowed {
 		e.reason, e.message = reasonUnmeshed, "The pod runs UNMESHED, as onError is allow: "+r.Reason
 	}
 	a.events.record(e)
@@ -167,11 +155,10 @@ func checkRequest(r agentapi.Request) error {
 			return err
 		}
 	}
-	switch r.Report.Outcome {
-	case programmed, skipped, allowed, failed:
-		return nil
+	if !slices.Contains(attachment.Outcomes, r.Report.Outcome) {
+		return fmt.Errorf("outcome %.40q is none of %q", r.Report.Outcome, attachment.Outcomes)
 	}
-	return fmt.Errorf("outcome %.40q is none of programmed, skipped, allowed, failed", r.Report.Outcome)
+	return nil
 }
 
 func checkPod(namespace, name string) error {

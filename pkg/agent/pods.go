@@ -11,6 +11,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // entry is what the agent keeps of a pod.
@@ -26,6 +27,8 @@ type entry struct {
 	since                time.Time // when the latest of its running containers was started
 	addresses            []netip.Addr
 }
+
+func (e entry) id() pod.ID { return pod.ID{Namespace: e.namespace, Name: e.name, UID: e.uid} }
 
 func (e entry) String() string { return e.namespace + "/" + e.name }
 

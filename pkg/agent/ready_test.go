@@ -99,7 +99,7 @@ func TestReadinessCostsTheAPIServerNothing(t *testing.T) {
 			for range 500 {
 				code, body := get(a, "/readyz")
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-				err := fromPlugin.Ready(ctx, kube.ConfigRef(a.conf.Dialect.Config))
+				err := fromPlugin.Ready(ctx, a.conf.Dialect.Config)
 				cancel()
 				if (code == 200) != tt.ready || (err == nil) != tt.ready {
 					t.Fatalf("/readyz says %d %q, the plugin %v", code, body, err)

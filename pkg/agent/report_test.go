@@ -12,8 +12,8 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
-	"github.com/detour-cni/detour/pkg/cniplugin"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 func tell(t testing.TB, a *Agent, r agentapi.Report) {
@@ -51,12 +51,12 @@ func wantMetrics(t testing.TB, a *Agent, lines ...string) {
 func TestReportsAreCounted(t *testing.T) {
 	t.Parallel()
 	_, a, _ := startServed(t, func(c *Config) { c.Version, c.ExcludeNamespaces = "v1.2.3", []string{"shop"} })
-	tell(t, a, agentapi.Report{Namespace: "shop", Name: "a", UID: "uid-a", Outcome: "programmed", Backend: "iptables-nft", Stages: map[string]float64{"total": 8.5, "apply": 4, "invented": 1, "lookup": -1}})
-	tell(t, a, agentapi.Report{Namespace: "shop", Name: "b", Outcome: "skipped", Reason: "it has no container", Fallback: true})
+	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "a", UID: "uid-a"}, Outcome: "programmed", Backend: "iptables-nft", Stages: map[string]float64{"total": 8.5, "apply": 4, "invented": 1, "lookup": -1}})
+	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "b"}, Outcome: "skipped", Reason: "it has no container", Fallback: true})
 	tell(t, a, agentapi.Report{Outcome: "skipped", Reason: "it is not a Kubernetes pod"})
-	tell(t, a, agentapi.Report{Namespace: "shop", Name: "c", Outcome: "failed", Code: 11, Reason: "no answer"})
-	tell(t, a, agentapi.Report{Namespace: "shop", Name: "c", Outcome: "failed", Code: 12345})
-	tell(t, a, agentapi.Report{Namespace: "shop", Name: "c", Outcome: "allowed", Code: 999})
+	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "c"}, Outcome: "failed", Code: 11, Reason: "no answer"})
+	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "c"}, Outcome: "failed", Code: 12345})
+	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "c"}, Outcome: "allowed", Code: 999})
 	ask(t, a, "a", "uid-a")
 	a.CountInstall("binary")
 	a.CountConflict()
@@ -91,21 +91,15 @@ func TestReportsAreCounted(t *testing.T) {
 	}
 }
 
-func TestTheCodeOfARefusalIsThePluginsOwn(t *testing.T) {
-	if codeRefused != cniplugin.CodeRefused {
-		t.Errorf("%d is not %d", codeRefused, cniplugin.CodeRefused)
-	}
-}
-
 func TestAPodsOwnerIsToldOnceWhatOnlyHeCanMend(t *testing.T) {
 	t.Parallel()
 	s, a, _ := startServed(t, func(c *Config) { c.ExcludeNamespaces = []string{"shop"} }) // no pod counts as unprogrammed
-	refused := agentapi.Report{Namespace: "shop", Name: "a", UID: "uid-a", Outcome: "failed", Code: 100, Reason: strings.Repeat("ü", 1000)}
+	refused := agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "a", UID: "uid-a"}, Outcome: "failed", Code: 100, Reason: strings.Repeat("ü", 1000)}
 	for range 5 {
 		tell(t, a, refused)
 	}
-	tell(t, a, agentapi.Report{Namespace: "shop", Name: "b", UID: "uid-b", Outcome: "failed", Code: 999})
-	tell(t, a, agentapi.Report{Namespace: "shop", Name: "c", UID: "uid-c", Outcome: "allowed", Code: 100, Reason: "bad list"})
+	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "b", UID: "uid-b"}, Outcome: "failed", Code: 999})
+	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "c", UID: "uid-c"}, Outcome: "allowed", Code: 100, Reason: "bad list"})
 	const path = "/api/v1/namespaces/shop/events"
 	eventually(t, "two Events are written", func() bool { return len(s.written("POST", path)) == 2 })
 	first, second := s.written("POST", path)[0].body, s.written("POST", path)[1].body
@@ -172,7 +166,7 @@ func TestEventsNeverBlock(t *testing.T) {
 	})
 	began := time.Now()
 	for i := range 3 * eventQueue {
-		tell(t, a, agentapi.Report{Namespace: "shop", Name: "p", UID: fmt.Sprint(i), Outcome: "failed", Code: 100, Reason: "r"})
+		tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "p", UID: fmt.Sprint(i)}, Outcome: "failed", Code: 100, Reason: "r"})
 	}
 	if took := time.Since(began); took > 2*nettest.Patience {
 		t.Errorf("%d reports took %s", 3*eventQueue, took)

@@ -166,7 +166,7 @@ func (a *Agent) Serve(ctx context.Context, l net.Listener) error {
 	}
 }
 
-// handle serves the one request of a connection.
+// handle serves the requests of a connection, one after the other: a plugin's lookup, and the report of what came of it.
 func (a *Agent) handle(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.SetReadDeadline(time.Now()) })() //nolint:errcheck // then the request's own deadline holds
@@ -174,23 +174,38 @@ func (a *Agent) handle(ctx context.Context, conn net.Conn) {
 		a.log.Warn("a request was refused", "error", err.Error())
 		return
 	}
-	if err := conn.SetReadDeadline(time.Now().Add(a.timing.request)); err != nil || ctx.Err() != nil {
-		return
+	requests := newRequests(conn)
+	for first := true; ; first = false {
+		if err := conn.SetReadDeadline(time.Now().Add(a.timing.request)); err != nil || ctx.Err() != nil {
+			return
+		}
+		request, err := requests.next()
+		if !first && (errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)) {
+			return
+		}
+		if !a.handleOne(ctx, conn, request, err) {
+			return
+		}
 	}
-	request, err := readRequest(conn)
+}
+
+// handleOne answers a request, which malformed may be wrong, and reports whether another may follow.
+func (a *Agent) handleOne(ctx context.Context, conn net.Conn, request agentapi.Request, malformed error) bool {
 	answer := agentapi.Answer{}
-	if err == nil {
+	if malformed == nil {
 		answer = a.answer(ctx, request, conn)
 	} else {
-		answer.Error = "the agent does not understand the request: " + err.Error()
+		answer.Error = "the agent does not understand the request: " + malformed.Error()
 		a.metrics.malformed.Inc()
 	}
 	if err := conn.SetWriteDeadline(time.Now().Add(a.timing.request)); err != nil {
-		return
+		return false
 	}
-	if err := json.NewEncoder(conn).Encode(answer); err != nil && !errors.Is(err, unix.EPIPE) { // it has gone: it had no more time
+	err := json.NewEncoder(conn).Encode(answer)
+	if err != nil && !errors.Is(err, unix.EPIPE) { // the plugin has hung up: it had no more time
 		a.log.Warn("an answer could not be sent", "error", err.Error())
 	}
+	return err == nil && malformed == nil
 }
 
 // whileThere returns a context that ends when the peer hangs up, as a plugin does that has no more time, and what to call when
@@ -235,12 +250,23 @@ func checkPeer(conn net.Conn) error {
 	return nil
 }
 
-// readRequest reads one request that makes sense.
-func readRequest(from io.Reader) (agentapi.Request, error) {
-	limited := &io.LimitedReader{R: from, N: agentapi.MaxLine + 1}
+// requests reads a connection's requests.
+type requests struct {
+	limited *io.LimitedReader
+	json    *json.Decoder
+}
+
+func newRequests(from io.Reader) requests {
+	limited := &io.LimitedReader{R: from}
+	return requests{limited, json.NewDecoder(limited)}
+}
+
+// next reads one request that makes sense. The error is io.EOF if there is none.
+func (q requests) next() (agentapi.Request, error) {
+	q.limited.N = agentapi.MaxLine + 1
 	var r agentapi.Request
-	err := json.NewDecoder(limited).Decode(&r)
-	if limited.N <= 0 {
+	err := q.json.Decode(&r)
+	if q.limited.N <= 0 {
 		return agentapi.Request{}, fmt.Errorf("it is longer than %d bytes", agentapi.MaxLine)
 	}
 	if err != nil {

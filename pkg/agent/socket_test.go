@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // startServed returns an agent that knows pod shop/a, and its stop.
@@ -57,7 +59,7 @@ func TestAsAnotherUser(t *testing.T) {
 	if socket == "" {
 		t.Skip("it is part of another test")
 	}
-	_, err := agentapi.Call(t.Context(), socket, agentapi.Request{Lookup: &agentapi.Lookup{Namespace: "shop", Name: "a", UID: "uid-a"}}, 2*time.Second)
+	_, err := agentapi.Call(t.Context(), socket, agentapi.Request{Lookup: &pod.ID{Namespace: "shop", Name: "a", UID: "uid-a"}}, 2*time.Second)
 	fmt.Printf("UID %d: %v\n", os.Getuid(), err)
 	if errors.Is(err, agentapi.ErrNobody) {
 		os.Exit(42)
@@ -123,7 +125,7 @@ func TestARequestThatMakesNoSenseIsAnError(t *testing.T) {
 		{"a wrong type", `{"lookup":{"namespace":1}}` + "\n", "cannot unmarshal"},
 		{"a path", `{"lookup":{"namespace":"../../secrets","name":"x"}}` + "\n", "is not a pod's name"},
 		{"no name", `{"lookup":{"namespace":"shop"}}` + "\n", "is not a pod's name"},
-		{"an outcome", `{"report":{"namespace":"shop","name":"a","outcome":"x"}}` + "\n", "none of programmed"},
+		{"an outcome", `{"report":{"namespace":"shop","name":"a","outcome":"x"}}` + "\n", `none of ["programmed`},
 		{"too long", `{"lookup":{"namespace":"` + strings.Repeat("x", agentapi.MaxLine) + `"}}` + "\n", "longer than 8388608 bytes"},
 		{"deep", strings.Repeat("[", 100000), "max depth"},
 	}
@@ -230,7 +232,9 @@ func TestAStaleSocketIsReplacedAndAnythingElseIsNot(t *testing.T) {
 func TestConfigurationsThatCanNotBe(t *testing.T) {
 	t.Parallel()
 	s := newAPIServer(t)
-	good := func() Config { return Config{Node: "n1", Dialect: osm(t), Kubeconfig: s.kubeconfig(t)} }
+	good := func() Config {
+		return Config{Node: "n1", Options: decision.Options{Dialect: osm(t)}, Kubeconfig: s.kubeconfig(t)}
+	}
 	if _, err := New(good()); err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +276,7 @@ func FuzzRequest(f *testing.F) {
 	f.Add([]byte(`{"report":{"outcome":"skipped"}}{}`))
 	f.Add([]byte(`[[[`))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		r, err := readRequest(bytes.NewReader(data))
+		r, err := newRequests(bytes.NewReader(data)).next()
 		if err != nil {
 			return
 		}

@@ -144,7 +144,7 @@ func TestWhatWaitsToBeWrittenIsShort(t *testing.T) {
 	t.Parallel()
 	a := newTestAgent(t, newAPIServer(t), nil)
 	long := strings.Repeat("x", 1<<20)
-	a.report(agentapi.Report{Namespace: "shop", Name: "a", UID: long, Outcome: "failed", Code: codeRefused, Reason: long})
+	a.report(agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "a", UID: long}, Outcome: "failed", Code: agentapi.CodeRefused, Reason: long})
 	if e := <-a.events.queue; len(e.message) > eventLength || len(e.uid) > uidLength {
 		t.Errorf("%d bytes of message, %d of UID", len(e.message), len(e.uid))
 	}

@@ -11,9 +11,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/pod"
 )
 
@@ -104,7 +103,7 @@ func toRepair(records []attachment.Record, e entry) (old attachment.Record, repa
 func (a *Agent) candidate(e entry, now time.Time) bool {
 	return !e.hostNetwork && !e.deleting && e.phase == "Running" &&
 		e.since.After(a.booted) && now.Sub(e.since) >= a.timing.settle &&
-		!slices.Contains(a.conf.ExcludeNamespaces, e.namespace)
+		a.conf.Excluded(e.namespace) == ""
 }
 
 // bootTime is when the node was started.
@@ -120,34 +119,29 @@ func bootTime() time.Time {
 var errUnknown = errors.New("the pod or its configuration is not known")
 
 // decide says what the mesh wants of the pod. The error is errUnknown or the mesh's refusal.
-func (a *Agent) decide(ctx context.Context, e entry) (mesh.Decision, error) {
+func (a *Agent) decide(ctx context.Context, e entry) (decision.Decision, error) {
 	config := a.configOf(e)
 	if !config.known {
-		return mesh.Decision{}, fmt.Errorf("%w: the cache does not have its configuration %s yet", errUnknown, e.config)
+		return decision.Decision{}, fmt.Errorf("%w: the cache does not have its configuration %s yet", errUnknown, e.config)
 	}
-	facts, err := a.facts(ctx, e)
+	data, err := a.podOf(ctx, e)
 	if err != nil {
-		return mesh.Decision{}, fmt.Errorf("%w: %w", errUnknown, err)
+		return decision.Decision{}, fmt.Errorf("%w: %w", errUnknown, err)
 	}
-	return a.conf.Dialect.Decide(mesh.Input{
-		Pod: facts, Config: config.json, Addresses: e.addresses,
-		DirectInit: slices.Contains(a.conf.DirectInit, e.namespace),
+	return a.conf.Decide(decision.Input{
+		ID: pod.ID{Namespace: e.namespace, Name: e.name}, Pod: data, Config: config.json, ConfigAbsent: config.absent, Addresses: e.addresses,
 	})
 }
 
-// facts reads the pod's JSON, which the API server is asked for where it was too long to be kept.
-func (a *Agent) facts(ctx context.Context, e entry) (pod.Pod, error) {
-	data := e.json
-	if data == nil {
-		ctx, cancel := context.WithTimeout(ctx, a.timing.lookup)
-		defer cancel()
-		objects, err := a.lookupLive(ctx, agentapi.Lookup{Namespace: e.namespace, Name: e.name, UID: e.uid})
-		if err != nil {
-			return pod.Pod{}, err
-		}
-		data = objects.Pod
+// podOf returns the pod's JSON, which the API server is asked for where it was too long to be kept.
+func (a *Agent) podOf(ctx context.Context, e entry) ([]byte, error) {
+	if e.json != nil {
+		return e.json, nil
 	}
-	return pod.Parse(data)
+	ctx, cancel := context.WithTimeout(ctx, a.timing.lookup)
+	defer cancel()
+	objects, err := a.lookupLive(ctx, e.id())
+	return objects.Pod, err
 }
 
 // isOf reports whether the record is the pod's. A runtime that passes no UID leaves the name.

@@ -1,10 +1,8 @@
-// Package agentapi is what the plugin and the node agent say to each other over the agent's Unix socket: one JSON object
-// a line, a request and its answer, and then both sides hang up. It is kept free of everything that the plugin's start
-// would have to pay for.
+// Package agentapi is what the plugin and the node agent say to each other over the agent's Unix socket: one JSON object a
+// line, requests and their answers in turn. It imports nothing that the plugin would pay for at its start.
 package agentapi
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,37 +10,50 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // Request is one of the three things that the plugin wants of the agent.
 type Request struct {
-	Lookup *Lookup `json:"lookup,omitempty"`
+	// Lookup asks for a pod and the configuration of the agent's mesh. A cached pod with another UID is no answer.
+	Lookup *pod.ID `json:"lookup,omitempty"`
 	Report *Report `json:"report,omitempty"`
 	// Ready asks whether a Lookup could be answered now; Answer.Error says why not.
 	Ready bool `json:"ready,omitempty"`
 }
 
-// Lookup asks for a pod and the configuration of the agent's mesh.
-type Lookup struct {
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
-	// UID is the one that the runtime starts; a cached pod with another is no answer. Empty if the runtime names none.
-	UID string `json:"uid"`
-}
-
 // Report tells the agent what became of an ADD.
 type Report struct {
-	Namespace string `json:"namespace"`
-	Name      string `json:"name"`
-	UID       string `json:"uid"`
-	Outcome   string `json:"outcome"` // programmed, skipped, allowed or failed
-	Reason    string `json:"reason,omitempty"`
-	Code      uint   `json:"code,omitempty"` // the CNI error code of a failure
-	Backend   string `json:"backend,omitempty"`
+	pod.ID
+	Outcome attachment.Outcome `json:"outcome"`
+	Reason  string             `json:"reason,omitempty"`
+	Code    uint               `json:"code,omitempty"` // the CNI error code of a failure
+	Backend string             `json:"backend,omitempty"`
 	// Fallback is true if the plugin asked the API server itself, because the agent had no answer.
 	Fallback bool               `json:"fallback,omitempty"`
-	Stages   map[string]float64 `json:"stages"` // milliseconds
+	Stages   map[string]float64 `json:"stages"` // milliseconds, by the names of Stages
 }
+
+// CNI error codes of the plugin's own, beside those of the specification.
+const (
+	CodeRefused   uint = 100 // the pod or the mesh's configuration has to be changed
+	CodeDifferent uint = 101 // CHECK found that the kernel's rules differ from those that ADD programmed
+)
+
+// The stages of an ADD whose time is taken, in their order.
+const (
+	StageConf   = "conf"   // the net conf is parsed
+	StageLookup = "lookup" // pod and mesh configuration are there
+	StageDecide = "decide" // the rules are known
+	StageEnter  = "enter"  // the namespace is locked and its records are read
+	StageSave   = "save"   // the record is written
+	StageApply  = "apply"  // the kernel has the rules
+)
+
+// Stages are the names that Report.Stages may have.
+var Stages = []string{StageConf, StageLookup, StageDecide, StageEnter, StageSave, StageApply}
 
 // Answer is the agent's answer to a Lookup; to a Report, and to Ready if the agent is, it is empty.
 type Answer struct {
@@ -61,46 +72,61 @@ const MaxLine = 8 << 20
 // ErrNobody says that nobody answers at the socket, so that whoever asks may ask elsewhere.
 var ErrNobody = errors.New("the agent does not answer")
 
-// Tell sends the agent a report and hangs up: nobody waits for what the agent makes of it. patience is how long it waits for
-// the agent to take it.
-func Tell(ctx context.Context, socket string, r Report, patience time.Duration) error {
-	conn, err := dial(ctx, socket, Request{Report: &r}, patience)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
+// Conn is a connection to the agent, for one request after the other.
+type Conn struct {
+	conn   net.Conn
+	answer *json.Decoder
 }
 
-// Call asks the agent at the socket. patience is how long it waits for the answer; the error is ErrNobody if none comes. If
-// nobody listens it fails at once.
-func Call(ctx context.Context, socket string, r Request, patience time.Duration) (Answer, error) {
-	conn, err := dial(ctx, socket, r, patience)
-	if err != nil {
-		return Answer{}, err
-	}
-	defer conn.Close()
-	var a Answer
-	if err := json.NewDecoder(bufio.NewReader(conn)).Decode(&a); err != nil {
-		return Answer{}, fmt.Errorf("%w: %w", ErrNobody, err)
-	}
-	return a, nil
-}
-
-// dial connects, with a deadline for all that follows, and sends the request.
-func dial(ctx context.Context, socket string, r Request, patience time.Duration) (net.Conn, error) {
-	deadline := time.Now().Add(patience)
+// Dial connects to the agent's socket, at most until the deadline. The error is ErrNobody.
+func Dial(ctx context.Context, socket string, deadline time.Time) (*Conn, error) {
 	conn, err := connect(ctx, socket, deadline)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNobody, err)
 	}
-	if err = conn.SetDeadline(deadline); err == nil {
-		err = json.NewEncoder(conn).Encode(r)
+	return &Conn{conn, json.NewDecoder(conn)}, nil
+}
+
+// Call sends a request and waits for the answer, at most until the deadline. The error is ErrNobody if none comes; the connection
+// is of no use then.
+func (c *Conn) Call(r Request, deadline time.Time) (Answer, error) {
+	var a Answer
+	err := c.send(r, deadline)
+	if err == nil {
+		if err = c.answer.Decode(&a); err != nil {
+			err = fmt.Errorf("%w: %w", ErrNobody, err)
+		}
+	}
+	return a, err
+}
+
+// Tell sends a report. The agent's answer says nothing: nobody waits for it.
+func (c *Conn) Tell(r Report, deadline time.Time) error { return c.send(Request{Report: &r}, deadline) }
+
+func (c *Conn) send(r Request, deadline time.Time) error {
+	err := c.conn.SetDeadline(deadline)
+	if err == nil {
+		err = json.NewEncoder(c.conn).Encode(r)
 	}
 	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("%w: %w", ErrNobody, err)
+		return fmt.Errorf("%w: %w", ErrNobody, err)
 	}
-	return conn, nil
+	return nil
+}
+
+// Close ends the connection.
+func (c *Conn) Close() error { return c.conn.Close() }
+
+// Call asks the agent over a connection of its own. patience is how long it waits for the answer; the error is ErrNobody if none
+// comes. If nobody listens it fails at once.
+func Call(ctx context.Context, socket string, r Request, patience time.Duration) (Answer, error) {
+	deadline := time.Now().Add(patience)
+	c, err := Dial(ctx, socket, deadline)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer c.Close()
+	return c.Call(r, deadline)
 }
 
 const (

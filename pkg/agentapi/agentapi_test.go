@@ -79,8 +79,8 @@ func TestAQueueThatStaysFullIsNobody(t *testing.T) {
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it waited for %s", took)
 	}
-	if err := Tell(t.Context(), path, Report{}, 10*time.Millisecond); !errors.Is(err, ErrNobody) {
-		t.Errorf("told: %v", err)
+	if _, err := Dial(t.Context(), path, time.Now().Add(10*time.Millisecond)); !errors.Is(err, ErrNobody) {
+		t.Errorf("dialled: %v", err)
 	}
 }
 

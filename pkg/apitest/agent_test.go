@@ -18,8 +18,10 @@ import (
 
 	"github.com/detour-cni/detour/pkg/agent"
 	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // agentRules are the rights that the agent needs: for the cache and live lookups, the configuration, Events, --repair=evict
@@ -72,7 +74,7 @@ subjects: [{kind: ServiceAccount, name: default, namespace: %[1]s}]
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	s.conf = agent.Config{
-		Node: s.node, Dialect: dialect, StateDir: dir, MetricsAddr: "127.0.0.1:0",
+		Node: s.node, Options: decision.Options{Dialect: dialect}, StateDir: dir, MetricsAddr: "127.0.0.1:0",
 		Kubeconfig: filepath.Join(dir, "kubeconfig"),
 		Log:        slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
@@ -139,7 +141,7 @@ func (s *agentScene) run() {
 
 func (s *agentScene) lookup(name, uid string) agentapi.Answer {
 	s.t.Helper()
-	request := agentapi.Request{Lookup: &agentapi.Lookup{Namespace: s.pods, Name: name, UID: uid}}
+	request := agentapi.Request{Lookup: &pod.ID{Namespace: s.pods, Name: name, UID: uid}}
 	answer, err := agentapi.Call(s.t.Context(), filepath.Join(s.conf.StateDir, agent.DefaultSocket), request, 5*time.Second)
 	if err != nil {
 		return agentapi.Answer{Error: err.Error()}
@@ -303,7 +305,7 @@ func TestTheAgentRepairsAndReportsAtARealAPIServer(t *testing.T) {
 		taints, _ := json.Marshal(s.get("/api/v1/nodes/" + s.node)["spec"].(map[string]any)["taints"])
 		return strings.Contains(string(taints), "other") && strings.Contains(string(taints), "NoExecute") && strings.Count(string(taints), agent.Taint) == 1
 	})
-	report := agentapi.Report{Namespace: s.pods, Name: "refused", UID: string(refused.GetUID()), Outcome: "failed", Code: 100, Reason: "annotation x: no"}
+	report := agentapi.Report{ID: pod.ID{Namespace: s.pods, Name: "refused", UID: string(refused.GetUID())}, Outcome: "failed", Code: 100, Reason: "annotation x: no"}
 	s.eventually("the socket", func() bool {
 		_, err := agentapi.Call(t.Context(), filepath.Join(s.conf.StateDir, agent.DefaultSocket), agentapi.Request{Report: &report}, time.Second)
 		return err == nil

@@ -15,8 +15,8 @@ import (
 
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
-	"github.com/detour-cni/detour/pkg/cniplugin"
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/netconf"
 )
 
 // stable are the policies for a later Kubernetes; see TestTheStablePoliciesAreTheBetaOnes.
@@ -141,7 +141,7 @@ func TestEveryMeshHasAnOverlay(t *testing.T) {
 			objects := render(t, "../../deploy/overlays/"+name)
 			config := find(t, objects, "ConfigMap", "detour")
 			text, _, _ := unstructured.NestedString(config.Object, "data", "netconf.json")
-			conf, err := cniplugin.ParseConf([]byte(strings.Replace(text, "{", `{"agentSocket": "/run/detour/agent.sock", `, 1)))
+			conf, err := netconf.Parse([]byte(strings.Replace(text, "{", `{"agentSocket": "/run/detour/agent.sock", `, 1)))
 			if err != nil || conf.Dialect.Name != name {
 				t.Errorf("net conf %s: mesh %q, %v", text, conf.Dialect.Name, err)
 			}

@@ -9,7 +9,7 @@ import (
 
 	"github.com/containernetworking/cni/pkg/types"
 
-	"github.com/detour-cni/detour/pkg/cniplugin"
+	"github.com/detour-cni/detour/pkg/agentapi"
 )
 
 const otherUID = "00000000-0000-4000-8000-000000000000"
@@ -25,7 +25,7 @@ func TestAddFailsAndLeavesThePodAloneIf(t *testing.T) {
 		{
 			"the pod was replaced under its name",
 			func(s *scene) { s.args = s.argsFor(s.name, otherUID) },
-			cniplugin.CodeRefused, []string{"the runtime starts UID " + otherUID, "the pod was replaced"},
+			agentapi.CodeRefused, []string{"the runtime starts UID " + otherUID, "the pod was replaced"},
 		},
 		{
 			"the pod does not exist",

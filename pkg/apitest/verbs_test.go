@@ -5,7 +5,7 @@ package apitest
 import (
 	"testing"
 
-	"github.com/detour-cni/detour/pkg/cniplugin"
+	"github.com/detour-cni/detour/pkg/agentapi"
 )
 
 func TestCheckAndDelNeedNoAPIServer(t *testing.T) {
@@ -17,7 +17,7 @@ func TestCheckAndDelNeedNoAPIServer(t *testing.T) {
 
 	s.wantCode("CHECK", 0)
 	s.inPod("iptables-nft", "-t", "nat", "-D", "PROXY_OUTPUT", "-d", "1.1.1.1/32", "-j", "RETURN")
-	s.wantCode("CHECK", cniplugin.CodeDifferent, "PROXY_OUTPUT", "1.1.1.1/32")
+	s.wantCode("CHECK", agentapi.CodeDifferent, "PROXY_OUTPUT", "1.1.1.1/32")
 	s.wantCode("DEL", 0)
 	s.wantUntouched()
 	s.wantCode("DEL", 0)

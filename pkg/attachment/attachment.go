@@ -17,15 +17,19 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Outcome is what became of an ADD.
+// Outcome is what became of an ADD: in records, log lines, reports to the agent and metrics.
 type Outcome string
 
-// The outcomes. Allowed is a pod that could not be programmed and runs unmeshed because the net conf says so.
+// The outcomes.
 const (
 	Programmed Outcome = "programmed"
-	Skipped    Outcome = "skipped"
-	Allowed    Outcome = "allowed"
+	Skipped    Outcome = "skipped" // the mesh does not want the pod
+	Allowed    Outcome = "allowed" // it could not be programmed, and runs unmeshed because the net conf says so
+	Failed     Outcome = "failed"  // the pod does not start; no record says so
 )
+
+// Outcomes are all of them.
+var Outcomes = []Outcome{Programmed, Skipped, Allowed, Failed}
 
 // Key identifies an attachment, by the CNI specification's rules.
 type Key struct {

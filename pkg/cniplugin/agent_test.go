@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
+	recorded "github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -40,19 +41,23 @@ func (a *attachment) withAgent(pod string, pauses ...func()) chan agentapi.Repor
 	told := make(chan agentapi.Report, 200)
 	go func() {
 		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
-			var r agentapi.Request
-			_ = json.NewDecoder(conn).Decode(&r)
-			if r.Report != nil {
-				told <- *r.Report
+			for requests := json.NewDecoder(conn); ; {
+				var r agentapi.Request
+				if requests.Decode(&r) != nil {
+					break
+				}
+				if r.Report != nil {
+					told <- *r.Report
+				}
+				answer := agentapi.Answer{Pod: podJSON, Config: configJSON}
+				if pod == "" {
+					answer = agentapi.Answer{Error: "not now"}
+				}
+				for _, pause := range pauses {
+					pause()
+				}
+				_ = json.NewEncoder(conn).Encode(answer)
 			}
-			answer := agentapi.Answer{Pod: podJSON, Config: configJSON}
-			if pod == "" {
-				answer = agentapi.Answer{Error: "not now"}
-			}
-			for _, pause := range pauses {
-				pause()
-			}
-			_ = json.NewEncoder(conn).Encode(answer)
 			conn.Close()
 		}
 	}()
@@ -109,7 +114,7 @@ func TestWithoutAnAgentTheAPIServerIsAsked(t *testing.T) {
 
 func TestAFallbackIsReportedToTheAgent(t *testing.T) {
 	t.Parallel()
-	for outcome, pod := range map[string]http.HandlerFunc{"programmed": object(meshedPod()), "failed": answer(403, "Forbidden", "may not get pods")} {
+	for outcome, pod := range map[recorded.Outcome]http.HandlerFunc{"programmed": object(meshedPod()), "failed": answer(403, "Forbidden", "may not get pods")} {
 		a := newAttachment(t)
 		told := a.withAgent("") // it has no answer
 		apiServer(t, a, map[string]http.HandlerFunc{podURL: pod})

@@ -7,6 +7,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/netconf"
 )
 
 func FuzzNetConf(f *testing.F) {
@@ -19,7 +20,7 @@ func FuzzNetConf(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		conf, err := ParseConf(data)
+		conf, err := netconf.Parse(data)
 		if conf.Timeout <= 0 {
 			t.Errorf("timeout %s: DEL could not work", conf.Timeout)
 		}

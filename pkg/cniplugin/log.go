@@ -6,11 +6,13 @@ import (
 	"log/slog"
 	"os"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/netconf"
 )
 
 // openLog returns a logger of JSON lines to the net conf's logFile, or to standard error if there is none or it can't be
 // opened: a log is no reason to keep a pod from starting.
-func openLog(conf Conf) (*slog.Logger, io.Closer) {
+func openLog(conf netconf.Conf) (*slog.Logger, io.Closer) {
 	options := &slog.HandlerOptions{Level: conf.LogLevel}
 	if conf.LogFile == "" {
 		return slog.New(slog.NewJSONHandler(os.Stderr, options)), io.NopCloser(nil)

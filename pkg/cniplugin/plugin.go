@@ -1,26 +1,52 @@
-// Package cniplugin serves the CNI verbs: it puts net conf, pod, mesh, rules and backend into their order and turns what
-// comes of it into results, errors, log lines and attachment state.
+// Package cniplugin serves the CNI verbs. It puts net conf, pod, decision and backend into their order and turns what comes
+// of it into results, errors, log lines and attachment state.
 package cniplugin
 
 import (
 	"errors"
+	"log/slog"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
 	"github.com/containernetworking/cni/pkg/version"
 
+	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/netns"
 )
 
-// CNI error codes of the plugin's own, beside those of the specification.
-const (
-	CodeRefused   uint = 100 // the pod or the mesh's configuration has to be changed
-	CodeDifferent uint = 101 // CHECK found the kernel's rules to differ from those that ADD programmed
-)
+// Funcs are the CNI verbs; build is the version that log lines carry.
+func Funcs(build string) skel.CNIFuncs {
+	verb := func(name string, serve func(*call) error) func(*skel.CmdArgs) error {
+		return func(args *skel.CmdArgs) error {
+			c := newCall(name, build, args)
+			defer c.file.Close()
+			if err := serve(c); err != nil {
+				return cniError(err)
+			}
+			return nil
+		}
+	}
+	return skel.CNIFuncs{
+		Add:    verb("ADD", add),
+		Check:  verb("CHECK", failing("check-failed", check)),
+		Del:    verb("DEL", del),
+		GC:     verb("GC", failing("gc-failed", gc)),
+		Status: verb("STATUS", failing("status-failed", status)),
+	}
+}
 
-// Funcs are the CNI verbs.
-func Funcs() skel.CNIFuncs {
-	return skel.CNIFuncs{Add: add, Check: check, Del: del, GC: gc, Status: status}
+// failing logs the error of a verb that needs a valid net conf.
+func failing(event string, serve func(*call) error) func(*call) error {
+	return func(c *call) error {
+		err := c.invalid
+		if err == nil {
+			err = serve(c)
+		}
+		if err != nil {
+			c.log.Error(err.Error(), slog.String("event", event), slog.Uint64("code", uint64(cniError(err).Code)))
+		}
+		return err
+	}
 }
 
 // Versions are the CNI versions that the plugin speaks.
@@ -40,7 +66,7 @@ func cniError(err error) *types.Error {
 	case errors.As(err, &coded):
 		return coded
 	case errors.As(err, new(refusedError)):
-		return types.NewError(CodeRefused, err.Error(), "")
+		return types.NewError(agentapi.CodeRefused, err.Error(), "")
 	case errors.Is(err, netns.ErrHost), errors.Is(err, netns.ErrGone):
 		return types.NewError(types.ErrInvalidNetNS, err.Error(), "")
 	}

@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/mesh"
 )
 
-// Agent looks objects up at the node agent, and at the API server if the agent does not answer. It is safe for concurrent
-// use.
+// Agent looks objects up at the node agent, and at the API server if the agent does not answer. It is for one goroutine: the
+// connection of a Lookup also carries the Report.
 type Agent struct {
 	socket   string
 	fallback func() (*API, error) // nil: there is none
+	conn     *agentapi.Conn       // of the last Lookup that got an answer
 }
 
 // NewAgent prepares to ask the agent at a Unix socket; it makes no request. kubeconfig is the way to the API server if
@@ -84,7 +86,7 @@ func (a *Agent) patience(ctx context.Context) time.Duration {
 
 // Ready reports whether a Lookup could be answered now. An agent knows that without a request to the API server. ctx needs a
 // deadline.
-func (a *Agent) Ready(ctx context.Context, c ConfigRef) error {
+func (a *Agent) Ready(ctx context.Context, c mesh.ConfigRef) error {
 	answer, err := agentapi.Call(ctx, a.socket, agentapi.Request{Ready: true}, a.patience(ctx))
 	if err == nil && answer.Error != "" {
 		err = errors.New(answer.Error)
@@ -104,16 +106,53 @@ func (a *Agent) Ready(ctx context.Context, c ConfigRef) error {
 }
 
 func (a *Agent) ask(ctx context.Context, r Request) (Objects, error) {
-	answer, err := agentapi.Call(ctx, a.socket, agentapi.Request{
-		Lookup: &agentapi.Lookup{Namespace: r.Namespace, Name: r.Name, UID: r.UID},
-	}, a.patience(ctx))
+	answer, err := a.call(ctx, agentapi.Request{Lookup: &r.ID})
 	switch {
 	case err != nil:
-		return Objects{}, fmt.Errorf("ask the agent for pod %s/%s: %w", r.Namespace, r.Name, err)
+		return Objects{}, fmt.Errorf("ask the agent for pod %s: %w", r.ID, err)
 	case answer.NotFound:
-		return Objects{}, fmt.Errorf("ask the agent for pod %s/%s: %w", r.Namespace, r.Name, ErrNotFound)
+		return Objects{}, fmt.Errorf("ask the agent for pod %s: %w", r.ID, ErrNotFound)
 	case answer.Error != "":
-		return Objects{}, fmt.Errorf("ask the agent for pod %s/%s: %s", r.Namespace, r.Name, answer.Error)
+		return Objects{}, fmt.Errorf("ask the agent for pod %s: %s", r.ID, answer.Error)
 	}
 	return Objects{Pod: answer.Pod, Config: answer.Config, ConfigAbsent: answer.ConfigAbsent}, nil
+}
+
+// call asks over a new connection and keeps it for the report.
+func (a *Agent) call(ctx context.Context, r agentapi.Request) (agentapi.Answer, error) {
+	a.hangUp()
+	deadline := time.Now().Add(a.patience(ctx))
+	conn, err := agentapi.Dial(ctx, a.socket, deadline)
+	if err != nil {
+		return agentapi.Answer{}, err
+	}
+	answer, err := conn.Call(r, deadline)
+	if err != nil {
+		conn.Close()
+		return answer, err
+	}
+	a.conn = conn
+	return answer, nil
+}
+
+func (a *Agent) hangUp() {
+	if a.conn != nil {
+		a.conn.Close()
+		a.conn = nil
+	}
+}
+
+// Report tells the agent what became of an ADD: over the connection of the Lookup if there is one, else over a new one. It waits
+// at most until the deadline for the agent to take it.
+func (a *Agent) Report(ctx context.Context, r agentapi.Report, deadline time.Time) error {
+	defer a.hangUp()
+	if a.conn != nil && a.conn.Tell(r, deadline) == nil {
+		return nil
+	}
+	conn, err := agentapi.Dial(ctx, a.socket, deadline)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	return conn.Tell(r, deadline)
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // agent answers at a socket with what answers has, one after the other, the last again and again; nil answers nothing.
@@ -75,7 +76,7 @@ func TestTheAgentsAnswerIsTaken(t *testing.T) {
 	if err != nil || string(got.Pod) != podJSON || string(got.Config) != configJSON {
 		t.Errorf("got %s, %s, %v", got.Pod, got.Config, err)
 	}
-	if l := (<-asked).Lookup; l == nil || *l != (agentapi.Lookup{Namespace: "shop", Name: "web", UID: "u1"}) {
+	if l := (<-asked).Lookup; l == nil || *l != (pod.ID{Namespace: "shop", Name: "web", UID: "u1"}) {
 		t.Errorf("asked for %+v", l)
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/mesh"
 )
 
 // API looks objects up at an API server. It is safe for concurrent use.
@@ -99,7 +101,7 @@ func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
 const probePod = "detour-status"
 
 // Ready makes the requests of a Lookup without a pod and fails as that would, also if only one of them does.
-func (a *API) Ready(ctx context.Context, c ConfigRef) error {
+func (a *API) Ready(ctx context.Context, c mesh.ConfigRef) error {
 	if _, err := a.pod(ctx, c.Namespace, probePod); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
@@ -113,7 +115,7 @@ func (a *API) pod(ctx context.Context, namespace, name string) ([]byte, error) {
 
 // config asks version after version until the server serves one. It returns why there is no configuration if neither the
 // object nor an error is to be had.
-func (a *API) config(ctx context.Context, c ConfigRef) (body []byte, absent string, err error) {
+func (a *API) config(ctx context.Context, c mesh.ConfigRef) (body []byte, absent string, err error) {
 	for _, version := range c.Versions {
 		body, err := a.get(ctx, target{group: c.Group, version: version, resource: c.Resource, namespace: c.Namespace, name: c.Name})
 		status, isStatus := errors.AsType[*StatusError](err)
@@ -123,10 +125,10 @@ func (a *API) config(ctx context.Context, c ConfigRef) (body []byte, absent stri
 		case !isStatus || status.Code != http.StatusNotFound:
 			return nil, "", err
 		case status.namesObject:
-			return nil, c.object() + " does not exist", nil
+			return nil, c.String() + " does not exist", nil
 		}
 	}
-	return nil, fmt.Sprintf("the API server serves no %s in %s", c.resource(), c.versions()), nil
+	return nil, fmt.Sprintf("the API server serves no %s in %s", resource(c.Group, c.Resource), strings.Join(c.Versions, " or ")), nil
 }
 
 // target is one object in the API.
@@ -149,7 +151,7 @@ func (t target) path() (string, error) {
 }
 
 func (t target) groupResource() string {
-	return ConfigRef{Group: t.group, Resource: t.resource}.resource()
+	return resource(t.group, t.resource)
 }
 
 // String returns the object as errors name it: "pods shop/web".

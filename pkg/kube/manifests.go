@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/detour-cni/detour/pkg/mesh"
 )
 
 // defaultNamespace is where kubectl apply puts an object that names none.
@@ -220,9 +222,9 @@ func (m *Manifests) Lookup(_ context.Context, r Request) (Objects, error) {
 	config, ok := m.objects[key{group: c.Group, kind: c.Kind, namespace: c.Namespace, name: c.Name}]
 	switch {
 	case !ok:
-		return Objects{Pod: pod.json, ConfigAbsent: fmt.Sprintf("%s is not in %s", c.object(), m.path)}, nil
+		return Objects{Pod: pod.json, ConfigAbsent: fmt.Sprintf("%s is not in %s", c, m.path)}, nil
 	case !slices.Contains(c.Versions, config.version):
-		absent := fmt.Sprintf("%s in %s is of version %s, not %s", c.object(), config.place, config.version, c.versions())
+		absent := fmt.Sprintf("%s in %s is of version %s, not %s", c, config.place, config.version, strings.Join(c.Versions, " or "))
 		return Objects{Pod: pod.json, ConfigAbsent: absent}, nil
 	}
 	return Objects{Pod: pod.json, Config: config.json}, nil
@@ -241,4 +243,4 @@ func (m *Manifests) whatIsThere() string {
 }
 
 // Ready always succeeds: NewManifests has read everything.
-func (m *Manifests) Ready(context.Context, ConfigRef) error { return nil }
+func (m *Manifests) Ready(context.Context, mesh.ConfigRef) error { return nil }

@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 const (
@@ -96,7 +98,7 @@ func TestAPodWithoutANamespaceIsInDefaultAndKeepsTheRest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := m.Lookup(t.Context(), Request{Namespace: "default", Name: "web", Config: request.Config})
+	got, err := m.Lookup(t.Context(), Request{ID: pod.ID{Namespace: "default", Name: "web"}, Config: request.Config})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,14 +276,14 @@ func FuzzManifests(f *testing.F) {
 		if m.read("fuzz.yaml", data) != nil {
 			return
 		}
-		for _, pod := range m.Pods() {
+		for _, p := range m.Pods() {
 			for k, object := range m.objects {
-				if k.kind == "Pod" && k.namespace+"/"+k.name == pod && !json.Valid(object.json) {
-					t.Errorf("%s is no JSON: %q", pod, object.json)
+				if k.kind == "Pod" && k.namespace+"/"+k.name == p && !json.Valid(object.json) {
+					t.Errorf("%s is no JSON: %q", p, object.json)
 				}
 			}
-			if ns, name, _ := strings.Cut(pod, "/"); !strings.Contains(name, "/") && m.objects[key{kind: "Pod", namespace: ns, name: name}].version == "v1" {
-				if _, err := m.Lookup(t.Context(), Request{Namespace: ns, Name: name}); err != nil {
+			if ns, name, _ := strings.Cut(p, "/"); !strings.Contains(name, "/") && m.objects[key{kind: "Pod", namespace: ns, name: name}].version == "v1" {
+				if _, err := m.Lookup(t.Context(), Request{ID: pod.ID{Namespace: ns, Name: name}}); err != nil {
 					t.Error(err)
 				}
 			}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 const (
@@ -27,7 +28,7 @@ func istioRequest(t *testing.T) Request {
 	if !ok {
 		t.Fatal("no dialect istio")
 	}
-	return NewRequest(d, "shop", "web", "")
+	return NewRequest(d, pod.ID{Namespace: "shop", Name: "web"})
 }
 
 // late answers when any other request has long been answered.
@@ -146,7 +147,7 @@ func TestAMeshWithoutRevisionsHasOneConfiguration(t *testing.T) {
 	t.Parallel()
 	for _, name := range mesh.Names() {
 		d, _ := mesh.Find(name)
-		if r := NewRequest(d, "shop", "web", "u"); (r.ConfigFor != nil) != (name == "istio") || r.Config.Name != d.Config.Name || r.UID != "u" {
+		if r := NewRequest(d, pod.ID{Namespace: "shop", Name: "web", UID: "u"}); (r.ConfigFor != nil) != (name == "istio") || r.Config.Name != d.Config.Name || r.UID != "u" {
 			t.Errorf("%s: %+v", name, r)
 		}
 	}

@@ -16,6 +16,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 const (
@@ -29,8 +32,8 @@ const (
 )
 
 var request = Request{
-	Namespace: "shop", Name: "web",
-	Config: ConfigRef{
+	ID: pod.ID{Namespace: "shop", Name: "web"},
+	Config: mesh.ConfigRef{
 		Group: "config.openservicemesh.io", Versions: []string{"v1alpha2", "v1alpha1"}, Resource: "meshconfigs",
 		Kind: "MeshConfig", Namespace: "osm-system", Name: "osm-mesh-config",
 	},

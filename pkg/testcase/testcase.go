@@ -27,6 +27,7 @@ import (
 
 	"golang.org/x/tools/txtar"
 
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/nettest"
@@ -114,7 +115,7 @@ func (c Case) Pod(t testing.TB) (kube.Request, *kube.Manifests) {
 		t.Fatalf("folder %s is not named for a mesh", c.Mesh)
 	}
 	namespace, name, _ := strings.Cut(manifests.Pods()[0], "/")
-	return kube.NewRequest(dialect, namespace, name, ""), manifests
+	return kube.NewRequest(dialect, pod.ID{Namespace: namespace, Name: name}), manifests
 }
 
 // Addresses returns the pod's. A scenario that has nothing to say about them gets those of nettest's pod that have both
@@ -139,20 +140,16 @@ func (c Case) Addresses(t testing.TB) []netip.Addr {
 	return out
 }
 
-// Decide runs the scenario up to the mesh's decision.
-func (c Case) Decide(t testing.TB) (mesh.Decision, error) {
+// Decide runs the scenario up to the decision.
+func (c Case) Decide(t testing.TB) (decision.Decision, error) {
 	t.Helper()
 	request, manifests := c.Pod(t)
 	objects, err := manifests.Lookup(context.Background(), request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	facts, err := pod.Parse(objects.Pod)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dialect, _ := mesh.Find(c.Mesh)
-	return dialect.Decide(mesh.Input{Pod: facts, Config: objects.Config, Addresses: c.Addresses(t)})
+	return decision.Options{Dialect: dialect}.Decide(decision.Input{ID: request.ID, Pod: objects.Pod, Config: objects.Config, Addresses: c.Addresses(t)})
 }
 
 // Want compares sections with what came out and reports each that differs. With -update it writes them instead; an

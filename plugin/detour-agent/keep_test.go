@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/agent"
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/install"
 	"github.com/detour-cni/detour/pkg/mesh"
 )
@@ -69,7 +70,7 @@ func newKeeper(t *testing.T, f folders, log io.Writer) *keeper {
 	}
 	dialect, _ := mesh.Find("osm")
 	a, err := agent.New(agent.Config{
-		Node: "node", Dialect: dialect, StateDir: image,
+		Node: "node", Options: decision.Options{Dialect: dialect}, StateDir: image,
 		Kubeconfig: put(t, filepath.Join(image, "kubeconfig"), "{clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}], contexts: [{name: c, context: {cluster: c}}], current-context: c}"),
 	})
 	if err != nil {

@@ -202,7 +202,7 @@ func (a *limited) healthy(path string) bool {
 // knows reports whether the agent has the pod: the test's API server would not have it alone.
 func (a *limited) knows(t *testing.T, name string) bool {
 	t.Helper()
-	lookup := agentapi.Lookup{Namespace: "shop", Name: name, UID: "uid-" + name}
+	lookup := pod.ID{Namespace: "shop", Name: name, UID: "uid-" + name}
 	answer, err := agentapi.Call(t.Context(), filepath.Join(a.state, "agent.sock"), agentapi.Request{Lookup: &lookup}, 30*time.Second)
 	if err != nil || answer.Error != "" {
 		return false

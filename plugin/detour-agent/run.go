@@ -16,8 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/detour-cni/detour/pkg/agent"
-	"github.com/detour-cni/detour/pkg/cniplugin"
 	"github.com/detour-cni/detour/pkg/install"
+	"github.com/detour-cni/detour/pkg/netconf"
 )
 
 // folders are the host's, as they are mounted here and as the host itself calls them.
@@ -63,7 +63,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&o.caFile, "ca-file", "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt", "the API server's certificate authority")
 	f.BoolVar(&o.apiFallback, "api-fallback", true, "let the plugin ask the API server if the agent does not answer; without it no credential is on the host")
 	f.StringVar(&o.metrics, "metrics", agent.DefaultMetricsAddr, "where metrics and health are served")
-	f.StringVar(&o.stateDir, "state-dir", agent.DefaultStateDir, "where the plugin keeps what it has programmed, and the agent's socket")
+	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "where the plugin keeps what it has programmed, and the agent's socket")
 	f.StringVar(&o.repair, "repair", string(agent.Report), "what becomes of meshed pods that run without redirection: report, evict or in-place")
 	f.BoolVar(&o.removeTaint, "remove-taint", false, "take the taint "+agent.Taint+" off the node once it can serve pods")
 	return c
@@ -94,18 +94,16 @@ func (o runOptions) run(ctx context.Context) error {
 	}
 	keeper := &keeper{log: log, options: o, entry: entry, versions: make(chan string, 1), said: map[string]time.Time{}}
 	a, err := agent.New(agent.Config{
-		Node:              os.Getenv("NODE_NAME"), //nolint:forbidigo // by the DaemonSet
-		Dialect:           conf.Dialect,
-		ExcludeNamespaces: conf.ExcludeNamespaces,
-		DirectInit:        conf.DirectInit,
-		StateDir:          o.stateDir,
-		MetricsAddr:       o.metrics,
-		Repair:            repair,
-		RemoveTaint:       o.removeTaint,
-		Installed:         keeper.installed,
-		ConfigVersion:     keeper.found,
-		Version:           version,
-		Log:               log,
+		Node:          os.Getenv("NODE_NAME"), //nolint:forbidigo // by the DaemonSet
+		Options:       conf.Options,
+		StateDir:      o.stateDir,
+		MetricsAddr:   o.metrics,
+		Repair:        repair,
+		RemoveTaint:   o.removeTaint,
+		Installed:     keeper.installed,
+		ConfigVersion: keeper.found,
+		Version:       version,
+		Log:           log,
 	})
 	if err != nil {
 		return err
@@ -156,12 +154,12 @@ func (e entry) set(field string, value any) {
 }
 
 // conf checks the entry as the plugin will.
-func (e entry) conf() (cniplugin.Conf, error) {
+func (e entry) conf() (netconf.Conf, error) {
 	data, err := json.Marshal(e)
 	if err != nil {
-		return cniplugin.Conf{}, err
+		return netconf.Conf{}, err
 	}
-	return cniplugin.ParseConf(data)
+	return netconf.Parse(data)
 }
 
 // withVersion returns the entry with the one version of the mesh's configuration that is to be asked for.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/agent"
 	"github.com/detour-cni/detour/pkg/install"
+	"github.com/detour-cni/detour/pkg/netconf"
 )
 
 type uninstallOptions struct {
@@ -33,7 +34,7 @@ func uninstallCommand() *cobra.Command {
 	}
 	o.flags(c)
 	f := c.Flags()
-	f.StringVar(&o.stateDir, "state-dir", agent.DefaultStateDir, "where the plugin keeps what it has programmed")
+	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "where the plugin keeps what it has programmed")
 	f.StringVar(&o.cacheDir, "cni-cache-dir", "/host/var/lib/cni/results", "where the runtime keeps its attachments, as mounted here")
 	f.BoolVar(&o.once, "once", false, "do what can be done now, and leave the binary if it is needed for pods to end")
 	f.BoolVar(&o.wait, "wait", false, "stay afterwards until told to stop, as a DaemonSet's container has to")

@@ -16,7 +16,7 @@ var version = "development"
 func main() { os.Exit(run()) }
 
 func run() int {
-	err := skel.PluginMainFuncsWithError(cniplugin.Funcs(), cniplugin.Versions(), "CNI plugin detour "+version)
+	err := skel.PluginMainFuncsWithError(cniplugin.Funcs(version), cniplugin.Versions(), "CNI plugin detour "+version)
 	if err == nil {
 		return 0
 	}

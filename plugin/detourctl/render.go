@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 
@@ -13,9 +14,11 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/netconf"
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/rules"
 )
@@ -28,23 +31,27 @@ func (e skippedError) Error() string {
 }
 
 type renderOptions struct {
-	mesh, manifests, pod string
-	podIPs               []string
-	family               int
-	format               string
-	explain              bool
+	conf, mesh     string
+	manifests, pod string
+	podIPs         []string
+	family         int
+	format         string
+	explain        bool
 }
 
 func renderCommand() *cobra.Command {
 	var o renderOptions
 	c := &cobra.Command{
-		Use:   "render --mesh MESH --manifests FILE --pod NAMESPACE/NAME",
+		Use:   "render (--conf FILE | --mesh MESH) --manifests FILE --pod NAMESPACE/NAME",
 		Short: "Print the rules that ADD would program for a pod",
 		Long: `Print exactly what ADD would program for a pod, as input for iptables-restore --noflush or for nft -f.
-Format auto prints what the net conf's backend auto would take on this machine, and says which that is.
+The net conf decides as it does in ADD: --conf takes one, or a conflist as in /etc/cni/net.d; --mesh stands for one that has
+only the mesh. Pod and mesh configuration come from --manifests.
+Format auto prints what backend auto would take on this machine, and says which that is.
 Without --pod-ips and --family, both families are printed; the real ADD takes those that the mesh wants for the pod's addresses.
 Exit code 3: the pod would be left alone, and why is said on standard error.`,
 		Example: `  detourctl render --mesh osm --manifests testdata/demo/osm --pod shop/web --explain
+  detourctl render --conf /etc/cni/net.d/10-net.conflist --manifests pods.yaml --pod shop/web
   detourctl render --mesh osm --manifests pods.yaml --pod shop/web --family 4 | iptables-restore --noflush --test`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
@@ -52,31 +59,34 @@ Exit code 3: the pod would be left alone, and why is said on standard error.`,
 		},
 	}
 	f := c.Flags()
-	f.StringVar(&o.mesh, "mesh", "", "mesh: "+strings.Join(mesh.Names(), ", "))
+	f.StringVar(&o.conf, "conf", "", "net conf, or conflist with detour in it")
+	f.StringVar(&o.mesh, "mesh", "", "instead of --conf, the mesh: "+strings.Join(mesh.Names(), ", "))
 	f.StringVar(&o.manifests, "manifests", "", "file or folder of YAML with the pod and the mesh's configuration")
 	f.StringVar(&o.pod, "pod", "", "pod, as NAMESPACE/NAME")
 	f.StringSliceVar(&o.podIPs, "pod-ips", nil, "the pod's addresses, which decide the families")
 	f.IntVar(&o.family, "family", 0, "print only this family: 4 or 6")
 	f.StringVar(&o.format, "format", "auto", "output format: auto, iptables, nft or json")
 	f.BoolVar(&o.explain, "explain", false, "say ahead of each rule why it is there; nft's always have it as their comment")
-	for _, name := range []string{"mesh", "manifests", "pod"} {
+	for _, name := range []string{"manifests", "pod"} {
 		if err := c.MarkFlagRequired(name); err != nil {
 			panic(err)
 		}
 	}
+	c.MarkFlagsOneRequired("conf", "mesh")
+	c.MarkFlagsMutuallyExclusive("conf", "mesh")
 	return c
 }
 
 func (o renderOptions) render(ctx context.Context, out, warnings io.Writer) error {
-	dialect, ok := mesh.Find(o.mesh)
-	if !ok {
-		return fmt.Errorf("--mesh: %q is none of %s", o.mesh, strings.Join(mesh.Names(), ", "))
+	conf, err := o.netConf()
+	if err != nil {
+		return err
 	}
 	addresses, err := o.addresses()
 	if err != nil {
 		return err
 	}
-	decision, err := o.decide(ctx, dialect, addresses)
+	decision, err := o.decide(ctx, conf, addresses)
 	if err != nil {
 		return err
 	}
@@ -90,28 +100,30 @@ func (o renderOptions) render(ctx context.Context, out, warnings io.Writer) erro
 	if decision.Skip != "" {
 		return skippedError{o.pod, decision.Skip}
 	}
-	rs := decision.Policy.Ruleset()
 	switch o.format {
 	case "json":
-		return printJSON(out, rs, families)
+		return printJSON(out, decision.Rules, families)
 	case "auto", "iptables", "nft":
-		return o.printProgram(ctx, out, rs, families)
+		return o.printProgram(ctx, out, conf.Backend, decision.Rules, families)
 	}
 	return fmt.Errorf("--format: %q is none of auto, iptables, nft, json", o.format)
 }
 
-// choices are the backends whose language a format is.
-var choices = map[string]string{"auto": backend.Auto, "iptables": backend.IPTables, "nft": backend.NFTables}
-
-func (o renderOptions) printProgram(ctx context.Context, out io.Writer, rs rules.Ruleset, families []rules.Family) error {
-	program, err := backend.Prepare(ctx, choices[o.format], rs, families)
+// printProgram prints the rules in the format's language; format auto has that of the net conf's backend.
+func (o renderOptions) printProgram(ctx context.Context, out io.Writer, choice string, rs rules.Ruleset, families []rules.Family) error {
+	switch o.format {
+	case "iptables":
+		choice = backend.IPTables
+	case "nft":
+		choice = backend.NFTables
+	}
+	program, err := backend.Prepare(ctx, choice, rs, families)
 	if err != nil {
 		return err
 	}
 	var r attachment.Record
 	program.Keep(&r)
-	if o.format == "auto" {
-		// Which iptables it is depends on the pod's namespace.
+	if choice == backend.Auto { // which iptables it is depends on the pod's namespace
 		fmt.Fprintf(out, "# backend auto takes %s\n", map[bool]string{true: backend.NFTables, false: backend.IPTables}[r.Table != ""])
 	}
 	if r.Table != "" {
@@ -121,28 +133,56 @@ func (o renderOptions) printProgram(ctx context.Context, out io.Writer, rs rules
 	return o.printRestore(out, rs, families)
 }
 
-func (o renderOptions) decide(ctx context.Context, dialect mesh.Dialect, addresses []netip.Addr) (mesh.Decision, error) {
+// netConf is the one that --conf or --mesh stands for, with --manifests as the source.
+func (o renderOptions) netConf() (netconf.Conf, error) {
+	entry := map[string]json.RawMessage{}
+	if o.conf != "" {
+		data, err := os.ReadFile(o.conf)
+		if err != nil {
+			return netconf.Conf{}, fmt.Errorf("--conf: %w", err)
+		}
+		if entry, err = netconf.Entry(data); err != nil {
+			return netconf.Conf{}, fmt.Errorf("--conf %s: %w", o.conf, err)
+		}
+	} else {
+		if _, ok := mesh.Find(o.mesh); !ok {
+			return netconf.Conf{}, fmt.Errorf("--mesh: %q is none of %s", o.mesh, strings.Join(mesh.Names(), ", "))
+		}
+		entry["mesh"] = quoted(o.mesh)
+	}
+	delete(entry, "agentSocket")
+	delete(entry, "kubeconfig")
+	entry["manifests"] = quoted(o.manifests)
+	data, err := json.Marshal(entry)
+	if err != nil {
+		return netconf.Conf{}, err
+	}
+	return netconf.Parse(data)
+}
+
+func quoted(s string) json.RawMessage {
+	data, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // every string has its JSON
+	}
+	return data
+}
+
+func (o renderOptions) decide(ctx context.Context, conf netconf.Conf, addresses []netip.Addr) (decision.Decision, error) {
 	namespace, name, ok := strings.Cut(o.pod, "/")
 	if !ok {
-		return mesh.Decision{}, fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.pod)
+		return decision.Decision{}, fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.pod)
 	}
-	manifests, err := kube.NewManifests(o.manifests)
+	id := pod.ID{Namespace: namespace, Name: name}
+	manifests, err := kube.NewManifests(conf.Manifests)
 	if err != nil {
-		return mesh.Decision{}, err
+		return decision.Decision{}, err
 	}
-	objects, err := manifests.Lookup(ctx, kube.NewRequest(dialect, namespace, name, ""))
+	objects, err := manifests.Lookup(ctx, kube.NewRequest(conf.Dialect, id))
 	if err != nil {
-		return mesh.Decision{}, err
+		return decision.Decision{}, err
 	}
-	facts, err := pod.Parse(objects.Pod)
-	if err != nil {
-		return mesh.Decision{}, err
-	}
-	decision, err := dialect.Decide(mesh.Input{Pod: facts, Config: objects.Config, Addresses: addresses})
-	if objects.Config == nil {
-		decision.Warnings = append(decision.Warnings, objects.ConfigAbsent+": the mesh's defaults hold")
-	}
-	return decision, err
+	return conf.Decide(decision.Input{ID: id, Pod: objects.Pod, Config: objects.Config, ConfigAbsent: objects.ConfigAbsent, Addresses: addresses})
 }
 
 func (o renderOptions) addresses() ([]netip.Addr, error) {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -100,6 +102,40 @@ func TestRenderAsJSON(t *testing.T) {
 	first := jsonRule{"nat", "PROXY_REDIRECT", "-A PROXY_REDIRECT -p tcp -j REDIRECT --to-ports 15001", "outbound connections go to the proxy's outbound listener"}
 	if families[0].Rules[0] != first {
 		t.Errorf("got %+v, want %+v", families[0].Rules[0], first)
+	}
+}
+
+// The net conf decides as it does in ADD, whether it stands alone or in a conflist.
+func TestRenderReadsTheNetConf(t *testing.T) {
+	c := testcase.Find(t, "../..", "osm/guide")
+	conf := filepath.Join(t.TempDir(), "conf")
+	run := func(text string) (string, error) {
+		if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, _, err := render(t, "--conf", conf, "--manifests", c.Manifests(t), "--pod", "shop/web")
+		return out, err
+	}
+	for text, want := range map[string]string{
+		`{"mesh": "osm", "backend": "iptables"}`: "# IPv4: iptables-restore --noflush\n*nat\n",
+		`{"type": "detour", "mesh": "osm", "agentSocket": "/s", "kubeconfig": "/k", "proxy": {"uid": 4711}}`:                                                             "--uid-owner 4711 ",
+		`{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge"}, {"type": "detour", "mesh": "osm", "redirectAfterProxyStart": true, "agentSocket": "/s"}]}`: "backend auto takes nftables\n# nft -f\n",
+	} {
+		if out, err := run(text); err != nil || !strings.Contains(out, want) {
+			t.Errorf("%s: got %v\n%s", text, err, out)
+		}
+	}
+	for text, want := range map[string]string{
+		`{"mesh": "osm", "excludeNamespaces": ["shop"]}`: "namespace shop is excluded",
+		`{"plugins": [{"type": "bridge"}]}`:              "its list of plugins has none of type detour",
+		`{"plugins": 1}`:                                 "plugins: ",
+		`[]`:                                             "it is no JSON object",
+		`{"mesh": "osm", "exclude": []}`:                 "exclude: there is no such field",
+		`{"plugins": [{"type": "detour", "mesh": "istio-cni"}]}`: `mesh: "istio-cni" is none of osm`,
+	} {
+		if _, err := run(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", text, err, want)
+		}
 	}
 }
 

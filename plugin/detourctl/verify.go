@@ -13,7 +13,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
-	"github.com/detour-cni/detour/pkg/cniplugin"
+	"github.com/detour-cni/detour/pkg/netconf"
 	"github.com/detour-cni/detour/pkg/netns"
 )
 
@@ -31,7 +31,7 @@ func verifyCommand() *cobra.Command {
 Exit code 1: a pod differs, or could not be looked at.`,
 		RunE: func(c *cobra.Command, pods []string) error { return o.verify(c.Context(), c.OutOrStdout(), pods) },
 	}
-	c.Flags().StringVar(&o.stateDir, "state-dir", cniplugin.DefaultStateDir, "the net conf's stateDir")
+	c.Flags().StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "the net conf's stateDir")
 	return c
 }
 

@@ -104,7 +104,7 @@ func (l *lab) unpack(ctx context.Context, name string) (kube.Objects, error) {
 	if err != nil {
 		return kube.Objects{}, err
 	}
-	return m.Lookup(ctx, kube.NewRequest(l.dialect, podNamespace, podName, ""))
+	return m.Lookup(ctx, kube.NewRequest(l.dialect, pod.ID{Namespace: podNamespace, Name: podName}))
 }
 
 // policy is what the mesh wants of the pod.

@@ -1,4 +1,6 @@
-package cniplugin
+// Package netconf reads detour's network configuration, the net conf: what a runtime passes to the plugin, and what stands in
+// a conflist or in the agent's configuration. Plugin, agent and command line share it.
+package netconf
 
 import (
 	"bytes"
@@ -16,6 +18,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/backend"
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
 )
 
@@ -25,9 +28,9 @@ const (
 	DefaultStateDir = "/run/detour"
 )
 
-// netConf is the plugin's network configuration as JSON, with everything that the CNI specification or a runtime may
-// put beside it; any other field is a mistake.
-type netConf struct {
+// wire is the net conf as JSON, with everything that the CNI specification or a runtime may put beside it. Any other field
+// is a mistake.
+type wire struct {
 	types.PluginConf
 	RuntimeConfig json.RawMessage `json:"runtimeConfig"`
 	Args          json.RawMessage `json:"args"`
@@ -55,28 +58,24 @@ type netConf struct {
 // Conf is a valid net conf with its defaults filled in.
 type Conf struct {
 	types.PluginConf
-	Dialect           mesh.Dialect
-	AgentSocket       string
-	Kubeconfig        string
-	Manifests         string
-	ExcludeNamespaces []string
-	// DirectInit are the namespaces whose pods' init containers go direct.
-	DirectInit []string
-	// AfterProxyStart leaves what goes out of a pod alone until its proxy sends its first packet.
-	AfterProxyStart bool
+	decision.Options
+	AgentSocket string
+	Kubeconfig  string
+	Manifests   string
 	// Backend is one of backend.Choices.
 	Backend      string
 	AllowOnError bool
-	Timeout      time.Duration
-	StateDir     string
-	LogFile      string
-	LogLevel     slog.Level
+	// Timeout bounds a whole ADD.
+	Timeout  time.Duration
+	StateDir string
+	LogFile  string
+	LogLevel slog.Level
 }
 
-// ParseConf reads a net conf. Every error is a CNI error with code 7 that names the field. Beside the error there is a
-// Conf with all that could be used, for DEL, which has to succeed even so.
-func ParseConf(stdin []byte) (Conf, error) {
-	var n netConf
+// Parse reads a net conf. Every error is a CNI error with code 7 that names the field. Beside the error it returns a Conf with
+// all that could be used, for DEL, which has to succeed even so.
+func Parse(stdin []byte) (Conf, error) {
+	var n wire
 	n.StateDir = DefaultStateDir
 	decodeErr := n.decode(stdin)
 	conf, err := n.conf()
@@ -94,7 +93,7 @@ func ParseConf(stdin []byte) (Conf, error) {
 const ofSpecification = "cni.dev/"
 
 // decode reads the net conf strictly, but for keys of the specification that detour has no use for.
-func (n *netConf) decode(stdin []byte) error {
+func (n *wire) decode(stdin []byte) error {
 	err := n.decodeStrictly(stdin)
 	if err == nil || !strings.HasPrefix(err.Error(), unknownField+`"`+ofSpecification) {
 		return err
@@ -115,10 +114,39 @@ func (n *netConf) decode(stdin []byte) error {
 // unknownField is how encoding/json says it.
 const unknownField = "json: unknown field "
 
-func (n *netConf) decodeStrictly(stdin []byte) error {
+func (n *wire) decodeStrictly(stdin []byte) error {
 	d := json.NewDecoder(bytes.NewReader(stdin))
 	d.DisallowUnknownFields()
 	return d.Decode(n)
+}
+
+// Type is the plugin's type in a list of plugins.
+const Type = "detour"
+
+// Entry returns the plugin's net conf from a file's content: detour's entry of a conflist, with the list's name and version as
+// a runtime would add them, or the content itself if it is no list. It is an error if the list has no such entry.
+func Entry(data []byte) (map[string]json.RawMessage, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(data, &fields); err != nil {
+		return nil, fmt.Errorf("it is no JSON object: %w", err)
+	}
+	if fields["plugins"] == nil {
+		return fields, nil
+	}
+	var plugins []map[string]json.RawMessage
+	if err := json.Unmarshal(fields["plugins"], &plugins); err != nil {
+		return nil, fmt.Errorf("plugins: %w", err)
+	}
+	i := slices.IndexFunc(plugins, func(p map[string]json.RawMessage) bool { return string(p["type"]) == `"`+Type+`"` })
+	if i < 0 {
+		return nil, fmt.Errorf("its list of plugins has none of type %s", Type)
+	}
+	for _, field := range []string{"name", "cniVersion"} {
+		if value := fields[field]; value != nil {
+			plugins[i][field] = value
+		}
+	}
+	return plugins[i], nil
 }
 
 // describe says what a JSON error means in terms of the net conf.
@@ -147,7 +175,7 @@ func kindName(kind reflect.Kind) string {
 	return kind.String()
 }
 
-func (n netConf) conf() (Conf, error) {
+func (n wire) conf() (Conf, error) {
 	var wrong []string
 	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
 
@@ -156,14 +184,15 @@ func (n netConf) conf() (Conf, error) {
 		AgentSocket:  n.AgentSocket,
 		Kubeconfig:   n.Kubeconfig,
 		Manifests:    n.Manifests,
-		DirectInit:   n.DirectInitContainers,
 		AllowOnError: n.OnError == "allow",
 		Timeout:      DefaultTimeout,
 		StateDir:     n.StateDir,
 		LogFile:      n.LogFile,
-
-		AfterProxyStart: n.RedirectAfterProxyStart,
-		Backend:         cmp.Or(n.Backend, backend.Auto),
+		Backend:      cmp.Or(n.Backend, backend.Auto),
+		Options: decision.Options{
+			DirectInit: n.DirectInitContainers,
+			Gated:      n.RedirectAfterProxyStart,
+		},
 	}
 	var ok bool
 	if c.Dialect, ok = mesh.Find(n.Mesh); !ok {
@@ -184,7 +213,7 @@ func (n netConf) conf() (Conf, error) {
 	}
 	override("namespace", n.MeshConfig.Namespace, &c.Dialect.Config.Namespace)
 	override("name", n.MeshConfig.Name, &c.Dialect.Config.Name)
-	c.ExcludeNamespaces = []string{"kube-system", c.Dialect.Config.Namespace}
+	c.ExcludeNamespaces = decision.DefaultExclusions(c.Dialect)
 	if n.ExcludeNamespaces != nil {
 		c.ExcludeNamespaces = *n.ExcludeNamespaces
 	}
@@ -194,7 +223,7 @@ func (n netConf) conf() (Conf, error) {
 	if !slices.Contains(backend.Choices, c.Backend) {
 		bad("backend: %q is none of %s", c.Backend, strings.Join(backend.Choices, ", "))
 	}
-	if c.AfterProxyStart && c.Backend == backend.IPTables {
+	if c.Gated && c.Backend == backend.IPTables {
 		bad("redirectAfterProxyStart: it takes nftables, and backend is %s", backend.IPTables)
 	}
 	if !slices.Contains([]string{"", "fail", "allow"}, n.OnError) {
@@ -219,39 +248,4 @@ func (n netConf) conf() (Conf, error) {
 		return c, errors.New(strings.Join(wrong, "; "))
 	}
 	return c, nil
-}
-
-// identity is the pod that the runtime names in CNI_ARGS; the zero identity is a container that is not Kubernetes'. Podman
-// names its containers by K8S_POD_NAME as well, but without a namespace.
-type identity struct{ Namespace, Name, UID string }
-
-func (i identity) String() string { return i.Namespace + "/" + i.Name }
-
-// parseArgs reads CNI_ARGS. Errors are CNI errors with code 4.
-func parseArgs(args string) (identity, error) {
-	var a struct {
-		types.CommonArgs
-		K8S_POD_NAMESPACE types.UnmarshallableString //nolint:revive // the name is the key
-		K8S_POD_NAME      types.UnmarshallableString //nolint:revive
-		K8S_POD_UID       types.UnmarshallableString //nolint:revive
-		// containerd and CRI-O pass it too
-		K8S_POD_INFRA_CONTAINER_ID types.UnmarshallableString //nolint:revive
-	}
-	fail := func(format string, args ...any) (identity, error) {
-		return identity{}, types.NewError(types.ErrInvalidEnvironmentVariables, "CNI_ARGS: "+fmt.Sprintf(format, args...), "")
-	}
-	if err := types.LoadArgs(args, &a); err != nil {
-		return fail("%v", err)
-	}
-	id := identity{string(a.K8S_POD_NAMESPACE), string(a.K8S_POD_NAME), string(a.K8S_POD_UID)}
-	if id.Namespace == "" {
-		return identity{}, nil
-	}
-	if !mesh.IsName(id.Namespace) {
-		return fail("K8S_POD_NAMESPACE %q is not a Kubernetes name", id.Namespace)
-	}
-	if !mesh.IsName(id.Name) {
-		return fail("K8S_POD_NAME %q is not a Kubernetes name", id.Name)
-	}
-	return id, nil
 }

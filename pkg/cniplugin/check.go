@@ -1,0 +1,98 @@
+package cniplugin
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend"
+	"github.com/detour-cni/detour/pkg/netns"
+)
+
+// check compares the kernel with what ADD programmed and fails with the first difference. Where the state was lost it
+// compares with what ADD would program now.
+func check(c *call) error {
+	ctx, cancel := c.deadline()
+	defer cancel()
+	record, err := c.loadRecord()
+	a := &addition{call: c}
+	lost := errors.Is(err, fs.ErrNotExist)
+	if lost {
+		err = a.predict(ctx)
+		record = a.record
+	}
+	if err != nil || record.Outcome != attachment.Programmed {
+		return err
+	}
+	ns, err := netns.Open(c.netns)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return ns.Do(func() error {
+		if lost {
+			program, err := backend.Prepare(ctx, c.conf.Backend, a.decision.Rules, a.decision.Families)
+			if err != nil {
+				return err
+			}
+			program.Keep(&record)
+		}
+		return c.compare(ctx, record)
+	})
+}
+
+// loadRecord loads the attachment's state: ADD's, or else the node agent's, of a pod that it has repaired, or else that of
+// another interface, as the namespace is one.
+func (c *call) loadRecord() (attachment.Record, error) {
+	record, err := c.store.Load(c.key)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return record, err
+	}
+	n := &namespace{call: c}
+	if err := n.look(""); err != nil {
+		return record, err
+	}
+	if len(n.own) > 0 {
+		return n.own[0], nil
+	}
+	if other, ok := n.programmed(); ok {
+		return other, nil
+	}
+	return record, err
+}
+
+// predict decides as an ADD would now, and fills in the record that it would leave.
+func (a *addition) predict(ctx context.Context) error {
+	a.record = a.newRecord()
+	err := a.find(ctx)
+	if err == nil && a.decision.Skip == "" {
+		err = a.decide(a.addresses)
+	}
+	if err != nil {
+		return err
+	}
+	if a.decision.Skip != "" {
+		a.record.Outcome = attachment.Skipped
+		return nil
+	}
+	n := &namespace{call: a.call}
+	if err := n.look(""); err != nil {
+		return err
+	}
+	return a.join(n)
+}
+
+// compare runs in the pod's namespace. The error has the first difference, the log has all.
+func (c *call) compare(ctx context.Context, record attachment.Record) error {
+	different, err := backend.Differences(ctx, record)
+	if err != nil || len(different) == 0 {
+		return err
+	}
+	c.log.Error("the kernel's rules differ from what was programmed", "event", "check-different", "pod", record.Pod, "podUID", record.PodUID, "differences", different)
+	return types.NewError(agentapi.CodeDifferent, fmt.Sprintf("pod %s: %s", record.Pod, different[0]), fmt.Sprintf("%d differences in all; recreate the pod", len(different)))
+}

@@ -1,0 +1,97 @@
+package cniplugin
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/iptext"
+	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/rules"
+)
+
+// del removes the pod's rules and state. It succeeds without state, API server and namespace, and whatever is wrong with
+// the net conf: a pod must always be able to end, and its rules end with its namespace at the latest.
+func del(c *call) error {
+	if c.invalid != nil {
+		c.log.Warn("DEL goes on without the parts of the net conf that are wrong", "event", "net-conf-invalid", "error", c.invalid.Error())
+	}
+	record, err := c.detach()
+	attrs := []slog.Attr{slog.String("pod", record.Pod), slog.String("podUID", record.PodUID)}
+	if err != nil {
+		attrs = append(attrs, slog.String("event", "del-incomplete"), slog.String("error", err.Error()))
+		c.log.LogAttrs(context.Background(), slog.LevelWarn, "pod deleted, but not all of it could be removed", attrs...)
+		return nil
+	}
+	c.log.LogAttrs(context.Background(), slog.LevelInfo, "pod deleted", append(attrs, slog.String("event", "del-done"))...)
+	return nil
+}
+
+// detach takes the attachment's rules, unless other attachments share them, and its records out of the node, and returns the
+// record. Without one it takes out whatever of any mesh may be there, with every iptables that the host has.
+func (c *call) detach() (attachment.Record, error) {
+	n := &namespace{call: c}
+	ns, err := netns.Open(c.netns)
+	if err == nil {
+		defer ns.Close()
+		n.ns = ns
+		err = n.detach()
+	} else {
+		if errors.Is(err, netns.ErrGone) {
+			err = nil
+		}
+		err = errors.Join(err, n.look(""), n.unmark())
+	}
+	return n.record(), errors.Join(err, n.forget())
+}
+
+// detach takes the rules out of a namespace that is there. Where the state folder is of no use, it does without.
+func (n *namespace) detach() (err error) {
+	ctx, cancel := n.deadline()
+	defer cancel()
+	var lockErr error
+	n.lock, lockErr = n.ns.Lock(ctx, n.conf.StateDir)
+	id, idErr := n.ns.ID()
+	err = errors.Join(lockErr, idErr, n.look(id))
+	if ctx.Err() == nil && (len(n.own) == 0 || !n.leftAlone()) {
+		unknown := len(n.own) == 0 || slices.ContainsFunc(n.own, is(unreadable)) || slices.ContainsFunc(n.own, is(attachment.Allowed))
+		err = errors.Join(err, n.ns.Do(func() error { return n.leave(ctx, unknown) }))
+	}
+	if n.lock != nil && len(n.others) == 0 {
+		err = errors.Join(err, n.forget(), n.ns.Forget())
+	}
+	return err
+}
+
+// unmark removes the lock of a namespace that is gone after its last attachment.
+func (n *namespace) unmark() error {
+	id := n.record().NamespaceID
+	if id == "" || len(n.others) > 0 {
+		return nil
+	}
+	return netns.Forget(n.conf.StateDir, id)
+}
+
+// anything is what may be in a namespace of which nothing is written down: of the net conf's mesh and of all others.
+func (c *call) anything() attachment.Record {
+	dialects := []mesh.Dialect{c.conf.Dialect}
+	for _, name := range mesh.Names() {
+		d, _ := mesh.Find(name)
+		dialects = append(dialects, d)
+	}
+	r := attachment.Record{Families: rules.Families, Rules: map[rules.Family]string{}}
+	for _, d := range dialects {
+		if d.Name == "" { // the net conf names no mesh that there is
+			continue
+		}
+		rs := d.Broadest().Ruleset()
+		for _, f := range rules.Families {
+			r.Rules[f] += iptext.Restore(rs, f, false)
+		}
+		r.Setup = r.Setup.Join(rs.Setup)
+	}
+	return r
+}

@@ -1,0 +1,32 @@
+package cniplugin
+
+import (
+	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/detour-cni/detour/pkg/backend"
+)
+
+// status fails with code 50 if an ADD could not be served now. Pods that run are never affected, so code 51 does not
+// occur.
+func status(c *call) error {
+	if err := c.ready(); err != nil {
+		return types.NewError(types.ErrPluginNotAvailable, "detour can't serve an ADD: "+err.Error(), "")
+	}
+	return nil
+}
+
+func (c *call) ready() error {
+	ctx, cancel := c.deadline()
+	defer cancel()
+	if err := backend.Works(ctx, c.conf.Backend); err != nil {
+		return err
+	}
+	if err := c.store.Prepare(c.conf.Name); err != nil {
+		return err
+	}
+	from, err := c.openSource()
+	if err != nil {
+		return err
+	}
+	return from.Ready(ctx, c.conf.Dialect.Config)
+}
