@@ -94,6 +94,11 @@ func oneAtATime(ctx context.Context, l *lab) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
+	times, err := l.addPlot(medians)
+	if err != nil {
+		return nil, err
+	}
+	l.plots["add-time.svg"] = times.SVG()
 	var rows []row
 	for _, c := range comparisons {
 		if why := l.absent[c.detour.backend]; why != "" {

@@ -42,12 +42,13 @@ type lab struct {
 	serverURL string
 	// absent says of a backend that is not here why.
 	absent map[string]string
+	plots  map[string]string // SVG by file name
 	undo   []func() error
 }
 
 // newLab prepares everything but namespaces.
 func newLab(ctx context.Context, bin string) (l *lab, err error) {
-	l = &lab{bin: bin, absent: map[string]string{}}
+	l = &lab{bin: bin, absent: map[string]string{}, plots: map[string]string{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())

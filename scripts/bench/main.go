@@ -1,7 +1,7 @@
-// Command bench takes the numbers that detour promises, each next to the least that could do the same, and prints them as a
-// table. It needs root, iptables, nft, and beside itself detour and the programs of its subfolders; `make bench` builds and
-// starts it. Everything happens in network namespaces of its own, but that it holds the host's xtables lock, each time for
-// the few milliseconds of one ADD.
+// Command bench measures what detour promises, each figure next to the least that could do the same. It prints a table and
+// draws two of the figures into the folder that its argument names. It needs root, iptables and nft, and expects detour and
+// the programs of its subfolders beside itself; `make bench` builds and starts it. Everything happens in network namespaces
+// of its own, except that it holds the host's xtables lock, each time for the few milliseconds of one ADD.
 package main
 
 import (
@@ -21,7 +21,11 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	if err := bench(ctx); err != nil {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: bench FOLDER")
+		return 2
+	}
+	if err := bench(ctx, os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
 		return 1
 	}
@@ -40,8 +44,8 @@ var sections = []struct {
 	{"size, memory, package initialization", footprint},
 }
 
-// bench prints the table once all of it is there, and leaves nothing behind.
-func bench(ctx context.Context) (err error) {
+// bench prints the table and writes the plots once all numbers are there, and leaves nothing else behind.
+func bench(ctx context.Context, plots string) (err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -66,7 +70,7 @@ func bench(ctx context.Context) (err error) {
 	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.number, b.number) })
 	printTable(os.Stdout, rows)
 	fmt.Fprintln(os.Stdout, legend)
-	return nil
+	return l.writePlots(plots)
 }
 
 const legend = `

@@ -78,7 +78,7 @@ func (l *lab) conf(p plugin) map[string]any {
 		ips = append(ips, map[string]any{"address": nettest.PodIPv6.String() + "/64"})
 	}
 	conf := map[string]any{
-		"cniVersion": "1.1.0", "name": "bench", "type": detour, "mesh": meshName, "stateDir": l.path("state"), "logFile": l.path("log"),
+		"cniVersion": "1.1.0", "name": "bench", "type": detour, "mesh": meshName, "stateDir": l.path("state"), "logFile": l.logFile(p),
 		"prevResult": map[string]any{"cniVersion": "1.1.0", "ips": ips, "dns": map[string]any{}},
 	}
 	switch p.source {

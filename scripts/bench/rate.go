@@ -27,6 +27,9 @@ const (
 	threeRules = "three rules"
 )
 
+// exclusionCounts are how long the lists of exclusions are.
+var exclusionCounts = []int{0, 100, 1000, many}
+
 // track is a pod in which connections are made.
 type track struct {
 	rules      string // a backend, or one of the above
@@ -54,7 +57,7 @@ func (l *lab) tracks() []track {
 		}
 	}
 	for _, backend := range l.present(backends...) {
-		for _, n := range []int{100, 1000, many} {
+		for _, n := range exclusionCounts[1:] {
 			all = append(all, track{rules: backend, exclusions: n})
 		}
 	}
@@ -92,6 +95,7 @@ func connectionRates(ctx context.Context, l *lab) ([]row, error) {
 	for i, t := range tracks {
 		rates[t] = median(all[i])
 	}
+	l.plots["connection-rate.svg"] = ratePlot(l.present(backends...), rates).SVG()
 	return append(l.missing("4", "new connections, "), rateRows(tracks, rates)...), nil
 }
 
