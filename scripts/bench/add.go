@@ -11,20 +11,20 @@ import (
 	"github.com/detour-cni/detour/pkg/backend/nftables"
 )
 
-// comparison is a row about two plugins.
+// comparison is a row that compares two plugins.
 type comparison struct {
 	number, what  string
 	floor, detour plugin
 	most          float64 // of the ratio
 }
 
-// printing is the least plugin.
+// printing is the smallest plugin: it only prints prevResult.
 var printing = plugin{program: floor, verb: "ADD"}
 
-// alike is the most that two equal things differ by.
+// alike is the largest ratio that still counts as equal.
 const alike = 1.05
 
-// comparisons are all of two plugins that run one at a time. Where a floor has a backend, it programs what detour does.
+// comparisons are all pairs of plugins that run one at a time. A floor with a backend programs the same rules as detour.
 var comparisons = []comparison{
 	{
 		"1", "ADD, nftables, pod from a file",
@@ -70,7 +70,7 @@ func whileLocked(backend string) comparison {
 	return comparison{"6", "ADD, " + backend + ", xtables.lock held", free, locked, alike}
 }
 
-// oneAtATime checks that each comparison is fair, and then runs all plugins.
+// oneAtATime checks that each comparison is fair, then times all plugins.
 func oneAtATime(ctx context.Context, l *lab) ([]row, error) {
 	var plugins []plugin
 	seen := map[plugin]bool{}
@@ -108,10 +108,10 @@ func oneAtATime(ctx context.Context, l *lab) ([]row, error) {
 	return rows, nil
 }
 
-// xtablesLock is what every legacy iptables of the host waits for.
+// xtablesLock is the lock that every iptables-legacy on the host waits for.
 const xtablesLock = "/run/xtables.lock"
 
-// holdXtablesLock holds the lock until the file is closed.
+// holdXtablesLock takes the lock. Closing the file releases it.
 func holdXtablesLock() (*os.File, error) {
 	file, err := os.OpenFile(xtablesLock, os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {

@@ -11,8 +11,8 @@ import (
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// connectionRate lets one client connect, and returns how many connections it makes in a second. One, because several on as many
-// processors add up to a rate that none of them has.
+// connectionRate returns how many connections one client opens per second. Several clients would add up to a rate that none
+// of them has.
 func connectionRate(pod *nettest.World, t track) (float64, error) {
 	var listener int
 	err := pod.Pod.Do(func() (err error) { listener, err = listen(t.port()); return err })
@@ -33,11 +33,11 @@ func connectionRate(pod *nettest.World, t track) (float64, error) {
 	if err != nil {
 		return 0, err
 	}
-	// What is still tracked must not cost the next ones.
+	// Connections that are still tracked must not slow the next round down.
 	return rate, pod.Pod.Do(func() error { return netlink.ConntrackTableFlush(netlink.ConntrackTable) })
 }
 
-// undisturbed lets this thread go before all others of the machine, where that is allowed, until it is undone.
+// undisturbed gives this thread real-time priority, where that is allowed, until undo is called.
 func undisturbed() (undo func()) {
 	_ = unix.SchedSetAttr(0, &unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: unix.SCHED_FIFO, Priority: 1}, 0)
 	return func() {
@@ -50,14 +50,14 @@ func listen(port int) (int, error) {
 	if err != nil {
 		return -1, fmt.Errorf("open a socket: %w", err)
 	}
-	// Without SO_REUSEADDR, what the last round left would be in the way.
+	// Sockets of the last round may still hold the port.
 	if err := errors.Join(unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1), unix.Bind(fd, &unix.SockaddrInet4{Port: port}), unix.Listen(fd, 1)); err != nil {
 		return -1, errors.Join(fmt.Errorf("listen on port %d: %w", port, err), unix.Close(fd))
 	}
 	return fd, nil
 }
 
-// connectFor makes one connection after the other, and accepts one for each that it makes.
+// connectFor opens and accepts one connection after the other for a time, and returns their rate per second.
 func connectFor(t time.Duration, destination unix.Sockaddr, listener int) (float64, error) {
 	began := time.Now()
 	for n := 0; ; n++ {
@@ -76,11 +76,11 @@ func connectOnce(destination unix.Sockaddr, listener int) error {
 		return fmt.Errorf("open a socket: %w", err)
 	}
 	defer unix.Close(fd) //nolint:errcheck // nothing hangs on it
-	// Closing resets the connection, so that no port is kept.
+	// Closing resets the connection, which frees its port.
 	if err := unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1}); err != nil {
 		return fmt.Errorf("set SO_LINGER: %w", err)
 	}
-	// A connection that a rule sends elsewhere shall not hang.
+	// A connection that a rule sends elsewhere must not hang.
 	if err := unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1000); err != nil {
 		return fmt.Errorf("set TCP_USER_TIMEOUT: %w", err)
 	}

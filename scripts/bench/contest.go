@@ -9,10 +9,10 @@ import (
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// rounds is how often each plugin is run.
+// rounds is how often each plugin runs.
 const rounds = 50
 
-// contest runs the plugins in turn, in each round in another order and each in a new pod, and returns their times.
+// contest returns the median time of each plugin. A round runs all of them in random order, each in a new pod.
 func (l *lab) contest(ctx context.Context, plugins []plugin) (map[plugin]time.Duration, error) {
 	all := map[plugin][]time.Duration{}
 	for range rounds {
@@ -48,7 +48,7 @@ func (l *lab) round(plugins []plugin, all map[plugin][]time.Duration) error {
 	})
 }
 
-// prepare has something there for a DEL.
+// prepare gives a DEL something to delete.
 func (l *lab) prepare(p plugin, ns *nettest.Namespace) error {
 	if p.verb != "DEL" {
 		return nil
@@ -58,7 +58,7 @@ func (l *lab) prepare(p plugin, ns *nettest.Namespace) error {
 	return err
 }
 
-// withPods calls fn with new pods that have interfaces and no rules.
+// withPods calls fn with n new pods. They have interfaces and no rules.
 func withPods(n int, fn func([]*nettest.World) error) (err error) {
 	var pods []*nettest.World
 	defer func() {

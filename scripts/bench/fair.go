@@ -8,7 +8,7 @@ import (
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// fair runs both plugins once. It is an error if what they leave in the kernel is not what the comparison takes it to be.
+// fair runs both plugins once and fails unless they leave the same rules, or none after DEL.
 func (l *lab) fair(c comparison) error {
 	got, err := l.leaves(c.detour)
 	if err != nil {
@@ -30,14 +30,14 @@ func (l *lab) fair(c comparison) error {
 	return nil
 }
 
-// listings print all rules of a namespace.
+// listings are the commands that print all rules of a namespace.
 var listings = map[string][][]string{
 	nftables.Name:     {{"nft", "list", "ruleset"}},
 	"iptables-nft":    {{"iptables-nft-save"}, {"ip6tables-nft-save"}},
 	"iptables-legacy": {{"iptables-legacy-save"}, {"ip6tables-legacy-save"}},
 }
 
-// leaves runs a plugin and returns the rules that it left.
+// leaves runs a plugin and returns the rules that it leaves.
 func (l *lab) leaves(p plugin) (string, error) {
 	var rules strings.Builder
 	err := withPods(1, func(pods []*nettest.World) error {
@@ -54,7 +54,7 @@ func (l *lab) leaves(p plugin) (string, error) {
 				return err
 			}
 			for line := range strings.Lines(out) {
-				if !strings.HasPrefix(line, "#") { // when and by which version
+				if !strings.HasPrefix(line, "#") { // a comment with time and version
 					rules.WriteString(line)
 				}
 			}

@@ -32,7 +32,7 @@ func run() int {
 	return 0
 }
 
-// sections take the numbers.
+// sections are the measurements, in the order in which they run.
 var sections = []struct {
 	about string
 	take  func(context.Context, *lab) ([]row, error)
@@ -74,11 +74,12 @@ func bench(ctx context.Context, plots string) (err error) {
 }
 
 const legend = `
-Medians; what is compared ran in turn, an ADD or DEL 50 times, each in a new namespace. 1 MB is 10^6 bytes. The floor of
-1. is a plugin that sends the same netlink messages and prints a result,
-2. makes the two GETs as well, side by side over one connection,
-3. gives iptables-restore the same rules instead, and for DEL only prints a result,
-4. is a client that dials the proxy itself, without rules; three rules are the least that redirect; for exclusions it is the
-   same backend without them,
-5. is nft -f of the same set alone,
-6. is 100 of 1. at once, or the same ADD while nobody holds the lock.`
+Figures are medians unless the row says otherwise. The plugins of 1. to 3. ran in random order, each 50 times, every time in
+a new namespace. 1 MB is 10^6 bytes. The floors:
+1. a plugin that sends the same netlink messages and prints a result,
+2. the same, which first makes the two GETs at once over one connection,
+3. the same with iptables-restore; for DEL, a plugin that only prints a result,
+4. a client that dials the proxy itself, without rules; for exclusions, the same backend without them. "three rules" are the
+   fewest that redirect,
+5. nft -f of the same set alone,
+6. 100 of 1. at once, or the same ADD while nobody holds the lock.`

@@ -27,7 +27,7 @@ func (l *lab) writePlots(folder string) error {
 	return nil
 }
 
-// ratePlot is the outbound rates of the backends.
+// ratePlot shows the outbound rates of the backends.
 func ratePlot(backends []string, rates map[track]float64) plot.Lines {
 	p := plot.Lines{
 		Title: "Connection rate by number of exclusions",
@@ -45,7 +45,7 @@ func ratePlot(backends []string, rates map[track]float64) plot.Lines {
 	return p
 }
 
-// stages are those that the log line of an ADD gives the time of, in their order.
+// stages are those that an ADD's log line times, in order.
 var stages = []plot.Part{
 	{Name: "conf", About: "parse the net conf, open the log"},
 	{Name: "lookup", About: "get the pod and the mesh's configuration"},
@@ -55,10 +55,10 @@ var stages = []plot.Part{
 	{Name: "apply", About: "program the kernel"},
 }
 
-// sources are those that a node's plugin asks for the pod.
+// sources are where the plugin on a node gets the pod.
 var sources = []struct{ name, about string }{{"agent", "pod from agent"}, {"api", "pod from API server"}}
 
-// addPlot splits the medians of ADDs into the least plugin's, detour's stages and the rest.
+// addPlot splits the median time of an ADD into the floor, detour's stages and the rest.
 func (l *lab) addPlot(medians map[plugin]time.Duration) (plot.Stack, error) {
 	p := plot.Stack{
 		Title: "Where the time of an ADD goes",
@@ -83,7 +83,7 @@ func (l *lab) addPlot(medians map[plugin]time.Duration) (plot.Stack, error) {
 	return p, nil
 }
 
-// addParts are the parts of an ADD, in milliseconds: the floor, the stages, and what is left of the whole.
+// addParts returns the parts of an ADD in milliseconds: the floor, the stages, and the rest of the whole.
 func addParts(floor, whole float64, stages []float64) []float64 {
 	rest := whole - floor
 	for _, s := range stages {
@@ -96,7 +96,7 @@ func inMS(d time.Duration) float64 { return float64(d) / 1e6 }
 
 func (l *lab) logFile(p plugin) string { return l.path(p.String() + ".log") }
 
-// stageTimes are the medians of the stages over a log of ADDs, in milliseconds.
+// stageTimes returns the median of each stage in a log of ADDs, in milliseconds.
 func stageTimes(log string) ([]float64, error) {
 	all := map[string][]float64{}
 	for line := range strings.Lines(log) {
@@ -117,7 +117,7 @@ func stageTimes(log string) ([]float64, error) {
 		medians = append(medians, median(all[s.Name]))
 	}
 	if len(all) != len(stages) {
-		return nil, errors.New("read the log: it has stages that the plot does not know")
+		return nil, errors.New("read the log: it has unknown stages")
 	}
 	return medians, nil
 }

@@ -19,24 +19,24 @@ import (
 // The programs.
 const (
 	detour   = "detour"
-	floor    = "floor"    // prints prevResult; with a batch it sends that first
+	floor    = "floor"    // programs what package least says, prints prevResult
 	floorGet = "floorget" // the same after two GETs
 )
 
-// backends are by detour's names for them.
+// backends have detour's names.
 var (
 	iptablesVariants = []string{"iptables-nft", "iptables-legacy"}
 	backends         = append([]string{nftables.Name}, iptablesVariants...)
 )
 
-// plugin is a plugin's process, as a runtime starts it. The zero fields of a floor say what it leaves out.
+// plugin is a run of a plugin, as a runtime starts it. A floor leaves out what its zero fields stand for.
 type plugin struct {
 	program string
 	verb    string
 	source  string // of the pod: manifests, agent or api
 	backend string // one of iptablesVariants or nftables.Name
 	v4only  bool   // the pod has no IPv6 address
-	locked  bool   // somebody holds the host's xtables lock meanwhile
+	locked  bool   // the host's xtables lock is held meanwhile
 }
 
 func (p plugin) String() string {
@@ -50,11 +50,11 @@ func (p plugin) families() []rules.Family {
 	return rules.Families
 }
 
-// command is the plugin's process for the pod whose network namespace is given.
+// command is the plugin's process for the pod in a network namespace.
 func (l *lab) command(p plugin, ns *nettest.Namespace) *exec.Cmd {
 	conf, err := json.Marshal(l.conf(p))
 	if err != nil {
-		panic(err) // it is strings all through
+		panic(err) // it has only strings
 	}
 	cmd := exec.Command(filepath.Join(l.bin, p.program))
 	cmd.Stdin = bytes.NewReader(conf)
@@ -90,7 +90,7 @@ func (l *lab) conf(p plugin) map[string]any {
 	case p.backend == nftables.Name:
 		conf["backend"] = p.backend
 	case p.backend != "":
-		conf["backend"] = "iptables" // PATH has one variant
+		conf["backend"] = "iptables" // PATH has only one variant
 	}
 	return conf
 }

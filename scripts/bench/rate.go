@@ -15,7 +15,7 @@ const (
 	rateTime   = 30 * time.Millisecond // of each round
 )
 
-// connectionRates compares the rates at which one client opens one connection after the other.
+// connectionRates compares the rates at which one client opens connections, one after the other.
 func connectionRates(ctx context.Context, l *lab) ([]row, error) {
 	tracks := l.tracks()
 	all := make([][]float64, len(tracks))
@@ -50,8 +50,8 @@ func connectionRates(ctx context.Context, l *lab) ([]row, error) {
 	return append(l.missing("4", "new connections, "), rateRows(tracks, rates)...), nil
 }
 
-// rateRows has each track beside what it is to be compared with: the client that dials the proxy itself, or, for exclusions, the same
-// backend without them; and our rules beside the least that redirect at all.
+// rateRows compares each track with the client that dials the proxy itself, or, if it has exclusions, with the same backend
+// without them. Our rules are also compared with the fewest that redirect at all.
 func rateRows(tracks []track, rates map[track]float64) []row {
 	var rows []row
 	for _, t := range tracks {
@@ -75,7 +75,7 @@ func rateRows(tracks []track, rates map[track]float64) []row {
 	return rows
 }
 
-// rated is the row of two rates, each per second.
+// rated is the row of two rates per second.
 func rated(what string, floor, detour float64, l limit) row {
 	ratio := detour / floor
 	return row{"4", what, perSecond(floor), perSecond(detour), fmt.Sprintf("%.2f", ratio), l.String(), l.verdict(ratio)}

@@ -10,19 +10,19 @@ import (
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// What is in the pod beside a backend's rules, each to tell what of the cost is not the rules'.
+// Tracks without a backend show which part of the cost is not due to detour's rules.
 const (
 	nothing    = "no rules at all"
 	tracking   = "connection tracking alone"
 	threeRules = "three rules"
 )
 
-// exclusionCounts are how long the lists of exclusions are.
+// exclusionCounts are the lengths of the lists of exclusions.
 var exclusionCounts = []int{0, 100, 1000, many}
 
 // track is a pod in which connections are made.
 type track struct {
-	rules      string // a backend, or one of the above
+	rules      string // a backend or one of the above
 	inbound    bool   // the client is outside the pod
 	exclusions int
 }
@@ -38,7 +38,7 @@ func (t track) direction() string {
 	return "out"
 }
 
-// tracks are all that take turns.
+// tracks are all that are compared.
 func (l *lab) tracks() []track {
 	var all []track
 	for _, inbound := range []bool{false, true} {
@@ -54,7 +54,7 @@ func (l *lab) tracks() []track {
 	return all
 }
 
-// lay programs a track.
+// lay programs a track's rules.
 func (l *lab) lay(ctx context.Context, t track, ns *nettest.Namespace) error {
 	switch t.rules {
 	case nothing:
@@ -74,7 +74,7 @@ func (l *lab) lay(ctx context.Context, t track, ns *nettest.Namespace) error {
 	return program(ctx, ns, t.rules, rs)
 }
 
-// tables are the least that track connections, and that redirect all of them but for the proxy's own and those within the pod.
+// tables hold the fewest rules that track connections, and that redirect all except the proxy's own and those within the pod.
 var tables = map[string]string{
 	tracking: `table ip bench {
 	chain in { type filter hook prerouting priority filter; ct state established accept; }
@@ -96,7 +96,7 @@ var tables = map[string]string{
 }`,
 }
 
-// port is the proxy's.
+// port is the proxy's port.
 func (t track) port() int {
 	if t.inbound {
 		return inboundPort
@@ -104,7 +104,7 @@ func (t track) port() int {
 	return proxyPort
 }
 
-// destination is where the client connects to. Where there is a redirection only a redirected connection ends at the proxy's port.
+// destination is the client's. If the track redirects, only a redirected connection reaches the proxy's port.
 func (t track) destination() *unix.SockaddrInet4 {
 	switch {
 	case t.rules == nothing || t.rules == tracking:

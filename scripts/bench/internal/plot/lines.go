@@ -13,12 +13,12 @@ import (
 type Lines struct {
 	Title, Note string
 	X, Y        string // the axes' labels, with their units
-	// At is where each line has a value, in ascending order. A 0 stands a decade ahead of the next one, behind a break of the axis.
+	// At are the positions of the values, in ascending order. A 0 is drawn a decade below the next one, with a break in the axis.
 	At    []int
 	Lines []Line
 }
 
-// Line is one of several; a plot has colours for seven.
+// Line has a value for each position. There are colours for seven lines.
 type Line struct {
 	Name   string
 	Values []float64
@@ -30,7 +30,7 @@ const (
 	labelHeight                                  = 17.0
 )
 
-// SVG draws the plot. The same plot gives the same text.
+// SVG draws the plot. Equal plots give equal text.
 func (p Lines) SVG() string {
 	var c canvas
 	most := 0.0
@@ -54,7 +54,7 @@ func (p Lines) SVG() string {
 	return c.document(linesHeight, p.Title, p.Note)
 }
 
-// x is where on the canvas the i-th value stands.
+// x is the position of the i-th value on the canvas.
 func (p Lines) x(i int) float64 {
 	decade := func(i int) float64 {
 		if p.At[i] == 0 {
@@ -92,7 +92,7 @@ func (p Lines) drawLine(c *canvas, colour int, l Line, y func(float64) float64) 
 	}
 }
 
-// drawNames writes each line's name and last value beside its end, or a bit lower where there is another's.
+// drawNames writes each line's name and last value beside its end, or a bit lower if that place is taken.
 func (p Lines) drawNames(c *canvas, y func(float64) float64) {
 	last := func(l Line) float64 { return l.Values[len(l.Values)-1] }
 	free := 0.0

@@ -33,13 +33,13 @@ func mark(t *testing.T, all []element, class, text string) element {
 	return all[i]
 }
 
-// draw parses what an SVG shows, and draws it a few times more to see that it does not change.
+// draw returns the elements of an SVG. It draws it several times and fails if the text differs.
 func draw(t *testing.T, svg func() string) []element {
 	t.Helper()
 	first := svg()
 	for range 20 {
 		if svg() != first {
-			t.Fatal("the same plot gives another text")
+			t.Fatal("equal plots give different text")
 		}
 	}
 	var root element

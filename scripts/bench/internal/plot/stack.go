@@ -5,7 +5,7 @@ import (
 	"math"
 )
 
-// Stack is a plot of horizontal bars, each made of the same parts, with all values in a table below.
+// Stack is a plot of horizontal bars that consist of the same parts, with all values in a table below.
 type Stack struct {
 	Title, Note string
 	X           string // the axis' label, with its unit
@@ -13,7 +13,7 @@ type Stack struct {
 	Bars        []Bar
 }
 
-// Part is what one colour stands for; a plot has colours for eight.
+// Part is what a colour stands for. There are colours for eight parts.
 type Part struct{ Name, About string }
 
 // Bar has a value for each part.
@@ -37,7 +37,7 @@ const (
 	columnWidth                     = 150.0
 )
 
-// SVG draws the plot. The same plot gives the same text.
+// SVG draws the plot. Equal plots give equal text.
 func (p Stack) SVG() string {
 	var c canvas
 	most := 0.0
@@ -72,7 +72,7 @@ func (p Stack) drawBar(c *canvas, b Bar, y, scale float64) {
 	c.text("strong", x+8, y+barHeight/2+4, fmt.Sprintf("%.2f", b.sum()))
 }
 
-// drawTable draws the rows from y down, and returns where the picture ends.
+// drawTable draws the rows from y down and returns the height of the picture.
 func (p Stack) drawTable(c *canvas, y float64) float64 {
 	column := func(i int) float64 { return width - 24 - columnWidth*float64(len(p.Bars)-1-i) }
 	for i, b := range p.Bars {
