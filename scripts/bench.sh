@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Takes detour's numbers, each next to the least that could do the same, and prints them as a table in Markdown. Needs root;
-# takes about two minutes. On a machine that is otherwise idle it is worth more.
+# Measures detour next to the least that could do the same: prints a table in Markdown and draws scripts/bench/plots. Needs
+# root and about two minutes. The figures are worth more on an idle machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,4 +13,4 @@ export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
 scripts/deps.sh iptables nft
 scripts/build.sh ./plugin/detour ./scripts/bench/...
 
-exec bin/bench
+exec bin/bench scripts/bench/plots

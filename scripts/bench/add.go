@@ -5,28 +5,26 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/backend/nftables"
-	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// comparison is a row about two plugins.
+// comparison is a row that compares two plugins.
 type comparison struct {
 	number, what  string
 	floor, detour plugin
 	most          float64 // of the ratio
 }
 
-// printing is the least plugin.
+// printing is the smallest plugin: it only prints prevResult.
 var printing = plugin{program: floor, verb: "ADD"}
 
-// alike is the most that two equal things differ by.
+// alike is the largest ratio that still counts as equal.
 const alike = 1.05
 
-// comparisons are all of two plugins that run one at a time. Where a floor has a backend, it programs what detour does.
+// comparisons are all pairs of plugins that run one at a time. A floor with a backend programs the same rules as detour.
 var comparisons = []comparison{
 	{
 		"1", "ADD, nftables, pod from a file",
@@ -72,7 +70,7 @@ func whileLocked(backend string) comparison {
 	return comparison{"6", "ADD, " + backend + ", xtables.lock held", free, locked, alike}
 }
 
-// oneAtATime checks that each comparison is fair, and then runs all plugins.
+// oneAtATime checks that each comparison is fair, then times all plugins.
 func oneAtATime(ctx context.Context, l *lab) ([]row, error) {
 	var plugins []plugin
 	seen := map[plugin]bool{}
@@ -94,6 +92,11 @@ func oneAtATime(ctx context.Context, l *lab) ([]row, error) {
 	if err != nil {
 		return nil, err
 	}
+	times, err := l.addPlot(medians)
+	if err != nil {
+		return nil, err
+	}
+	l.plots["add-time.svg"] = times.SVG()
 	var rows []row
 	for _, c := range comparisons {
 		if why := l.absent[c.detour.backend]; why != "" {
@@ -105,66 +108,10 @@ func oneAtATime(ctx context.Context, l *lab) ([]row, error) {
 	return rows, nil
 }
 
-// fair runs both plugins once. It is an error if what they leave in the kernel is not what the comparison takes it to be.
-func (l *lab) fair(c comparison) error {
-	got, err := l.leaves(c.detour)
-	if err != nil {
-		return err
-	}
-	if programmed := strings.Contains(got, fmt.Sprint(proxyPort)); programmed != (c.detour.verb == "ADD") {
-		return fmt.Errorf("%s leaves\n%s", c.detour, got)
-	}
-	if c.detour.verb == "DEL" {
-		return nil
-	}
-	want, err := l.leaves(c.floor)
-	if err != nil {
-		return err
-	}
-	if got != want {
-		return fmt.Errorf("%s leaves\n%sbut %s\n%s", c.detour, got, c.floor, want)
-	}
-	return nil
-}
-
-// listings print all rules of a namespace.
-var listings = map[string][][]string{
-	nftables.Name:     {{"nft", "list", "ruleset"}},
-	"iptables-nft":    {{"iptables-nft-save"}, {"ip6tables-nft-save"}},
-	"iptables-legacy": {{"iptables-legacy-save"}, {"ip6tables-legacy-save"}},
-}
-
-// leaves runs a plugin and returns the rules that it left.
-func (l *lab) leaves(p plugin) (string, error) {
-	var rules strings.Builder
-	err := withPods(1, func(pods []*nettest.World) error {
-		ns := pods[0].Pod
-		if err := l.prepare(p, ns); err != nil {
-			return err
-		}
-		if _, err := l.timed(p, ns); err != nil {
-			return err
-		}
-		for _, command := range listings[p.backend] {
-			out, err := output(ns, command[0], command[1:]...)
-			if err != nil {
-				return err
-			}
-			for line := range strings.Lines(out) {
-				if !strings.HasPrefix(line, "#") { // when and by which version
-					rules.WriteString(line)
-				}
-			}
-		}
-		return nil
-	})
-	return rules.String(), err
-}
-
-// xtablesLock is what every legacy iptables of the host waits for.
+// xtablesLock is the lock that every iptables-legacy on the host waits for.
 const xtablesLock = "/run/xtables.lock"
 
-// holdXtablesLock holds the lock until the file is closed.
+// holdXtablesLock takes the lock. Closing the file releases it.
 func holdXtablesLock() (*os.File, error) {
 	file, err := os.OpenFile(xtablesLock, os.O_CREATE|os.O_RDONLY, 0o600)
 	if err != nil {

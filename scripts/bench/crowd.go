@@ -15,7 +15,7 @@ const (
 	crowdRounds = 7
 )
 
-// manyAtOnce compares the wall times of many processes that are started at once, from the first's start to the last's end.
+// manyAtOnce compares the wall times of a crowd of processes, from the start of the first to the end of the last.
 func manyAtOnce(ctx context.Context, l *lab) ([]row, error) {
 	least := plugin{program: floor, verb: "ADD", backend: nftables.Name}
 	ours := plugin{program: detour, verb: "ADD", source: "manifests", backend: nftables.Name}
@@ -35,7 +35,7 @@ func manyAtOnce(ctx context.Context, l *lab) ([]row, error) {
 	return []row{compared("6", fmt.Sprintf("%d ADDs at once, nftables", crowd), median(times[least]), median(times[ours]), limit{value: 1.3})}, nil
 }
 
-// atOnce runs a crowd of plugins, each in a new pod of its own.
+// atOnce runs a crowd of plugins at once, each in a new pod.
 func (l *lab) atOnce(p plugin) (time.Duration, error) {
 	var took time.Duration
 	err := withPods(crowd, func(pods []*nettest.World) error {
@@ -49,7 +49,7 @@ func (l *lab) atOnce(p plugin) (time.Duration, error) {
 		}
 		var err error
 		for range crowd {
-			err = cmp.Or(err, <-errs) // one of them is enough
+			err = cmp.Or(err, <-errs) // one error is enough
 		}
 		took = time.Since(began)
 		return err

@@ -16,10 +16,10 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// many is how many exclusions a long list has.
+// many is the length of a long list of exclusions.
 const many = 10_000
 
-// excluded are n addresses that nobody here connects to. No two are neighbours, which one range could hold.
+// excluded returns n addresses that the bench never connects to. No two are adjacent, so that they cannot be merged.
 func excluded(n int) []redirect.Range {
 	list := make([]redirect.Range, n)
 	addr := netip.MustParseAddr("198.18.0.0")
@@ -30,7 +30,7 @@ func excluded(n int) []redirect.Range {
 	return list
 }
 
-// excluding is the ruleset of the pod with these exclusions of ranges and no other.
+// excluding is the pod's ruleset with n excluded ranges and no others.
 func (l *lab) excluding(n int) (rules.Ruleset, error) {
 	policy, err := l.policy()
 	if err != nil {
@@ -40,7 +40,7 @@ func (l *lab) excluding(n int) (rules.Ruleset, error) {
 	return policy.Ruleset(), nil
 }
 
-// program programs a pod for IPv4, in this process.
+// program programs a pod for IPv4 within this process.
 func program(ctx context.Context, ns *nettest.Namespace, backend string, rs rules.Ruleset) error {
 	pod, err := netns.Open(ns.Path())
 	if err != nil {
@@ -61,7 +61,7 @@ func program(ctx context.Context, ns *nettest.Namespace, backend string, rs rule
 	})
 }
 
-// programmings is how often a long list is programmed by each backend.
+// programmings is how often each backend programs a long list.
 const programmings = 11
 
 // programmingTimes compares programming a long list with nft -f of the same set alone.
@@ -102,7 +102,7 @@ func programmingTimes(ctx context.Context, l *lab) ([]row, error) {
 	return rows, nil
 }
 
-// inNewPod is how long do takes in a new pod.
+// inNewPod returns how long do takes in a new pod.
 func inNewPod(do func(*nettest.Namespace) error) (time.Duration, error) {
 	var took time.Duration
 	err := withPods(1, func(pods []*nettest.World) error {
@@ -114,7 +114,7 @@ func inNewPod(do func(*nettest.Namespace) error) (time.Duration, error) {
 	return took, err
 }
 
-// setText is a table with nothing but a set of the ranges.
+// setText is an nftables table that holds nothing but a set of the ranges.
 func setText(ranges []redirect.Range) string {
 	elements := make([]string, len(ranges))
 	for i, r := range ranges {

@@ -10,8 +10,8 @@ import (
 	"github.com/detour-cni/detour/pkg/iptext"
 )
 
-// writeFloors writes what the floors program, which is what detour would: a folder for each set of families, with the files
-// 4 and 6 for iptables-restore and the netlink messages of the whole.
+// writeFloors writes what the floors program, the same rules as detour's: for each set of families a folder with the files 4
+// and 6 for iptables-restore, and batch, the netlink messages for both.
 func (l *lab) writeFloors() error {
 	policy, err := l.policy()
 	if err != nil {
@@ -40,7 +40,7 @@ func (l *lab) floorFolder(p plugin) string {
 	return l.path(fmt.Sprintf("floor-%d", len(p.families())))
 }
 
-// floorEnv tells a floor what it is to do.
+// floorEnv tells a floor what to do.
 func (l *lab) floorEnv(p plugin) []string {
 	env := []string{
 		"DETOUR_BENCH_SERVER=" + l.serverURL, "DETOUR_BENCH_POD=" + l.podPath(), "DETOUR_BENCH_CONFIG=" + l.configPath(),
@@ -52,5 +52,5 @@ func (l *lab) floorEnv(p plugin) []string {
 	case nftables.Name:
 		return append(env, "DETOUR_BENCH_BATCH="+filepath.Join(l.floorFolder(p), "batch"))
 	}
-	return append(env, "DETOUR_BENCH_RULES="+l.floorFolder(p), "XTABLES_LOCKFILE=/proc/self/stat") // somebody may hold the host's
+	return append(env, "DETOUR_BENCH_RULES="+l.floorFolder(p), "XTABLES_LOCKFILE=/proc/self/stat") // the host's lock may be held
 }

@@ -23,10 +23,10 @@ const (
 	mostInit   = 1.0  // ms
 )
 
-// samples is how often each number of one process is taken.
+// samples is how often each figure is measured.
 const samples = 21
 
-// footprint measures the binary, and one process of it for each source of the pod.
+// footprint measures the size of the binary, and the memory and start-up of its process.
 func footprint(ctx context.Context, l *lab) ([]row, error) {
 	file, err := os.Stat(filepath.Join(l.bin, detour))
 	if err != nil {
@@ -41,7 +41,7 @@ func footprint(ctx context.Context, l *lab) ([]row, error) {
 		}
 		rows = append(rows, absolute("peak memory, pod from "+source.what, memory/1e6, "MB", mostMemory/1e6))
 	}
-	// It is the same work each time: whatever takes longer than the least was something else's.
+	// The work is the same each time, so any time above the least is noise.
 	initTime, err := sampled(ctx, l, plugin{program: detour, verb: "ADD", source: "agent", backend: nftables.Name}, packageInit, slices.Min)
 	if err != nil {
 		return nil, err
@@ -49,13 +49,13 @@ func footprint(ctx context.Context, l *lab) ([]row, error) {
 	return append(rows, absolute("package initialization, the least", initTime, "ms", mostInit)), nil
 }
 
-// absolute is the row of a value that nothing is compared with.
+// absolute is the row of a value without a floor.
 func absolute(what string, value float64, unit string, most float64) row {
 	l := limit{value: most}
 	return row{"7", what, "", fmt.Sprintf("%.2f %s", value, unit), "", l.String() + " " + unit, l.verdict(value)}
 }
 
-// sampled is the one of all that take finds out about a plugin's process that has a new pod.
+// sampled measures several runs of a plugin, each in a new pod, and returns the value that one picks.
 func sampled(ctx context.Context, l *lab, p plugin, take func(*lab, *exec.Cmd) (float64, error), one func([]float64) float64) (float64, error) {
 	var values []float64
 	err := withPods(samples, func(pods []*nettest.World) error {
@@ -89,7 +89,7 @@ func peakMemory(l *lab, cmd *exec.Cmd) (float64, error) {
 	return kib * 1024, err
 }
 
-// packageInit runs the plugin and returns how long its packages initialize, in milliseconds.
+// packageInit runs the plugin and returns how long its package initialization takes, in milliseconds.
 func packageInit(_ *lab, cmd *exec.Cmd) (float64, error) {
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -100,7 +100,8 @@ func packageInit(_ *lab, cmd *exec.Cmd) (float64, error) {
 	return sumInitTrace(stderr.String())
 }
 
-// sumInitTrace adds up the times of GODEBUG=inittrace=1, in milliseconds: "init net @0.56 ms, 0.013 ms clock, 4800 bytes, 60 allocs".
+// sumInitTrace adds up the clock times of GODEBUG=inittrace=1, in milliseconds. A line of it is
+// "init net @0.56 ms, 0.013 ms clock, 4800 bytes, 60 allocs".
 func sumInitTrace(trace string) (float64, error) {
 	var sum float64
 	lines := 0

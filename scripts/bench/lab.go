@@ -20,7 +20,7 @@ import (
 	"github.com/detour-cni/detour/pkg/redirect"
 )
 
-// Who and what is programmed: the pod and the MeshConfig of objects.
+// The pod in objects, and its proxy's ports.
 const (
 	podNamespace = "shop"
 	podName      = "web-7d4b9c6f58-x2x9p"
@@ -33,21 +33,22 @@ const (
 //go:embed objects
 var objects embed.FS
 
-// lab is what the numbers have in common.
+// lab is what all measurements share.
 type lab struct {
 	bin, dir  string
 	dialect   mesh.Dialect
-	served    kube.Objects // as an API server has them
-	short     kube.Objects // as somebody writes them
+	served    kube.Objects // as an API server stores them
+	short     kube.Objects // as a user writes them
 	serverURL string
-	// absent says of a backend that is not here why.
+	// absent says why a backend is missing.
 	absent map[string]string
+	plots  map[string]string // SVG by file name
 	undo   []func() error
 }
 
-// newLab prepares everything but namespaces.
+// newLab prepares everything except namespaces. The caller must Close it.
 func newLab(ctx context.Context, bin string) (l *lab, err error) {
-	l = &lab{bin: bin, absent: map[string]string{}}
+	l = &lab{bin: bin, absent: map[string]string{}, plots: map[string]string{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, l.Close())
@@ -79,7 +80,7 @@ func newLab(ctx context.Context, bin string) (l *lab, err error) {
 	return l, l.writeFloors()
 }
 
-// mountState has the plugins' state kept in memory, as it is on a node: /run is a tmpfs there.
+// mountState keeps the plugins' state in memory. On a node it is in /run, which is a tmpfs as well.
 func (l *lab) mountState() error {
 	if err := os.Mkdir(l.path("state"), 0o700); err != nil {
 		return err
@@ -91,7 +92,7 @@ func (l *lab) mountState() error {
 	return nil
 }
 
-// unpack writes one of the objects' files and returns what is in it.
+// unpack writes one of the embedded files to the lab's folder and returns its objects.
 func (l *lab) unpack(ctx context.Context, name string) (kube.Objects, error) {
 	data, err := objects.ReadFile("objects/" + name)
 	if err != nil {
@@ -107,7 +108,7 @@ func (l *lab) unpack(ctx context.Context, name string) (kube.Objects, error) {
 	return m.Lookup(ctx, kube.NewRequest(l.dialect, pod.ID{Namespace: podNamespace, Name: podName}))
 }
 
-// policy is what the mesh wants of the pod.
+// policy is what the mesh decides for the pod.
 func (l *lab) policy() (redirect.OSM, error) {
 	facts, err := pod.Parse(l.served.Pod)
 	if err != nil {
@@ -128,7 +129,7 @@ func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
 
 func (l *lab) onClose(undo func() error) { l.undo = append(l.undo, undo) }
 
-// Close takes everything down, last things first.
+// Close takes everything down in reverse order.
 func (l *lab) Close() error {
 	var errs []error
 	for _, undo := range slices.Backward(l.undo) {
@@ -146,12 +147,12 @@ func noneLeft() error {
 	return err
 }
 
-// present are those of the names that are not of an absent backend.
+// present returns the names without those of absent backends.
 func (l *lab) present(names ...string) []string {
 	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return l.absent[name] != "" })
 }
 
-// missing are rows for the backends that are not here.
+// missing returns a row for each absent backend.
 func (l *lab) missing(number, what string) []row {
 	var rows []row
 	for _, backend := range backends {
@@ -162,8 +163,8 @@ func (l *lab) missing(number, what string) []row {
 	return rows
 }
 
-// tryIPTables fails if a variant of iptables is not there or does not work in a new namespace. It makes a folder that, as
-// PATH, has this variant alone and as the default.
+// tryIPTables fails if a variant of iptables is missing or does not work in a new namespace. It makes a folder that serves as
+// a PATH with this variant only, which is also the default there.
 func (l *lab) tryIPTables(variant string) error {
 	folder := l.path(variant)
 	if err := os.Mkdir(folder, 0o700); err != nil {
@@ -202,7 +203,7 @@ func output(ns *nettest.Namespace, program string, args ...string) (string, erro
 	return string(out), nil
 }
 
-// explained adds what a program said to its exit status.
+// explained adds what a program printed to its exit status.
 func explained(err error) error {
 	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		return fmt.Errorf("%w: %s", err, strings.Join(strings.Fields(string(exit.Stderr)), " "))

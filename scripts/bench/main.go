@@ -1,7 +1,7 @@
-// Command bench takes the numbers that detour promises, each next to the least that could do the same, and prints them as a
-// table. It needs root, iptables, nft, and beside itself detour and the programs of its subfolders; `make bench` builds and
-// starts it. Everything happens in network namespaces of its own, but that it holds the host's xtables lock, each time for
-// the few milliseconds of one ADD.
+// Command bench measures what detour promises, each figure next to the least that could do the same. It prints a table and
+// draws two of the figures into the folder that its argument names. It needs root, iptables and nft, and expects detour and
+// the programs of its subfolders beside itself; `make bench` builds and starts it. Everything happens in network namespaces
+// of its own, except that it holds the host's xtables lock, each time for the few milliseconds of one ADD.
 package main
 
 import (
@@ -21,14 +21,18 @@ func main() { os.Exit(run()) }
 func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 	defer stop()
-	if err := bench(ctx); err != nil {
+	if len(os.Args) != 2 {
+		fmt.Fprintln(os.Stderr, "usage: bench FOLDER")
+		return 2
+	}
+	if err := bench(ctx, os.Args[1]); err != nil {
 		fmt.Fprintln(os.Stderr, "bench: "+err.Error())
 		return 1
 	}
 	return 0
 }
 
-// sections take the numbers.
+// sections are the measurements, in the order in which they run.
 var sections = []struct {
 	about string
 	take  func(context.Context, *lab) ([]row, error)
@@ -40,8 +44,8 @@ var sections = []struct {
 	{"size, memory, package initialization", footprint},
 }
 
-// bench prints the table once all of it is there, and leaves nothing behind.
-func bench(ctx context.Context) (err error) {
+// bench prints the table and writes the plots once all numbers are there, and leaves nothing else behind.
+func bench(ctx context.Context, plots string) (err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -66,15 +70,16 @@ func bench(ctx context.Context) (err error) {
 	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.number, b.number) })
 	printTable(os.Stdout, rows)
 	fmt.Fprintln(os.Stdout, legend)
-	return nil
+	return l.writePlots(plots)
 }
 
 const legend = `
-Medians; what is compared ran in turn, an ADD or DEL 50 times, each in a new namespace. 1 MB is 10^6 bytes. The floor of
-1. is a plugin that sends the same netlink messages and prints a result,
-2. makes the two GETs as well, side by side over one connection,
-3. gives iptables-restore the same rules instead, and for DEL only prints a result,
-4. is a client that dials the proxy itself, without rules; three rules are the least that redirect; for exclusions it is the
-   same backend without them,
-5. is nft -f of the same set alone,
-6. is 100 of 1. at once, or the same ADD while nobody holds the lock.`
+Figures are medians unless the row says otherwise. The plugins of 1. to 3. ran in random order, each 50 times, every time in
+a new namespace. 1 MB is 10^6 bytes. The floors:
+1. a plugin that sends the same netlink messages and prints a result,
+2. the same, which first makes the two GETs at once over one connection,
+3. the same with iptables-restore; for DEL, a plugin that only prints a result,
+4. a client that dials the proxy itself, without rules; for exclusions, the same backend without them. "three rules" are the
+   fewest that redirect,
+5. nft -f of the same set alone,
+6. 100 of 1. at once, or the same ADD while nobody holds the lock.`

@@ -2,11 +2,8 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -22,24 +19,24 @@ import (
 // The programs.
 const (
 	detour   = "detour"
-	floor    = "floor"    // prints prevResult; with a batch it sends that first
+	floor    = "floor"    // programs what package least says, prints prevResult
 	floorGet = "floorget" // the same after two GETs
 )
 
-// backends are by detour's names for them.
+// backends have detour's names.
 var (
 	iptablesVariants = []string{"iptables-nft", "iptables-legacy"}
 	backends         = append([]string{nftables.Name}, iptablesVariants...)
 )
 
-// plugin is a plugin's process, as a runtime starts it. The zero fields of a floor say what it leaves out.
+// plugin is a run of a plugin, as a runtime starts it. A floor leaves out what its zero fields stand for.
 type plugin struct {
 	program string
 	verb    string
 	source  string // of the pod: manifests, agent or api
 	backend string // one of iptablesVariants or nftables.Name
 	v4only  bool   // the pod has no IPv6 address
-	locked  bool   // somebody holds the host's xtables lock meanwhile
+	locked  bool   // the host's xtables lock is held meanwhile
 }
 
 func (p plugin) String() string {
@@ -53,11 +50,11 @@ func (p plugin) families() []rules.Family {
 	return rules.Families
 }
 
-// command is the plugin's process for the pod whose network namespace is given.
+// command is the plugin's process for the pod in a network namespace.
 func (l *lab) command(p plugin, ns *nettest.Namespace) *exec.Cmd {
 	conf, err := json.Marshal(l.conf(p))
 	if err != nil {
-		panic(err) // it is strings all through
+		panic(err) // it has only strings
 	}
 	cmd := exec.Command(filepath.Join(l.bin, p.program))
 	cmd.Stdin = bytes.NewReader(conf)
@@ -78,7 +75,7 @@ func (l *lab) conf(p plugin) map[string]any {
 		ips = append(ips, map[string]any{"address": nettest.PodIPv6.String() + "/64"})
 	}
 	conf := map[string]any{
-		"cniVersion": "1.1.0", "name": "bench", "type": detour, "mesh": meshName, "stateDir": l.path("state"), "logFile": l.path("log"),
+		"cniVersion": "1.1.0", "name": "bench", "type": detour, "mesh": meshName, "stateDir": l.path("state"), "logFile": l.logFile(p),
 		"prevResult": map[string]any{"cniVersion": "1.1.0", "ips": ips, "dns": map[string]any{}},
 	}
 	switch p.source {
@@ -93,7 +90,7 @@ func (l *lab) conf(p plugin) map[string]any {
 	case p.backend == nftables.Name:
 		conf["backend"] = p.backend
 	case p.backend != "":
-		conf["backend"] = "iptables" // PATH has one variant
+		conf["backend"] = "iptables" // PATH has only one variant
 	}
 	return conf
 }
@@ -115,71 +112,4 @@ func (l *lab) timed(p plugin, ns *nettest.Namespace) (time.Duration, error) {
 		return 0, fmt.Errorf("%s: %w: %s", p, explained(err), bytes.TrimSpace(out))
 	}
 	return took, nil
-}
-
-// rounds is how often each plugin is run.
-const rounds = 50
-
-// contest runs the plugins in turn, in each round in another order and each in a new pod, and returns their times.
-func (l *lab) contest(ctx context.Context, plugins []plugin) (map[plugin]time.Duration, error) {
-	all := map[plugin][]time.Duration{}
-	for range rounds {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		if err := l.round(plugins, all); err != nil {
-			return nil, err
-		}
-	}
-	medians := map[plugin]time.Duration{}
-	for p, times := range all {
-		medians[p] = median(times)
-	}
-	return medians, nil
-}
-
-func (l *lab) round(plugins []plugin, all map[plugin][]time.Duration) error {
-	return withPods(len(plugins), func(pods []*nettest.World) error {
-		for i, p := range plugins {
-			if err := l.prepare(p, pods[i].Pod); err != nil {
-				return err
-			}
-		}
-		for _, i := range rand.Perm(len(plugins)) {
-			took, err := l.timed(plugins[i], pods[i].Pod)
-			if err != nil {
-				return err
-			}
-			all[plugins[i]] = append(all[plugins[i]], took)
-		}
-		return nil
-	})
-}
-
-// prepare has something there for a DEL.
-func (l *lab) prepare(p plugin, ns *nettest.Namespace) error {
-	if p.verb != "DEL" {
-		return nil
-	}
-	p.verb = "ADD"
-	_, err := l.timed(p, ns)
-	return err
-}
-
-// withPods calls fn with new pods that have interfaces and no rules.
-func withPods(n int, fn func([]*nettest.World) error) (err error) {
-	var pods []*nettest.World
-	defer func() {
-		for _, p := range pods {
-			err = errors.Join(err, p.Close())
-		}
-	}()
-	for range n {
-		p, err := nettest.NewWorld()
-		if err != nil {
-			return err
-		}
-		pods = append(pods, p)
-	}
-	return fn(pods)
 }

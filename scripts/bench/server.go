@@ -14,11 +14,11 @@ import (
 	"github.com/detour-cni/detour/pkg/agentapi"
 )
 
-// token is what the API server takes.
+// token is the one that the API server accepts.
 const token = "the-token"
 
-// startServers serves the objects over TLS and HTTP/2, with a kubeconfig, a CA and a token in the lab's folder, and at the
-// agent's socket.
+// startServers serves the objects over TLS and HTTP/2, and at the agent's socket. A kubeconfig, a CA and a token are in the
+// lab's folder.
 func (l *lab) startServers() error {
 	mux := http.NewServeMux()
 	mux.Handle(l.podPath(), object(l.served.Pod))
@@ -53,7 +53,7 @@ func (l *lab) configPath() string {
 func object(data []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer "+token {
-			http.Error(w, "who are you?", http.StatusUnauthorized)
+			http.Error(w, "wrong token", http.StatusUnauthorized)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
@@ -61,7 +61,7 @@ func object(data []byte) http.HandlerFunc {
 	}
 }
 
-// startAgent answers everybody who asks for a pod with this one, as the agent keeps it, and the whole configuration.
+// startAgent answers every lookup with the pod, as the agent caches it, and the whole configuration.
 func (l *lab) startAgent() error {
 	listener, err := net.Listen("unix", l.path("agent.sock"))
 	if err != nil {

@@ -21,7 +21,7 @@ func (r row) cells() []string {
 	return []string{r.number, r.what, r.floor, r.detour, r.ratio, r.limit, r.verdict}
 }
 
-// limit is what a value is held to; the zero limit is none.
+// limit bounds a value. The zero limit does not.
 type limit struct {
 	value   float64
 	atLeast bool // instead of at most
@@ -47,7 +47,7 @@ func (l limit) verdict(value float64) string {
 	return "**missed**"
 }
 
-// compared is the row of two times.
+// compared is the row of two times and their ratio.
 func compared(number, what string, floor, detour time.Duration, l limit) row {
 	ratio := float64(detour) / float64(floor)
 	return row{number, what, ms(floor), ms(detour), fmt.Sprintf("%.2f", ratio), l.String(), l.verdict(ratio)}
@@ -55,7 +55,7 @@ func compared(number, what string, floor, detour time.Duration, l limit) row {
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.2f ms", float64(d)/1e6) }
 
-// printTable prints Markdown whose columns stand below each other.
+// printTable prints a Markdown table with aligned columns.
 func printTable(out io.Writer, rows []row) {
 	widths := make([]int, len(head.cells()))
 	for _, r := range append(slices.Clone(rows), head) {
@@ -81,7 +81,7 @@ func printLine(out io.Writer, cells []string, widths []int) {
 	fmt.Fprintln(out, "|")
 }
 
-// median returns the middle of values, the lower one of two. There must be a value.
+// median returns the middle of values, the lower of two. values must not be empty.
 func median[T cmp.Ordered](values []T) T {
 	sorted := slices.Sorted(slices.Values(values))
 	return sorted[(len(sorted)-1)/2]

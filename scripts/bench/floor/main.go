@@ -1,5 +1,4 @@
-// Command floor is the least that a chained plugin could do: it prints prevResult. Before that it programs
-// what package least says.
+// Command floor is the smallest chained plugin: it programs what package least says and prints prevResult.
 package main
 
 import "github.com/detour-cni/detour/scripts/bench/internal/least"

@@ -1,6 +1,6 @@
-// Command floorget is the least that a chained plugin could do that asks an API server: beside what floor does it gets
-// DETOUR_BENCH_POD and DETOUR_BENCH_CONFIG, two paths, side by side over one connection. DETOUR_BENCH_SERVER is the URL
-// before them, DETOUR_BENCH_CA and DETOUR_BENCH_TOKEN are files.
+// Command floorget is the smallest chained plugin that asks an API server. It does what floor does, and first gets two paths at
+// the same time over one connection: DETOUR_BENCH_POD and DETOUR_BENCH_CONFIG, relative to the URL DETOUR_BENCH_SERVER.
+// DETOUR_BENCH_CA and DETOUR_BENCH_TOKEN are files.
 package main
 
 import (
@@ -29,7 +29,7 @@ func lookup() error {
 	}
 	roots := x509.NewCertPool()
 	if !roots.AppendCertsFromPEM(ca) {
-		return errors.New("DETOUR_BENCH_CA is no certificate")
+		return errors.New("DETOUR_BENCH_CA is not a certificate")
 	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, ForceAttemptHTTP2: true, MaxConnsPerHost: 1}}
 	config := make(chan error)

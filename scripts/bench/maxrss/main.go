@@ -1,5 +1,5 @@
-// Command maxrss runs its arguments with its own standard input and prints the peak of their memory in KiB. A process's peak
-// begins with that of the one that started it, so whoever measures must be small.
+// Command maxrss runs a command with its own standard input and prints the command's peak memory in KiB. A process inherits its
+// parent's peak, so the one that measures must be small.
 package main
 
 import (

@@ -1,6 +1,6 @@
-// Package least is what the least plugins have in common: a chained plugin that prints prevResult and, before that, commits
-// what is in the file that DETOUR_BENCH_BATCH names, if it names one, or else gives iptables-restore the rules of the files
-// 4 and 6 in the folder that DETOUR_BENCH_RULES names.
+// Package least is what the floors share: a chained plugin that programs rules and prints prevResult. The rules are the netlink
+// messages in the file DETOUR_BENCH_BATCH, or iptables-restore's in the files 4 and 6 of the folder DETOUR_BENCH_RULES. Without
+// either variable nothing is programmed.
 package least
 
 import (
@@ -48,7 +48,7 @@ func Main(about string, lookup func() error) {
 	skel.PluginMainFuncs(skel.CNIFuncs{Add: add, Check: nothing, Del: nothing}, version.All, about)
 }
 
-// commit sends the file's netlink messages as one batch in the namespace at path, and waits for the one ack that they ask for.
+// commit sends the file's netlink messages as one batch in the namespace at path and waits for its only ack.
 func commit(path, file string) error {
 	batch, err := os.ReadFile(file)
 	if err != nil {
@@ -71,15 +71,15 @@ func commit(path, file string) error {
 		return err
 	}
 	if n < unix.SizeofNlMsghdr+4 || binary.NativeEndian.Uint16(answer[4:]) != unix.NLMSG_ERROR {
-		return errors.New("the answer to the batch is no ack")
+		return errors.New("the answer to the batch is not an ack")
 	}
 	if code := int32(binary.NativeEndian.Uint32(answer[unix.SizeofNlMsghdr:])); code != 0 {
-		return fmt.Errorf("the batch is refused: %w", unix.Errno(-code))
+		return fmt.Errorf("the kernel refuses the batch: %w", unix.Errno(-code))
 	}
 	return nil
 }
 
-// openIn opens a socket to nf_tables that stays in the namespace at path.
+// openIn opens an nf_tables socket in the namespace at path.
 func openIn(path string) (socket int, err error) {
 	err = within(path, func() (err error) {
 		socket, err = unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
@@ -88,7 +88,7 @@ func openIn(path string) (socket int, err error) {
 	return socket, err
 }
 
-// within runs fn in the namespace at path and comes back, as skel wants it.
+// within runs fn in the namespace at path and comes back, as skel demands.
 func within(path string, fn func() error) error {
 	runtime.LockOSThread() // to the end: the process is short
 	own, err := netns.Get()
