@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Takes detour's numbers, each next to the least that could do the same, and prints them as a table in Markdown. Needs root;
-# takes about two minutes. On a machine that is otherwise idle it is worth more.
+# Measures detour next to the least program that could do the same, and prints a Markdown table. Needs root and about two
+# minutes. The numbers are only comparable on an otherwise idle machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
