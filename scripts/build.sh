@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds Go programs of this module into bin/: static, stripped, with the version that git knows.
+# Builds Go programs of this module into bin/: static, stripped, with git's version.
 set -eu
 cd "$(dirname "$0")/.."
 version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Holds detour against the meshes' own programs, in the folder CONFORMANCE_BIN: scripts/conformance/doc.go names them. Those
-# of the meshes that CONFORMANCE_REQUIRE names must be there. OSM's injector is a Go module: it is built where it is missing.
+# Compares detour with the meshes' own programs in the folder CONFORMANCE_BIN; scripts/conformance/doc.go names them. The
+# programs of the meshes in CONFORMANCE_REQUIRE must be there. OSM's injector is a Go module, built here if it is missing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/deps.sh iptables ip
 
 bin=$(mktemp -d)
 trap 'rm -rf "$bin"' EXIT
-chmod 755 "$bin" # istio-validation runs as a user of its own, who may not be let into the other folder
+chmod 755 "$bin" # istio-validation runs as another user, who may not enter CONFORMANCE_BIN
 if [[ -n ${CONFORMANCE_BIN:-} ]]; then
 	cp -L "$CONFORMANCE_BIN"/* "$bin/"
 	chmod 755 "$bin"/*

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Shows detour at work on this machine, without a cluster: sets up a pod, a sidecar and an outside in network namespaces of
-# their own, makes real connections and compares where they go with where they should. MESH=... picks the mesh, BACKEND=... what the rules are programmed with.
+# Shows detour at work without a cluster: sets up a pod, a sidecar and an outside in network namespaces, makes real
+# connections and compares where they go with where they should. MESH=... and BACKEND=... choose the mesh and the backend.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-umask 022 # the proxy runs as a user of its own, from the demo's binary
+umask 022 # the proxy runs the demo's binary as another user
 
 if ((EUID != 0)); then
 	echo "demo: network namespaces need root: sudo make demo" >&2

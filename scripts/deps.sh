@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# deps.sh PROGRAM...: installs the Debian packages of those programs that are missing. Says nothing if none is.
+# deps.sh PROGRAM...: installs the Debian packages of the missing programs. Prints nothing if none is missing.
 set -euo pipefail
 
-PATH=$PATH:/usr/sbin:/sbin # a root that came by su may lack them
+PATH=$PATH:/usr/sbin:/sbin # root may lack them after su
 
-# Where a package's name is not its program's.
+# Packages whose name differs from the program's.
 declare -A package_of=(
 	[busybox]=busybox-static
 	[etcd]=etcd-server

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the cases of scripts/e2e on a cluster of kind, where Docker is; those that take the node's parts away are skipped.
-# Arguments go to the tests. Needs docker and kind; the images of the pods are made here.
+# Runs the cases of scripts/e2e on a kind cluster, except those that stop parts of the node. Arguments go to the tests.
+# Needs docker and kind; builds the pods' images itself.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

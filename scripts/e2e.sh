@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs detour on a real Kubernetes node that is made of namespaces, and brings it down again. Needs root; arguments go to the
-# tests, -run NAME for one. The first run builds the Kubernetes programs, which takes minutes. KEEP=1 keeps disks and logs.
+# Runs detour on a real Kubernetes node made of namespaces, then stops the node. Needs root. Arguments go to the tests, such as
+# -run NAME. The first run builds the Kubernetes programs, which takes minutes. KEEP=1 keeps disks and logs.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -16,7 +16,7 @@ tools=$(scripts/tools.sh)
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/detour-e2e-XXXXXX")
 
-# show_logs prints the ends of the logs of what the node runs, and detour's.
+# show_logs prints the ends of the node's logs and of detour's.
 show_logs() {
 	local log
 	for log in "$work"/cluster/logs/{containerd,kubelet}.log "$work"/cluster/node/var/log/{detour*.log,pods/detour-system_*/*/*.log}; do
@@ -40,7 +40,7 @@ DETOUR_E2E_BIN=$work/bin
 export DETOUR_E2E_PROGRAMS DETOUR_E2E_WORK DETOUR_E2E_PLUGINS DETOUR_E2E_BIN
 mkdir "$DETOUR_E2E_WORK" "$DETOUR_E2E_PLUGINS" "$DETOUR_E2E_BIN" "$work/module"
 
-# build FOLDER PACKAGE...: static programs. The two CNI plugins that are no tools of go.mod need modules that it lacks.
+# build FOLDER PACKAGE...: static programs. go.mod lacks the modules of the two CNI plugins that are not among its tools.
 cp go.mod go.sum "$work/module"
 build() {
 	CGO_ENABLED=0 go build -modfile="$work/module/go.mod" -mod=mod -trimpath -buildvcs=false -ldflags "-s -w" -o "$1/" "${@:2}"
@@ -51,5 +51,5 @@ build "$DETOUR_E2E_PLUGINS" $plugins/main/loopback $plugins/meta/portmap
 build "$DETOUR_E2E_BIN" ./plugin/... ./scripts/e2e/workload
 go test -tags e2e -c -o "$work/e2e.test" ./scripts/e2e
 
-cd scripts/e2e # as go test does
+cd scripts/e2e # where go test would run it
 "$work/e2e.test" -test.v -test.failfast -test.timeout 60m "${@/#-/-test.}"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds detour's image for each of ARCHS (this machine's architecture; "amd64 arm64" for both) and says how large it is. docker
-# or buildah gets it as NAME if one of them works here; without them it is an OCI archive in bin/. Nothing is pulled.
+# Builds the image NAME for each of ARCHS (default: this machine's; "amd64 arm64" for both) with docker or buildah, and prints
+# its size. Without docker and buildah it writes an OCI archive into bin/. Pulls nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/local/go/bin
@@ -24,11 +24,11 @@ tool() {
 	fi
 }
 
-# mb FILE...: their sizes' sum in MB.
+# mb FILE...: their total size.
 mb() { du --apparent-size --bytes --total "$@" | awk 'END { printf "%.1f MB", $1 / 1e6 }'; }
 
 builder=$(tool)
-full=$name # as containerd calls it
+full=$name # containerd's name for it
 if [[ $name != */* ]]; then full=docker.io/library/$name; fi
 for arch in $archs; do
 	folder=$context/linux-$arch

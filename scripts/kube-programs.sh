@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the Kubernetes programs that are named (kube-apiserver, kubelet, ...) and are not there yet, and prints the folder
-# that holds them: a cache outside the tree. There are no packages of them in Debian, but Go modules.
+# kube-programs.sh PROGRAM...: builds the missing Kubernetes programs (kube-apiserver, kubelet, ...) and prints their folder, a
+# cache outside the tree. Debian has no packages of them, so they come from their Go modules.
 set -euo pipefail
 
 version=1.34.4
@@ -9,8 +9,8 @@ known=' kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl
 
 say() { echo "kube-programs: $*" >&2; }
 
-# write_module makes a module in the current folder that requires Kubernetes. Kubernetes' go.mod replaces its staging
-# modules by folders of its repository; here each is replaced by its own release.
+# write_module makes a module in the current folder that requires Kubernetes. Kubernetes' go.mod replaces its staging modules
+# with folders of its repository; this one replaces each with its own release.
 write_module() {
 	go mod init kube 2>/dev/null
 	local gomod
@@ -20,7 +20,7 @@ write_module() {
 	go mod edit "-require=k8s.io/kubernetes@v$version" "${replaces[@]}"
 }
 
-# build PROGRAM puts a program into the folder once it is whole.
+# build PROGRAM puts a program into the folder once it is complete.
 build() {
 	say "building $1 $version (once; this takes minutes)"
 	GOFLAGS=-mod=mod CGO_ENABLED=0 nice go build \
@@ -29,7 +29,7 @@ build() {
 	mv "$work/$1" "$folder/$1"
 }
 
-# missing prints those of its arguments that are not in the folder.
+# missing PROGRAM...: prints those that are not in the folder.
 missing() {
 	local program
 	for program; do
@@ -47,9 +47,9 @@ done
 if [[ -n $(missing "$@") ]]; then
 	mkdir -p "$folder"
 	exec 9>"$folder/.lock"
-	flock 9 # a second run waits here and then finds the programs
-	rm -rf "$folder"/.build-* # of runs that were killed
-	work=$(mktemp -d "$folder/.build-XXXXXX") # in the folder, so that mv is a rename
+	flock 9 # a second run waits and then finds the programs
+	rm -rf "$folder"/.build-* # left by killed runs
+	work=$(mktemp -d "$folder/.build-XXXXXX") # in the same file system, so that mv is atomic
 	trap 'rm -rf "$work"' EXIT
 	cd "$work"
 	mapfile -t programs < <(missing "$@")

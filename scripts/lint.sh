@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lints Go and shell. golangci-lint is built into the cache, once.
+# Lints Go and shell. Builds golangci-lint into the cache once.
 set -eu
 cd "$(dirname "$0")/.."
 version=v2.15.0

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs the plugin against a real kube-apiserver and etcd (pkg/apitest). Needs root, for network namespaces; arguments go to
-# go test. REQUIRE_NETNS=1 makes a missing privilege a failure instead of a skipped test.
+# Runs the plugin against a real kube-apiserver and etcd (pkg/apitest). Needs root for network namespaces; REQUIRE_NETNS=1 fails
+# without it instead of skipping tests. Arguments go to go test.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/deps.sh etcd ip iptables
 folder=$(scripts/kube-programs.sh kube-apiserver kubectl)
 
-# The servers' data, logs and keys: go test may be stopped before it can remove them.
+# For the servers' data, logs and keys, which an interrupted go test can't remove.
 TMPDIR=$(mktemp -d)
 trap 'rm -rf "$TMPDIR"' EXIT
 export TMPDIR

@@ -1,18 +1,17 @@
 #!/bin/sh
-# Runs all tests but those against a real API server. As root, what they need is installed; without root, or on another
-# system, tests that need network namespaces are skipped, unless REQUIRE_NETNS=1 makes that a failure.
+# Runs all tests that need no Kubernetes programs. As root it installs what they need, on Debian. Without root, tests
+# that need network namespaces are skipped; REQUIRE_NETNS=1 makes that a failure.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
 if [ "$(id -u)" -eq 0 ]; then
 	scripts/deps.sh haproxy iptables ip nft strace
 fi
-# The tests read the variable, so that the cache of go test keeps no result from another kernel, other programs or a user
-# without privileges.
+# The tests read this variable, so that go test does not reuse results from another kernel, other programs or another user.
 DETOUR_TEST_HOST=$(
 	id -u
 	uname -rv
 	for program in iptables-nft iptables-legacy nft ip; do "$program" -V 2>&1 || :; done
 )
 export DETOUR_TEST_HOST
-exec go test -timeout 30m ./... # on a busy machine the default of ten minutes is short
+exec go test -timeout 30m ./... # the default of ten minutes is short on a busy machine

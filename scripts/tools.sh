@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds cnitool and the CNI plugins that go.mod names as tools, and prints the folder that holds them: a cache outside the
-# tree. Go's own cache knows what is to be built again.
+# Builds cnitool and the CNI plugins that go.mod names as tools, and prints their folder, a cache outside the tree. Go's build
+# cache decides what to build again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-PATH=$PATH:/usr/local/go/bin # where go.dev's archive puts it; sudo forgets it
+PATH=$PATH:/usr/local/go/bin # where go.dev's archive puts it; sudo drops it from PATH
 
-# Go itself says no here if it is too old and may not download a newer one.
+# This fails if Go is too old and may not download a newer one.
 if ! why=$(go list -m 2>&1); then
 	echo "tools: Go $(sed -n 's/^go //p' go.mod) or newer is needed: $why" >&2
 	echo "tools: https://go.dev/doc/install says how to get it: an archive to unpack. Put its bin folder first in PATH" >&2
