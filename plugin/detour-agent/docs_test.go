@@ -92,7 +92,7 @@ func read(t *testing.T, path string) string {
 func sources(t *testing.T, root string) string {
 	t.Helper()
 	var all strings.Builder
-	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(path, ".go") && !strings.HasSuffix(path, "_test.go") {
 			all.WriteString(read(t, path))
 		}
