@@ -1,0 +1,56 @@
+package agent
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// deploy/README.md has a row for each of detour's metrics and for no other. It names every label, reason class and repair mode.
+func TestTheOperatorsPageHasEveryMetric(t *testing.T) {
+	page, err := os.ReadFile("../../deploy/README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, words := described(newMetrics("test", func() time.Duration { return 0 }).registry)
+	var got []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `(detour_[a-z_]+)`").FindAllStringSubmatch(string(page), -1) {
+		got = append(got, m[1])
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) {
+		t.Errorf("deploy/README.md has the metrics %q\nwant %q", got, want)
+	}
+	words = append(words, string(Report), string(Evict), string(InPlace))
+	for _, class := range classes {
+		words = append(words, class)
+	}
+	for _, word := range words {
+		if !strings.Contains(string(page), "`"+word+"`") {
+			t.Errorf("deploy/README.md does not have %q", word)
+		}
+	}
+}
+
+// described returns the names of detour's metrics and of their labels.
+func described(registry *prometheus.Registry) (metrics, labels []string) {
+	all := make(chan *prometheus.Desc)
+	go func() {
+		defer close(all)
+		registry.Describe(all)
+	}()
+	parts := regexp.MustCompile(`fqName: "(detour_[a-z_]+)".*variableLabels: {([^}]*)}`)
+	for d := range all {
+		if m := parts.FindStringSubmatch(d.String()); m != nil {
+			metrics = append(metrics, m[1])
+			labels = append(labels, strings.FieldsFunc(m[2], func(r rune) bool { return r == ',' })...)
+		}
+	}
+	return metrics, labels
+}
