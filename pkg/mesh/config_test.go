@@ -45,7 +45,7 @@ func TestEachRevisionOfIstioHasItsConfiguration(t *testing.T) {
 	}
 }
 
-// Only istio knows revisions, and a name that somebody chose is the name.
+// Only istio has revisions, and a name that the net conf gives holds for every pod.
 func TestAConfigurationThatHasNoRevisions(t *testing.T) {
 	revision := map[string]string{"istio.io/rev": "canary"}
 	for _, name := range Names() {
@@ -61,5 +61,30 @@ func TestAConfigurationThatHasNoRevisions(t *testing.T) {
 	}
 	if got := chosen.ConfigFor(revision, revision).String(); got != "ConfigMap mesh/istio-1-28" {
 		t.Error(got)
+	}
+}
+
+func TestAMeshWithoutAConfigurationObject(t *testing.T) {
+	d := osm(t)
+	d.Config = ConfigRef{}
+	if got := d.ConfigFor(nil, map[string]string{"istio.io/rev": "canary"}); !got.IsZero() || got.String() != "no configuration object" {
+		t.Errorf("the configuration is %s, %+v", got, got)
+	}
+	if decision, err := d.Decide(Input{Pod: meshed(nil)}); err != nil || decision.Policy == nil || decision.Warnings != nil {
+		t.Errorf("got %+v, %v", decision, err)
+	}
+	if _, err := d.With(Override{Container: "pipy"}); err != nil {
+		t.Error(err)
+	}
+	for _, o := range []ConfigRef{{Name: "x"}, {Group: "x", Versions: []string{"v1"}, Resource: "x", Kind: "X", Namespace: "x", Name: "x"}} {
+		if _, err := d.With(Override{MeshConfig: o}); err == nil || err.Error() != "proxy.meshConfig: mesh osm has no configuration object" {
+			t.Errorf("%+v: got %v", o, err)
+		}
+	}
+}
+
+func TestThereIsNothingToOverrideWithoutAMesh(t *testing.T) {
+	if _, err := (Dialect{}).With(Override{}); err == nil {
+		t.Error("a dialect without a row was accepted")
 	}
 }

@@ -29,8 +29,16 @@ func TestEveryDialectIsWhole(t *testing.T) {
 		if err != nil || decision.Skip != "" {
 			t.Errorf("%s: a pod with only the sidecar: %q, %v", name, decision.Skip, err)
 		}
-		if len(d.Config.Versions) == 0 || d.Config.Resource == "" || strings.HasSuffix(d.Prefix, "/") == d.Istio {
+		if len(d.Config.Versions) == 0 != d.Config.IsZero() || d.Proxy.UID == 0 || len(d.Prefixes) == 0 {
 			t.Errorf("%s: the row lacks something: %+v", name, d)
+		}
+		for _, prefix := range d.Prefixes {
+			if !strings.HasSuffix(prefix, "/") || !d.Reads(prefix+"x") || d.Reads("x."+prefix+"x") {
+				t.Errorf("%s: prefix %q", name, prefix)
+			}
+		}
+		if !d.Reads(GateAnnotation) || d.Reads("example.com/x") || d.Revision != "" && !d.Reads(d.Revision) {
+			t.Errorf("%s: it reads what it should not, or does not read what it should", name)
 		}
 	}
 	if _, ok := Find("linkerd"); ok {
@@ -49,13 +57,13 @@ func FuzzAnnotations(f *testing.F) {
 	} {
 		f.Add(seed[0], seed[1], seed[2], seed[3])
 	}
-	d := osm(f)
+	d, prefix := osm(f), osm(f).Prefixes[0]
 	f.Fuzz(func(t *testing.T, out, in, ranges, injection string) {
 		decision, err := d.Decide(Input{Pod: meshed(map[string]string{
-			d.Prefix + outboundPorts: out, d.Prefix + inboundPorts: in, d.Prefix + outboundRanges: ranges, d.Prefix + sidecarInjection: injection,
+			prefix + outboundPorts: out, prefix + inboundPorts: in, prefix + outboundRanges: ranges, prefix + sidecarInjection: injection,
 		})})
 		switch {
-		case err != nil && !strings.HasPrefix(err.Error(), "pod shop/web: "+d.Prefix):
+		case err != nil && !strings.HasPrefix(err.Error(), "pod shop/web: "+prefix):
 			t.Errorf("error %q does not name pod and annotation", err)
 		case err == nil && decision.Skip == "" && decision.Policy.Validate() != nil:
 			t.Errorf("invalid policy: %v", decision.Policy.Validate())

@@ -28,7 +28,7 @@ type state struct {
 	connMark uint32
 	ct       tracking
 	ctState  rules.State
-	armed    bool
+	gateOpen bool
 }
 
 // matches tells whether the packet meets one condition of a rule.
@@ -61,7 +61,7 @@ func (s *state) matches(m rules.Match) (bool, error) {
 	case rules.CTState:
 		return slices.Contains(m, s.seenState()), nil
 	case rules.GateOpen:
-		return s.armed, nil
+		return s.gateOpen, nil
 	}
 	return false, fmt.Errorf("match %T is not known", m)
 }

@@ -51,8 +51,8 @@ type Packet struct {
 	NoSocket bool
 	// Mark and ConnMark are the marks that the packet and its connection have already.
 	Mark, ConnMark uint32
-	// Armed says that a packet before this one has met rules.OpenGate.
-	Armed bool
+	// GateOpen says that an earlier packet has met rules.OpenGate.
+	GateOpen bool
 	// State is New unless set. The table nat is asked only where a connection begins: how it translates the later packets,
 	// which are Established, is connection tracking's knowledge and not part of a walk.
 	State rules.State
@@ -113,8 +113,8 @@ type Verdict struct {
 	// Mark and ConnMark are the marks in the end, and Zone is the zone in which the connection is tracked.
 	Mark, ConnMark uint32
 	Zone           uint16
-	// Armed says that a later packet is Armed.
-	Armed bool
+	// GateOpen says that the gate is open for later packets.
+	GateOpen bool
 }
 
 // String says where the packet ends: "redirected to port 15001", "direct to 1.1.1.1:80, outside the pod".

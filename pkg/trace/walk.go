@@ -60,7 +60,7 @@ func start(p Packet) state {
 	s := state{
 		protocol: p.Protocol, src: unmap(p.Src), dst: unmap(p.Dst),
 		socket: p.Direction == Out && !p.NoSocket, uid: p.UID, gid: p.GID,
-		mark: p.Mark, connMark: p.ConnMark, ctState: p.State, armed: p.Armed,
+		mark: p.Mark, connMark: p.ConnMark, ctState: p.State, gateOpen: p.GateOpen,
 	}
 	if s.ctState == "" {
 		s.ctState = New
@@ -80,7 +80,7 @@ func (w *walk) walk() error {
 		return err
 	}
 	v := &w.path.Verdict
-	v.Addr, v.Mark, v.ConnMark, v.Zone, v.Armed = w.s.dst, w.s.mark, w.s.connMark, w.zone, w.s.armed
+	v.Addr, v.Mark, v.ConnMark, v.Zone, v.GateOpen = w.s.dst, w.s.mark, w.s.connMark, w.zone, w.s.gateOpen
 	if v.Kind == TProxied && !v.Local {
 		v.Kind = Dropped // the kernel doesn't forward what a socket has
 	}
@@ -250,7 +250,7 @@ func (w *walk) target(r rules.Rule, hook string, depth int) (done bool, err erro
 			s.ct, w.zone = template, uint16(t)
 		}
 	case rules.OpenGate:
-		s.armed = true
+		s.gateOpen = true
 	default:
 		return true, fmt.Errorf("target %T is not known", t)
 	}
