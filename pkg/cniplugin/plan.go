@@ -102,8 +102,7 @@ func (p *plan) decide(conf Conf, addresses []netip.Addr) error {
 		Config:     p.objects.Config,
 		Addresses:  addresses,
 		DirectInit: slices.Contains(conf.DirectInit, p.ID.Namespace),
-
-		AfterProxyStart: conf.AfterProxyStart,
+		Gated:      conf.AfterProxyStart,
 	})
 	if err != nil {
 		return refused(err)

@@ -37,7 +37,7 @@ type Request struct {
 // NewRequest asks for what the mesh wants to know of a pod.
 func NewRequest(d mesh.Dialect, namespace, name, uid string) Request {
 	r := Request{Namespace: namespace, Name: name, UID: uid, Config: ConfigRef(d.Config)}
-	if d.Istio { // each revision has its own
+	if d.Revision != "" { // each revision has its own
 		r.ConfigFor = d.ConfigFor
 	}
 	return r
