@@ -8,14 +8,18 @@ import (
 
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 // scenario is what the demo sets up for a mesh and what it wants to see.
 type scenario struct {
-	Mesh     string
-	Proxy    proxySpec
-	Pods     []podSpec
-	Sections []section
+	Mesh  string
+	Proxy proxySpec
+	// Chains are those of the mesh, and DNSChains those that a DNS query passes, for the picture.
+	Chains    redirect.Chains
+	DNSChains []string
+	Pods      []podSpec
+	Sections  []section
 }
 
 // proxySpec is what the proxy and the rules have to agree on.
