@@ -62,10 +62,10 @@ func TestRemovalTakesOutTheChainsAndEveryJumpIntoThem(t *testing.T) {
 -X PROXY_OUTPUT
 COMMIT
 `
-	if got := (Save{}).Restore(s.Owned(own)); got != want {
+	if got := s.Find(own).Removal(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	if got := (Save{}).Restore(s.Owned(Save{Chains: own.Chains[1:]})); got != "" {
+	if got := s.Find(Save{Chains: own.Chains[1:]}).Removal(); got != "" {
 		t.Errorf("removes what is not there:\n%s", got)
 	}
 }
@@ -99,11 +99,11 @@ func FuzzParseSave(f *testing.F) {
 		if err != nil {
 			return
 		}
-		owned := s.Owned(s)
+		owned := s.Find(s)
 		if len(owned.Chains) != len(s.Chains) {
 			t.Errorf("of %v, %v are its own", s.Chains, owned.Chains)
 		}
-		_ = Save{}.Restore(owned)
+		_ = owned.Removal()
 	})
 }
 
