@@ -115,11 +115,10 @@ func (d Dialect) refuseOwner(p pod.Pod, proxy redirect.Proxy) error {
 
 // warnPorts warns of containers that declare a port on which the proxy listens for connections from outside the pod.
 func (d Dialect) warnPorts(p pod.Pod, proxy redirect.Proxy, out *Decision) {
-	proxy.DNS = 0 // which it answers on loopback addresses alone
-	reserved := slices.Concat(proxy.Listeners(), d.ProxyPorts)
+	reserved := append([]uint16{proxy.Outbound, proxy.Inbound, proxy.Admin, proxy.Tunnel}, d.ProxyPorts...)
 	for _, c := range p.LongLived() {
 		for _, port := range c.Ports {
-			if !d.injected(c) && slices.Contains(reserved, port) {
+			if !d.injected(c) && port != 0 && slices.Contains(reserved, port) {
 				out.warn("container %q declares port %d, which is the proxy's: only one of them can listen", c.Name, port)
 			}
 		}

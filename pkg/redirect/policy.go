@@ -36,9 +36,9 @@ type Proxy struct {
 	DNS      uint16
 }
 
-// Listeners returns the ports that the proxy listens on.
+// Listeners returns the ports to which connections and queries are redirected.
 func (p Proxy) Listeners() []uint16 {
-	return slices.DeleteFunc([]uint16{p.Outbound, p.Inbound, p.Admin, p.Tunnel, p.DNS}, func(port uint16) bool { return port == 0 })
+	return slices.DeleteFunc([]uint16{p.Outbound, p.Inbound, p.DNS}, func(port uint16) bool { return port == 0 })
 }
 
 // owners match the packets that the proxy itself sends: by its user, then by its group.
