@@ -1,5 +1,5 @@
 // Package testcase is for tests only: it reads the scenarios of testdata/cases, one txtar file each, in a folder named
-// for the mesh. What is above the first section says what the scenario is about; the sections are
+// after the mesh. The text above the first section says what the scenario is about; the sections are
 //
 //	pod.yaml         the pod
 //	meshconfig.yaml  the mesh's configuration, if there is one
