@@ -68,6 +68,20 @@ COMMIT
 	if got := s.Find(Save{Chains: own.Chains[1:]}).Removal(); got != "" {
 		t.Errorf("removes what is not there:\n%s", got)
 	}
+	want = `*nat
+-D OUTPUT -p tcp -j PROXY_OUTPUT
+-D OUTPUT -m comment --comment "to -j PROXY_OUTPUT" -j THEIRS
+-D OUTPUT -o net1 -j RETURN
+-D OUTPUT -o net2 -j RETURN
+-F PROXY_OUTPUT
+-F THEIRS
+-X PROXY_OUTPUT
+-X THEIRS
+COMMIT
+`
+	if got := s.Removal(); got != want {
+		t.Errorf("all of it: got\n%swant\n%s", got, want)
+	}
 }
 
 func FuzzParseRule(f *testing.F) {

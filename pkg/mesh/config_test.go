@@ -1,8 +1,11 @@
 package mesh
 
 import (
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 func TestEachRevisionOfIstioHasItsConfiguration(t *testing.T) {
@@ -80,6 +83,25 @@ func TestAMeshWithoutAConfigurationObject(t *testing.T) {
 		if _, err := d.With(Override{MeshConfig: o}); err == nil || err.Error() != "proxy.meshConfig: mesh osm has no configuration object" {
 			t.Errorf("%+v: got %v", o, err)
 		}
+	}
+}
+
+// osm-edge's proxy answers queries on a port of its own, which the net conf may move; the first mesh of the family has none.
+func TestTheDNSListenerIsTheRows(t *testing.T) {
+	dns := Override{Ports: PortsOverride{DNS: 5353}}
+	edge, _ := Find("osm-edge")
+	moved, err := edge.With(dns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d, want := range map[*Dialect]uint16{&edge: 5300, &moved: 5353} {
+		rs := d.Broadest().Ruleset()
+		if !slices.ContainsFunc(rs.Rules, func(r rules.Rule) bool { return r.Target == rules.DNAT{Addr: localDNS, Port: want} }) {
+			t.Errorf("no rule sends queries to port %d", want)
+		}
+	}
+	if _, err := osm(t).With(dns); err == nil || err.Error() != "proxy.ports.dns: mesh osm has no such listener" {
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -115,9 +115,6 @@ const defaultRevision = "default"
 // revisionOf prefers the annotation: the injector writes it. The label is what the pod's owner asked for, and may be a tag,
 // which stands for a revision.
 func (d Dialect) revisionOf(annotations, labels map[string]string) string {
-	if d.Revision == "" {
-		return defaultRevision
-	}
 	return cmp.Or(annotations[d.Revision], labels[d.Revision], defaultRevision)
 }
 

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 func osm(t testing.TB) Dialect {
@@ -43,6 +44,45 @@ func TestEveryDialectIsWhole(t *testing.T) {
 	}
 	if _, ok := Find("linkerd"); ok {
 		t.Error("found a mesh that there is no row for")
+	}
+}
+
+// Connections from outside the pod reach these ports, so an application that listens there loses; the DNS listener is on loopback.
+func TestTheProxysPortsAreReserved(t *testing.T) {
+	for _, name := range Names() {
+		d, _ := Find(name)
+		p := meshed(map[string]string{istioStatus: "{}"})
+		p.Containers[1].Name = d.Sidecar
+		want := slices.DeleteFunc(append([]uint16{d.Proxy.Inbound, d.Proxy.Outbound, d.Proxy.Admin, d.Proxy.Tunnel}, d.ProxyPorts...), func(port uint16) bool { return port == 0 })
+		p.Containers[0].Ports = append([]uint16{0, 8080, d.Proxy.DNS}, want...)
+		decision, err := d.Decide(Input{Pod: p})
+		if err != nil || len(decision.Warnings) != len(want) {
+			t.Errorf("%s: warnings %q, %v, want one for each of %v", name, decision.Warnings, err, want)
+		}
+	}
+}
+
+func TestIstiosLists(t *testing.T) {
+	d, _ := Find("istio")
+	p := meshed(map[string]string{
+		istioStatus: "{}", istioTraffic + "includeInboundPorts": " * ", istioTraffic + "includeOutboundIPRanges": " ",
+		istioTraffic + "excludeOutboundPorts": "80, 81,80", istioTraffic + "excludeInterfaces": "net1,net1",
+	})
+	p.Containers[1].Name = d.Sidecar
+	decision, err := d.Decide(Input{Pod: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := decision.Policy.(redirect.Istio)
+	if !got.Inbound.All || got.Outbound.All || got.Outbound.IncludeRanges != nil || len(got.Outbound.ExcludePorts) != 2 || len(got.ExcludeInterfaces) != 1 {
+		t.Errorf("got %+v", got)
+	}
+	p.Annotations[istioTraffic+"includeOutboundPorts"], p.Annotations[istioReroute] = "first", "and last/"
+	if _, err := d.Decide(Input{Pod: p}); err == nil || !strings.Contains(err.Error(), `"first"`) {
+		t.Errorf("got %v, not the first of two errors", err)
+	}
+	if _, err := d.With(Override{AnnotationPrefix: "example.com/"}); err == nil {
+		t.Error("istio's annotations have one prefix")
 	}
 }
 
