@@ -23,8 +23,9 @@ func annotated[T comparable](failed *error, annotations map[string]string, name 
 	return parseList(failed, name, strings.Split(value, ","), parse)
 }
 
-// parseList reads the entries of a list, each once. Blanks around an entry are trimmed. If an entry does not parse, parseList
-// sets failed, unless an earlier list has: the error gives the list, the entry's place in it and its text. An empty entry does not parse.
+// parseList reads the entries of a list, each once. Blanks around an entry are trimmed; an empty entry does not parse. If an
+// entry does not parse, parseList sets failed, unless an earlier list has: the error gives the list, the entry's place in it
+// and its text.
 func parseList[T comparable](failed *error, origin string, entries []string, parse func(origin, entry string) (T, error)) []T {
 	var out []T
 	for i, e := range entries {

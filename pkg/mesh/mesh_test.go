@@ -47,7 +47,7 @@ func TestEveryDialectIsWhole(t *testing.T) {
 	}
 }
 
-// Connections from outside the pod reach these ports, so an application that listens there loses; the DNS listener is on loopback.
+// An application can't listen where its proxy does. The DNS listener is on loopback addresses alone.
 func TestTheProxysPortsAreReserved(t *testing.T) {
 	for _, name := range Names() {
 		d, _ := Find(name)

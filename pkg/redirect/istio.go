@@ -110,7 +110,7 @@ func (i Istio) Ruleset() rules.Ruleset {
 
 // istio emits the rules in the order in which istio-iptables does.
 func (b *builder) istio(p Istio) {
-	// The proxy connects to the application from 127.0.0.6 or ::6, and istio-validation connects to them. Only ::6 has to be added to lo.
+	// The proxy connects to the application from 127.0.0.6 or ::6, and istio-validation connects to them. lo lacks ::6 only.
 	b.rs.Setup.Loopback = []netip.Prefix{passthrough[1]}
 	gate := b.gate(p.Gated, p.Proxy)
 	b.istioInterfaces(p)

@@ -11,7 +11,8 @@ import (
 type OSM struct {
 	Chains Chains
 	Proxy  Proxy
-	// SelfCalls sends the proxy's calls to the pod's own service through its inbound listener; everything else on lo stays direct.
+	// SelfCalls sends the proxy's calls to the pod's own service through its inbound listener; everything else on lo stays
+	// direct.
 	SelfCalls bool
 	Outbound  Outbound
 	Inbound   Inbound
