@@ -206,7 +206,7 @@ func istioLists(d Dialect, a map[string]string, p *redirect.Istio) (err error) {
 }
 
 // istioInclude reads a list that is "*" for everything; a pod without the annotation means that, too.
-func istioInclude[T comparable](failed *error, annotations map[string]string, name string, parse func(origin, entry string) (T, error)) (entries []T, all bool) {
+func istioInclude[T comparable](failed *error, annotations map[string]string, name string, parse parser[T]) (entries []T, all bool) {
 	if value, ok := annotations[name]; !ok || strings.TrimSpace(value) == "*" {
 		return nil, true
 	}
@@ -215,7 +215,7 @@ func istioInclude[T comparable](failed *error, annotations map[string]string, na
 
 // istioList reads a list, which may be blank; absent stands for one that is not there. Like parseList, it keeps the first
 // error.
-func istioList[T comparable](failed *error, annotations map[string]string, name, absent string, parse func(origin, entry string) (T, error)) []T {
+func istioList[T comparable](failed *error, annotations map[string]string, name, absent string, parse parser[T]) []T {
 	value, ok := annotations[name]
 	if !ok {
 		value = absent

@@ -13,9 +13,12 @@ import (
 	"github.com/detour-cni/detour/pkg/redirect"
 )
 
+// parser reads one entry of a list. Its error says what an entry has to be; origin is the list's name.
+type parser[T any] func(origin, entry string) (T, error)
+
 // annotated reads a pod's comma-separated list; a pod without the annotation has an empty list. Like parseList, it keeps the
 // first error.
-func annotated[T comparable](failed *error, annotations map[string]string, name string, parse func(origin, entry string) (T, error)) []T {
+func annotated[T comparable](failed *error, annotations map[string]string, name string, parse parser[T]) []T {
 	value, ok := annotations[name]
 	if !ok {
 		return nil
@@ -26,7 +29,7 @@ func annotated[T comparable](failed *error, annotations map[string]string, name 
 // parseList reads the entries of a list, each once. Blanks around an entry are trimmed; an empty entry does not parse. If an
 // entry does not parse, parseList sets failed, unless an earlier list has: the error gives the list, the entry's place in it
 // and its text.
-func parseList[T comparable](failed *error, origin string, entries []string, parse func(origin, entry string) (T, error)) []T {
+func parseList[T comparable](failed *error, origin string, entries []string, parse parser[T]) []T {
 	var out []T
 	for i, e := range entries {
 		v, err := parse(origin, strings.TrimSpace(e))
