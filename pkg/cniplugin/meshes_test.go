@@ -53,7 +53,7 @@ func TestTProxyIsSetUpCheckedAndTakenOut(t *testing.T) {
 		"ip rule del fwmark 1337":                                                  "IPv4: ip rule fwmark 1337 lookup 133 is missing",
 		"ip -6 route del local default dev lo table 133":                           "IPv6: local route on lo in table 133 is missing",
 		"ip -6 addr del ::6/128 dev lo":                                            "IPv6: address ::6/128 on lo is missing",
-		"iptables -t mangle -D OUTPUT -o lo -p tcp -m mark --mark 0x539 -j RETURN": "IPv4 mangle: OUTPUT has -A OUTPUT -o lo -p tcp -m mark --mark 0x539 -j RETURN 0 times, not once",
+		"iptables -t mangle -D OUTPUT -o lo -p tcp -m mark --mark 0x539 -j RETURN": "IPv4 mangle: -A OUTPUT -o lo -p tcp -m mark --mark 0x539 -j RETURN is missing from OUTPUT",
 		"ip6tables -t raw -F ISTIO_OUTPUT_DNS":                                     "IPv6 raw: rule 1 of ISTIO_OUTPUT_DNS is missing",
 	} {
 		a.shell(tamper)

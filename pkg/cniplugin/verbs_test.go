@@ -18,8 +18,8 @@ func TestCheckFindsEveryDifference(t *testing.T) {
 		"the last is missing":       {"iptables -t nat -D PROXY_OUTPUT 4", "IPv4 nat: rule 4 of PROXY_OUTPUT is missing: -A PROXY_OUTPUT -j PROXY_REDIRECT"},
 		"a rule is altered":         {"iptables -t nat -R PROXY_REDIRECT 1 -p tcp -j REDIRECT --to-ports 15009", "IPv4 nat: rule 1 of PROXY_REDIRECT is -A PROXY_REDIRECT -p tcp -j REDIRECT --to-ports 15009, not"},
 		"a rule is added":           {"iptables -t nat -A PROXY_OUTPUT -d 9.9.9.9 -j RETURN", "IPv4 nat: rule 5 of PROXY_OUTPUT is not detour's: -A PROXY_OUTPUT -d 9.9.9.9/32 -j RETURN"},
-		"a jump is missing":         {"iptables -t nat -D OUTPUT -p tcp -j PROXY_OUTPUT", "IPv4 nat: OUTPUT has -A OUTPUT -p tcp -j PROXY_OUTPUT 0 times, not once"},
-		"a jump is there twice":     {"iptables -t nat -A PREROUTING -p tcp -j PROXY_INBOUND", "IPv4 nat: PREROUTING has -A PREROUTING -p tcp -j PROXY_INBOUND 2 times, not once"},
+		"a jump is missing":         {"iptables -t nat -D OUTPUT -p tcp -j PROXY_OUTPUT", "IPv4 nat: -A OUTPUT -p tcp -j PROXY_OUTPUT is missing from OUTPUT"},
+		"a jump is there twice":     {"iptables -t nat -A PREROUTING -p tcp -j PROXY_INBOUND", "IPv4 nat: -A PREROUTING -p tcp -j PROXY_INBOUND is in PREROUTING 2 times"},
 		"a jump is of another form": {"iptables -t nat -A OUTPUT -p udp -j PROXY_OUTPUT", "IPv4 nat: OUTPUT has -A OUTPUT -p udp -j PROXY_OUTPUT, which is not detour's"},
 		"only IPv6 differs":         {"ip6tables -t nat -F PROXY_INBOUND", "IPv6 nat: rule 1 of PROXY_INBOUND is missing"},
 	} {

@@ -25,7 +25,12 @@ type Options struct {
 }
 
 // DefaultExclusions are the ExcludeNamespaces of a net conf that has none.
-func DefaultExclusions(d mesh.Dialect) []string { return []string{"kube-system", d.Config.Namespace} }
+func DefaultExclusions(d mesh.Dialect) []string {
+	if d.Config.IsZero() {
+		return []string{"kube-system"}
+	}
+	return []string{"kube-system", d.Config.Namespace}
+}
 
 // Input is what is known of one pod.
 type Input struct {
@@ -67,11 +72,11 @@ func (o Options) Decide(in Input) (Decision, error) {
 		return Decision{}, fmt.Errorf("pod %s: the runtime starts UID %s, but the API server has UID %s: the pod was replaced meanwhile", in.ID, uid, facts.UID)
 	}
 	wants, err := o.Dialect.Decide(mesh.Input{
-		Pod:             facts,
-		Config:          in.Config,
-		Addresses:       in.Addresses,
-		DirectInit:      slices.Contains(o.DirectInit, in.ID.Namespace),
-		AfterProxyStart: o.Gated,
+		Pod:        facts,
+		Config:     in.Config,
+		Addresses:  in.Addresses,
+		DirectInit: slices.Contains(o.DirectInit, in.ID.Namespace),
+		Gated:      o.Gated,
 	})
 	if err != nil || wants.Skip != "" {
 		return Decision{Decision: wants}, err

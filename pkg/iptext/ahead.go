@@ -8,39 +8,34 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// ahead says which rules of others keep every TCP connection, of an interface at least, from want's rules: those that stand
-// ahead of one of them in a base chain and end the chain, or jump to where that is done, and those that have connections not
-// tracked, which no rule of nat is asked for. What matches less than that, an address, a port, a user, is somebody's wish
-// and no difference. What drops packets lets none past the proxy.
-func ahead(want, got Save, say func(rules.Chain, string, ...any)) {
-	for _, t := range rules.Tables {
-		for _, name := range []string{rules.Prerouting, rules.Output} {
-			c := rules.Chain{Table: t, Name: name}
-			list, own := got.In(c), got.Owned(want).In(c)
-			isOwn := func(r SavedRule) bool { return slices.Contains(own, r) }
-			last := len(list)
-			for last > 0 && !isOwn(list[last-1]) {
-				last--
-			}
-			foreign := slices.DeleteFunc(list[:last:last], isOwn)
-			if by := endedBy(foreign, got, takes, nil); by != nil {
-				say(c, "%s has %s ahead of detour's rules: what it takes is not redirected", name, strings.Join(by, ", and "))
-			}
-			if by := endedBy(slices.DeleteFunc(got.In(c), isOwn), got, untracks, nil); by != nil {
-				say(c, "%s has %s: a connection that is not tracked is not redirected", name, strings.Join(by, ", and "))
-			}
-		}
+// ahead reports foreign rules of a base chain that keep every TCP connection, of at least one interface, from detour's own
+// rules. Some end the chain ahead of an own rule, or lead to a rule that does; others exempt connections from tracking, so
+// that they never reach table nat. A narrower rule, for an address, a port or a user, is taken for intended. A rule that
+// drops packets lets none past the proxy.
+func ahead(c rules.Chain, own []SavedRule, got Save, say func(rules.Chain, string, ...any)) {
+	isOwn := func(r SavedRule) bool { return slices.Contains(own, r) }
+	list := got.In(c)
+	last := len(list)
+	for last > 0 && !isOwn(list[last-1]) {
+		last--
+	}
+	foreign := func(list []SavedRule) []SavedRule { return slices.DeleteFunc(slices.Clone(list), isOwn) }
+	if by := endedBy(foreign(list[:last]), got, takes, nil); by != nil {
+		say(c, "%s has %s ahead of detour's rules: what it takes is not redirected", c.Name, strings.Join(by, ", and "))
+	}
+	if by := endedBy(foreign(list), got, untracks, nil); by != nil {
+		say(c, "%s has %s: a connection that is not tracked is not redirected", c.Name, strings.Join(by, ", and "))
 	}
 }
 
-// takes and untracks are the targets that are looked for.
+// takes and untracks are the targets that ahead looks for.
 var (
 	takes    = []string{"ACCEPT", "REDIRECT", "DNAT", "NETMAP", "TPROXY"}
 	untracks = []string{"NOTRACK", "CT --notrack"}
 )
 
-// endedBy walks through a chain's rules as a packet of TCP does that meets no narrow rule. It returns the rule that does
-// what is looked for and those that led there, nil if there is none. From are the chains that the packet came from.
+// endedBy walks through a chain's rules like a TCP packet that no narrow rule matches. It returns the rule that has a wanted
+// target and those that led there, nil if there is none. from are the chains that the packet came from.
 func endedBy(list []SavedRule, all Save, wanted, from []string) []string {
 	for _, r := range list {
 		verb, target, rest := broad(r.Line)
@@ -64,7 +59,7 @@ func endedBy(list []SavedRule, all Save, wanted, from []string) []string {
 		case by != nil:
 			return append(here, by...)
 		case verb == "-g" && from == nil && slices.Contains(wanted, "ACCEPT"):
-			return here // nothing comes back from there
+			return here // the packet does not come back
 		case verb == "-g":
 			return nil
 		}
@@ -72,10 +67,10 @@ func endedBy(list []SavedRule, all Save, wanted, from []string) []string {
 	return nil
 }
 
-// conditions are those of iptables-save that leave a rule broad, and what says nothing.
+// conditions are those that leave a rule broad, and comments, as iptables-save prints them.
 var conditions = regexp.MustCompile(`^(-p tcp|-m tcp|-m comment --comment ("(\\.|[^"\\])*"|\S+)|! -[io] lo|-[io] (l|lo\S+|[^l]\S*|l[^o]\S*)|-m (conntrack --ctstate|state --state) (\S+,)?NEW(,\S+)?) `)
 
-// broad takes a rule apart that holds for all TCP connections of an interface at least; verb is empty for any other.
+// broad splits a rule that matches all TCP connections of at least one interface; verb is empty for any other rule.
 func broad(line string) (verb, target, rest string) {
 	_, line, _ = strings.Cut(strings.TrimPrefix(line, "-A ")+" ", " ")
 	for {

@@ -7,11 +7,18 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Differences returns what is wrong with got, the kernel's rules of one family, against want, the rules as they were
-// programmed: a chain that is missing, a rule of one of want's chains that is missing, altered or added, a rule in a base
-// chain that is missing, there more than once or out of order, and one of somebody else's that takes everything ahead of
-// them. Other rules and chains of others are nobody's business here. got is all that iptables-save lists. Nothing means that
-// both agree.
+// baseChains are those in which a ruleset may have rules, in the order in which a packet meets them.
+var baseChains = func() (all []rules.Chain) {
+	for _, t := range rules.Tables {
+		all = append(all, rules.Chain{Table: t, Name: rules.Prerouting}, rules.Chain{Table: t, Name: rules.Output})
+	}
+	return all
+}()
+
+// Differences returns what is wrong with got, all that iptables-save lists of one family, compared with want, the rules as
+// they were programmed; nothing if both agree. A difference is a chain that is missing; a rule in one of want's chains that is
+// missing, altered or added; a rule in a base chain that is missing, duplicated or out of order; and a foreign rule that
+// keeps connections from want's rules. Other foreign rules and chains don't count.
 func Differences(f rules.Family, want, got Save) []string {
 	var out []string
 	say := func(c rules.Chain, format string, args ...any) {
@@ -24,13 +31,12 @@ func Differences(f rules.Family, want, got Save) []string {
 			say(c, "chain %s is missing", c.Name)
 		}
 	}
-	ahead(want, got, say)
-	want, got = want.Owned(want), got.Owned(want)
-	for _, t := range rules.Tables {
-		for _, name := range []string{rules.Prerouting, rules.Output} {
-			c := rules.Chain{Table: t, Name: name}
-			compareBase(c, want.In(c), got.In(c), say)
-		}
+	own := got.Find(want)
+	for _, c := range baseChains {
+		ahead(c, own.In(c), got, say)
+	}
+	for _, c := range baseChains {
+		compareBase(c, want.In(c), own.In(c), say)
 	}
 	return out
 }
@@ -48,14 +54,19 @@ func compareChain(c rules.Chain, want, got []SavedRule, say func(rules.Chain, st
 	}
 }
 
-// compareBase compares what of a base chain is detour's; between its rules there may be others.
+// compareBase compares detour's rules in a base chain; foreign rules may stand between them.
 func compareBase(c rules.Chain, want, got []SavedRule, say func(rules.Chain, string, ...any)) {
 	same := true
 	for _, r := range want {
-		if n := count(got, r); n != 1 {
-			say(c, "%s has %s %d times, not once", c.Name, r.Line, n)
-			same = false
+		switch n := count(got, r); n {
+		case 1:
+			continue
+		case 0:
+			say(c, "%s is missing from %s", r.Line, c.Name)
+		default:
+			say(c, "%s is in %s %d times", r.Line, c.Name, n)
 		}
+		same = false
 	}
 	for _, r := range got {
 		if count(want, r) == 0 {

@@ -17,7 +17,7 @@ var testPolicy = redirect.OSM{
 
 // everything is a policy whose rules use every match and target but DNAT.
 var everything = redirect.Istio{
-	Proxy:  redirect.IstioProxy{UIDs: []uint32{1337}, GIDs: []uint32{1337}, Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
+	Proxy:  redirect.Proxy{UID: 1337, GID: 1337, Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
 	TProxy: true, DropInvalid: true, DNSCapture: true,
 	Inbound:           redirect.IstioInbound{All: true, ExcludePorts: []redirect.Port{{Number: 15020, Origin: "A"}}},
 	Outbound:          redirect.IstioOutbound{All: true, ExcludeRanges: testPolicy.Outbound.ExcludeRanges, ExcludePorts: testPolicy.Outbound.ExcludePorts},

@@ -9,8 +9,8 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// ParseRule reads a line that String printed, or that iptables-save prints for the same rule. It is an error if the
-// line has anything that the Ruleset has no type for.
+// ParseRule reads a line that Print printed, or that iptables-save prints for the same rule. It is an error if the line has
+// anything that a Ruleset has no type for.
 func ParseRule(t rules.Table, line string) (rules.Rule, error) {
 	w := words{rest: strings.Fields(line)}
 	var r rules.Rule
@@ -38,11 +38,11 @@ func ParseRule(t rules.Table, line string) (rules.Rule, error) {
 	return r, nil
 }
 
-// words takes a line apart; the first error sticks and ends it.
+// words are a line's words that are not parsed yet. The first error stays and ends the parsing.
 type words struct {
 	rest   []string
 	module string // of the last -m
-	not    bool   // a ! that the next match takes
+	not    bool   // the next match has a ! ahead of it
 	err    error
 }
 
@@ -146,7 +146,7 @@ func (w *words) connmark() rules.Target {
 	}
 	for _, mask := range []string{"--nfmask", "--ctmask"} {
 		w.expect(mask)
-		w.expect("0xffffffff")
+		w.expect(allBits)
 	}
 	return target
 }
@@ -159,7 +159,7 @@ func (w *words) fail(format string, args ...any) {
 	}
 }
 
-// option returns the next option, and keeps in mind whether a ! stood ahead of it.
+// option returns the next option and notes whether there is a ! ahead of it.
 func (w *words) option() string {
 	word := w.next()
 	if word == "!" {
@@ -169,7 +169,7 @@ func (w *words) option() string {
 	return word
 }
 
-// negated takes the ! that stood ahead of the option.
+// negated reports whether there was a ! ahead of the option, and consumes it.
 func (w *words) negated() bool {
 	not := w.not
 	w.not = false
@@ -212,10 +212,10 @@ func (w *words) parseValue(word string) uint32 {
 	return uint32(n)
 }
 
-// masked reads a mark with the mask that keeps all of it.
+// masked reads a mark with a mask of all bits.
 func (w *words) masked() uint32 {
 	value, mask, _ := strings.Cut(w.next(), "/")
-	if mask != "0xffffffff" {
+	if mask != allBits {
 		w.fail("mask %q is not known", mask)
 	}
 	return w.parseValue(value)

@@ -9,8 +9,7 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Save is what iptables-save or Restore printed, or would print: the chains that are not built in, and every rule as its
-// line.
+// Save is what iptables-save or Restore prints: the chains that are not built in, and every rule as its line.
 type Save struct {
 	Chains []rules.Chain
 	Rules  []SavedRule
@@ -22,8 +21,8 @@ type SavedRule struct {
 	Line  string
 }
 
-// Canonical irons out what differs between versions of iptables-save; a rule that the Ruleset has no types for stays as
-// it is.
+// Canonical returns the line as Print prints it, whatever the version of iptables-save. A rule that a Ruleset has no types
+// for stays as it is.
 func (r SavedRule) Canonical() string {
 	parsed, err := ParseRule(r.Chain.Table, r.Line)
 	if err != nil {
@@ -41,64 +40,9 @@ func SaveOf(rs rules.Ruleset, f rules.Family) Save {
 	return s
 }
 
-// Restore prints the ruleset of one family as input for iptables-restore --noflush: it makes the chains, or empties
-// them if they are there, and fills them. With explain, a comment ahead of each rule says why it is there.
-func Restore(rs rules.Ruleset, f rules.Family, explain bool) string {
-	s := SaveOf(rs, f)
-	if explain {
-		for i, r := range For(rs, f).Rules {
-			s.Rules[i].Line = "# " + r.Why + "\n" + s.Rules[i].Line
-		}
-	}
-	return s.Restore(Save{})
-}
-
-// Restore prints s as input for iptables-restore --noflush. stale is taken out in the same transactions, one a table.
-func (s Save) Restore(stale Save) string {
-	var b strings.Builder
-	for _, t := range rules.Tables {
-		if part := s.table(t, stale); part != "" {
-			fmt.Fprintf(&b, "*%s\n%sCOMMIT\n", t, part)
-		}
-	}
-	return b.String()
-}
-
-func (s Save) table(t rules.Table, stale Save) string {
-	var b strings.Builder
-	for _, c := range s.Chains {
-		if c.Table == t {
-			fmt.Fprintf(&b, ":%s - [0:0]\n", c.Name)
-		}
-	}
-	stale.remove(&b, t, s.Chains)
-	for _, r := range s.Rules {
-		if r.Chain.Table == t {
-			fmt.Fprintln(&b, r.Line)
-		}
-	}
-	return b.String()
-}
-
-// remove prints what takes s out of a table, but for chains that are made anew.
-func (s Save) remove(b *strings.Builder, t rules.Table, anew []rules.Chain) {
-	for _, r := range s.Rules {
-		if r.Chain.Table == t {
-			fmt.Fprintln(b, "-D"+strings.TrimPrefix(r.Line, "-A"))
-		}
-	}
-	for _, verb := range []string{"-F", "-X"} {
-		for _, c := range s.Chains {
-			if c.Table == t && !slices.Contains(anew, c) {
-				fmt.Fprintln(b, verb, c.Name)
-			}
-		}
-	}
-}
-
-// Owned returns what of s belongs to own: its chains, and of the rules in other chains those that jump into its chains
-// or are its own.
-func (s Save) Owned(own Save) Save {
+// Find returns what s has of own: own's chains, and, outside of them, own's base chain rules and every jump into own's
+// chains.
+func (s Save) Find(own Save) Save {
 	var out Save
 	for _, c := range s.Chains {
 		if slices.Contains(own.Chains, c) {
@@ -115,19 +59,16 @@ func (s Save) Owned(own Save) Save {
 		if slices.Contains(own.Chains, r.Chain) {
 			continue
 		}
-		into := rules.Chain{Table: r.Chain.Table, Name: jumpTarget(r.Line)}
-		if slices.Contains(own.Chains, into) || base[SavedRule{r.Chain, r.Canonical()}] {
+		if slices.Contains(own.Chains, r.jumpsTo()) || base[SavedRule{r.Chain, r.Canonical()}] {
 			out.Rules = append(out.Rules, r)
 		}
 	}
 	return out
 }
 
-// OnlyJumps reports whether all that s has in base chains is jumps into its own chains.
+// OnlyJumps reports whether all rules of s in base chains are jumps into chains of s.
 func (s Save) OnlyJumps() bool {
-	return !slices.ContainsFunc(s.Rules, func(r SavedRule) bool {
-		return r.Chain.Base() && !slices.Contains(s.Chains, rules.Chain{Table: r.Chain.Table, Name: jumpTarget(r.Line)})
-	})
+	return !slices.ContainsFunc(s.Rules, func(r SavedRule) bool { return r.Chain.Base() && !slices.Contains(s.Chains, r.jumpsTo()) })
 }
 
 // Join returns what is in s or in other.
@@ -135,7 +76,7 @@ func (s Save) Join(other Save) Save {
 	return Save{slices.Concat(s.Chains, other.Chains), slices.Concat(s.Rules, other.Rules)}
 }
 
-// ChainsIn returns the chains of a table that s has or has rules in, base chains first.
+// ChainsIn returns the chains of a table: the base chains that s has rules in, then the chains of s.
 func (s Save) ChainsIn(t rules.Table) []rules.Chain {
 	var out []rules.Chain
 	for _, r := range s.Rules {
@@ -162,18 +103,19 @@ func (s Save) In(c rules.Chain) []SavedRule {
 	return out
 }
 
-func jumpTarget(line string) string {
-	words := strings.Fields(line)
+// jumpsTo returns the chain of the rule's target, as if every target were a chain.
+func (r SavedRule) jumpsTo() rules.Chain {
+	words := strings.Fields(r.Line)
 	for i := len(words) - 2; i > 0; i-- {
 		if words[i] == "-j" || words[i] == "-g" {
-			return words[i+1]
+			return rules.Chain{Table: r.Chain.Table, Name: words[i+1]}
 		}
 	}
-	return ""
+	return rules.Chain{}
 }
 
-// ParseSave reads what iptables-save or Restore printed. It is an error if the text ends before COMMIT or a line is of
-// no known form; rules are taken as they are.
+// ParseSave reads what iptables-save or Restore printed. It is an error if the text ends before COMMIT or a line has no known
+// form; rules are not parsed.
 func ParseSave(text string) (Save, error) {
 	var s Save
 	var table rules.Table

@@ -62,11 +62,25 @@ func TestRemovalTakesOutTheChainsAndEveryJumpIntoThem(t *testing.T) {
 -X PROXY_OUTPUT
 COMMIT
 `
-	if got := (Save{}).Restore(s.Owned(own)); got != want {
+	if got := s.Find(own).Removal(); got != want {
 		t.Errorf("got\n%swant\n%s", got, want)
 	}
-	if got := (Save{}).Restore(s.Owned(Save{Chains: own.Chains[1:]})); got != "" {
+	if got := s.Find(Save{Chains: own.Chains[1:]}).Removal(); got != "" {
 		t.Errorf("removes what is not there:\n%s", got)
+	}
+	want = `*nat
+-D OUTPUT -p tcp -j PROXY_OUTPUT
+-D OUTPUT -m comment --comment "to -j PROXY_OUTPUT" -j THEIRS
+-D OUTPUT -o net1 -j RETURN
+-D OUTPUT -o net2 -j RETURN
+-F PROXY_OUTPUT
+-F THEIRS
+-X PROXY_OUTPUT
+-X THEIRS
+COMMIT
+`
+	if got := s.Removal(); got != want {
+		t.Errorf("all of it: got\n%swant\n%s", got, want)
 	}
 }
 
@@ -99,11 +113,11 @@ func FuzzParseSave(f *testing.F) {
 		if err != nil {
 			return
 		}
-		owned := s.Owned(s)
+		owned := s.Find(s)
 		if len(owned.Chains) != len(s.Chains) {
 			t.Errorf("of %v, %v are its own", s.Chains, owned.Chains)
 		}
-		_ = Save{}.Restore(owned)
+		_ = owned.Removal()
 	})
 }
 

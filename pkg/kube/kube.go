@@ -25,7 +25,7 @@ type Request struct {
 // NewRequest asks for what the mesh wants to know of a pod.
 func NewRequest(d mesh.Dialect, id pod.ID) Request {
 	r := Request{ID: id, Config: d.Config}
-	if d.Istio { // each revision has its own
+	if d.Revision != "" { // each revision has its own
 		r.ConfigFor = d.ConfigFor
 	}
 	return r

@@ -1,8 +1,11 @@
 package mesh
 
 import (
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 func TestEachRevisionOfIstioHasItsConfiguration(t *testing.T) {
@@ -45,7 +48,7 @@ func TestEachRevisionOfIstioHasItsConfiguration(t *testing.T) {
 	}
 }
 
-// Only istio knows revisions, and a name that somebody chose is the name.
+// Only istio has revisions, and a name that the net conf gives holds for every pod.
 func TestAConfigurationThatHasNoRevisions(t *testing.T) {
 	revision := map[string]string{"istio.io/rev": "canary"}
 	for _, name := range Names() {
@@ -61,5 +64,49 @@ func TestAConfigurationThatHasNoRevisions(t *testing.T) {
 	}
 	if got := chosen.ConfigFor(revision, revision).String(); got != "ConfigMap mesh/istio-1-28" {
 		t.Error(got)
+	}
+}
+
+func TestAMeshWithoutAConfigurationObject(t *testing.T) {
+	d := osm(t)
+	d.Config = ConfigRef{}
+	if got := d.ConfigFor(nil, map[string]string{"istio.io/rev": "canary"}); !got.IsZero() || got.String() != "no configuration object" {
+		t.Errorf("the configuration is %s, %+v", got, got)
+	}
+	if decision, err := d.Decide(Input{Pod: meshed(nil)}); err != nil || decision.Policy == nil || decision.Warnings != nil {
+		t.Errorf("got %+v, %v", decision, err)
+	}
+	if _, err := d.With(Override{Container: "pipy"}); err != nil {
+		t.Error(err)
+	}
+	for _, o := range []ConfigRef{{Name: "x"}, {Group: "x", Versions: []string{"v1"}, Resource: "x", Kind: "X", Namespace: "x", Name: "x"}} {
+		if _, err := d.With(Override{MeshConfig: o}); err == nil || err.Error() != "proxy.meshConfig: mesh osm has no configuration object" {
+			t.Errorf("%+v: got %v", o, err)
+		}
+	}
+}
+
+// osm-edge's proxy answers queries on a port of its own, which the net conf may move; the first mesh of the family has none.
+func TestTheDNSListenerIsTheRows(t *testing.T) {
+	dns := Override{Ports: PortsOverride{DNS: 5353}}
+	edge, _ := Find("osm-edge")
+	moved, err := edge.With(dns)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for d, want := range map[*Dialect]uint16{&edge: 5300, &moved: 5353} {
+		rs := d.Broadest().Ruleset()
+		if !slices.ContainsFunc(rs.Rules, func(r rules.Rule) bool { return r.Target == rules.DNAT{Addr: localDNS, Port: want} }) {
+			t.Errorf("no rule sends queries to port %d", want)
+		}
+	}
+	if _, err := osm(t).With(dns); err == nil || err.Error() != "proxy.ports.dns: mesh osm has no such listener" {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestThereIsNothingToOverrideWithoutAMesh(t *testing.T) {
+	if _, err := (Dialect{}).With(Override{}); err == nil {
+		t.Error("a dialect without a row was accepted")
 	}
 }

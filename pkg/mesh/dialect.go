@@ -5,7 +5,9 @@ package mesh
 import (
 	"cmp"
 	"slices"
+	"strings"
 
+	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/redirect"
 )
 
@@ -15,157 +17,34 @@ type Dialect struct {
 	Name string
 	// Sidecar is the container that marks a pod as meshed.
 	Sidecar string
-	// InitContainer is the container that detour stands in for; a pod that has it programs itself.
+	// InitContainer is the container that detour replaces; a pod that has it programs itself.
 	InitContainer string
-	// Helpers are what the mesh injects beside its sidecar: none of them is the application's.
+	// Helpers are the containers that the mesh injects beside its sidecar.
 	Helpers []string
-	// Config is where the mesh keeps its configuration.
+	// Config is the object with the mesh's configuration; zero if the mesh has none.
 	Config ConfigRef
-	// Ports are the proxy's listeners, UID and GID the user and group that it runs as.
-	Ports    Ports
-	UID, GID uint32
-
-	// The OSM family: what follows has no meaning for istio, whose row has Istio set.
-	Istio bool
-	// Prefix begins the mesh's annotations, slash included.
-	Prefix string
-	Chains redirect.Chains
-	// ProxyPorts are inbound ports that the proxy itself serves.
+	// Revision is the annotation, or else label, that names the revision of the control plane whose configuration a pod has;
+	// empty if all pods have Config.
+	Revision string
+	// Prefixes begin the names of the annotations and labels that the mesh reads, slash included.
+	Prefixes []string
+	// Proxy is the sidecar as the mesh runs it by default. A mesh that tells its proxy by its group as well has a GID here.
+	Proxy redirect.Proxy
+	// ProxyPorts are inbound ports that the proxy itself serves, such as metrics and probes.
 	ProxyPorts []uint16
-	Features   Features
+
+	family family
 }
 
-// Ports are the proxy's listeners.
-type Ports struct{ Inbound, Outbound, Admin, Tunnel, DNS uint16 }
-
-// Features are what later members of the OSM family have and the first has not.
-type Features struct {
-	SelfCalls  bool // the proxy may call the pod's own service through itself
-	Inclusion  bool // outbound IP range inclusion lists
-	Interfaces bool // networkInterfaceExclusionList
-	PodIP      bool // localProxyMode: PodIP
-	LocalDNS   bool // localDNSProxy, for pods that the injector gave the proxy as their nameserver
-}
-
-// ConfigRef names the object with the mesh's configuration.
-type ConfigRef struct {
-	Group     string   `json:"group"`
-	Versions  []string `json:"versions"` // newest first
-	Resource  string   `json:"resource"`
-	Kind      string   `json:"kind"`
-	Namespace string   `json:"namespace"`
-	Name      string   `json:"name"`
-}
-
-// String returns "KIND NAMESPACE/NAME".
-func (r ConfigRef) String() string { return r.Kind + " " + r.Namespace + "/" + r.Name }
-
-var (
-	osmPorts  = Ports{Inbound: 15003, Outbound: 15001, Admin: 15000}
-	osmConfig = ConfigRef{
-		Group:     "config.openservicemesh.io",
-		Versions:  []string{"v1alpha2", "v1alpha1"},
-		Resource:  "meshconfigs",
-		Kind:      "MeshConfig",
-		Namespace: "osm-system",
-		Name:      "osm-mesh-config",
-	}
-	// guideChains are the names in the published troubleshooting guides.
-	guideChains = redirect.Chains{
-		Inbound:          "PROXY_INBOUND",
-		InboundRedirect:  "PROXY_IN_REDIRECT",
-		Outbound:         "PROXY_OUTPUT",
-		OutboundRedirect: "PROXY_REDIRECT",
-	}
-	guideProxyPorts = []uint16{15010, 15901, 15902, 15903}        // Prometheus; liveness, readiness and startup probes
-	laterProxyPorts = []uint16{15010, 15901, 15902, 15903, 15904} // and the health check that stands in for TCP probes
-)
-
-var dialects = []Dialect{
-	{ // Open Service Mesh 0.9 to 0.11: the rules of its published troubleshooting guide
-		Name:          "osm",
-		Sidecar:       "envoy",
-		InitContainer: "osm-init",
-		Config:        osmConfig,
-		Ports:         osmPorts,
-		UID:           1500,
-		Prefix:        "openservicemesh.io/",
-		Chains:        guideChains,
-		ProxyPorts:    guideProxyPorts,
-	},
-	{ // Open Service Mesh 1.1 and 1.2: chains renamed, self-calls, inclusion, interfaces, PodIP mode
-		Name:          "osm-v1",
-		Sidecar:       "envoy",
-		InitContainer: "osm-init",
-		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
-		Config:        osmConfig,
-		Ports:         osmPorts,
-		UID:           1500,
-		Prefix:        "openservicemesh.io/",
-		Chains: redirect.Chains{
-			Inbound:          "OSM_PROXY_INBOUND",
-			InboundRedirect:  "OSM_PROXY_IN_REDIRECT",
-			Outbound:         "OSM_PROXY_OUTBOUND",
-			OutboundRedirect: "OSM_PROXY_OUT_REDIRECT",
-		},
-		ProxyPorts: laterProxyPorts,
-		Features:   Features{SelfCalls: true, Inclusion: true, Interfaces: true, PodIP: true},
-	},
-	{ // osm-edge with Pipy: the guide's chains, the later rules, a DNS proxy
-		Name:          "osm-edge",
-		Sidecar:       "sidecar",
-		InitContainer: "osm-init",
-		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
-		Config:        osmConfig,
-		Ports:         osmPorts,
-		UID:           1500,
-		Prefix:        "openservicemesh.io/",
-		Chains:        guideChains,
-		ProxyPorts:    laterProxyPorts,
-		Features:      Features{SelfCalls: true, Inclusion: true, Interfaces: true, PodIP: true, LocalDNS: true},
-	},
-	{ // FSM, osm-edge's successor: an API group and names of its own
-		Name:          "fsm",
-		Sidecar:       "sidecar",
-		InitContainer: "fsm-init",
-		Helpers:       []string{"fsm-healthcheck"}, // answers TCP probes
-		Config: ConfigRef{
-			Group:     "config.flomesh.io",
-			Versions:  []string{"v1alpha3", "v1alpha2", "v1alpha1"},
-			Resource:  "meshconfigs",
-			Kind:      "MeshConfig",
-			Namespace: "fsm-system",
-			Name:      "fsm-mesh-config",
-		},
-		Ports:  osmPorts,
-		UID:    1500,
-		Prefix: "flomesh.io/",
-		Chains: redirect.Chains{
-			Inbound:          "FSM_PROXY_INBOUND",
-			InboundRedirect:  "FSM_PROXY_IN_REDIRECT",
-			Outbound:         "FSM_PROXY_OUTBOUND",
-			OutboundRedirect: "FSM_PROXY_OUT_REDIRECT",
-		},
-		ProxyPorts: laterProxyPorts,
-		Features:   Features{SelfCalls: true, Inclusion: true, Interfaces: true, PodIP: true, LocalDNS: true},
-	},
-	{ // istio in sidecar mode
-		Name:          "istio",
-		Sidecar:       "istio-proxy",
-		InitContainer: "istio-init",
-		Helpers:       []string{"istio-validation"}, // fails without redirection
-		Config: ConfigRef{
-			Versions:  []string{"v1"},
-			Resource:  "configmaps",
-			Kind:      "ConfigMap",
-			Namespace: "istio-system",
-			Name:      "istio",
-		},
-		Ports: Ports{Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
-		UID:   1337,
-		GID:   1337,
-		Istio: true,
-	},
+// family is what meshes that are configured alike, and lay out their rules alike, have in common. Its value holds the data
+// that no other family has.
+type family interface {
+	// skip returns the reason for leaving alone a pod that has the sidecar, or "".
+	skip(Dialect, pod.Pod) (string, error)
+	// decide fills in the policy and the families of addresses, and warns.
+	decide(Dialect, Input, *Decision) error
+	// broadest returns a policy with everything that the mesh may program without a pod asking for it by name.
+	broadest(Dialect) redirect.Policy
 }
 
 // Find returns the dialect called name.
@@ -177,29 +56,6 @@ func Find(name string) (Dialect, bool) {
 	return dialects[i], true
 }
 
-// istioRevision is the annotation with which istio's injector, from 1.18 on, says which revision of the control plane
-// it belongs to, and the label by which a pod asks for one. The label may be a tag, which stands for a revision; the
-// annotation never is.
-const istioRevision = "istio.io/rev"
-
-// ConfigFor returns the object with the mesh's configuration for a pod with these annotations and labels. Each revision of
-// istio's control plane has an object of its own. A name that the net conf gives holds for all pods. A revision that can't
-// be part of a name never becomes one: the row's object is returned, and Decide refuses the pod.
-func (d Dialect) ConfigFor(annotations, labels map[string]string) ConfigRef {
-	row, _ := Find(d.Name)
-	revision := revisionOf(annotations, labels)
-	ref := d.Config
-	ref.Name += "-" + revision
-	if !d.Istio || d.Config.Name != row.Config.Name || revision == "default" || !IsName(ref.Name) {
-		return d.Config
-	}
-	return ref
-}
-
-func revisionOf(annotations, labels map[string]string) string {
-	return cmp.Or(annotations[istioRevision], labels[istioRevision], "default")
-}
-
 // Names lists the dialects' names.
 func Names() []string {
 	var names []string
@@ -207,4 +63,65 @@ func Names() []string {
 		names = append(names, d.Name)
 	}
 	return names
+}
+
+// Broadest returns a policy with everything that the mesh may program without a pod asking for it by name: the rules to look
+// for in a namespace of which nothing else is known.
+func (d Dialect) Broadest() redirect.Policy { return d.family.broadest(d) }
+
+// Reads reports whether Decide may look at an annotation or a label of this name.
+func (d Dialect) Reads(name string) bool {
+	begins := func(prefix string) bool { return strings.HasPrefix(name, prefix) }
+	return begins("detour.io/") || slices.ContainsFunc(d.Prefixes, begins)
+}
+
+// ConfigRef names the object with a mesh's configuration. A mesh that has none has the zero ConfigRef.
+type ConfigRef struct {
+	Group     string   `json:"group"`
+	Versions  []string `json:"versions"` // newest first
+	Resource  string   `json:"resource"`
+	Kind      string   `json:"kind"`
+	Namespace string   `json:"namespace"`
+	Name      string   `json:"name"`
+}
+
+// IsZero reports whether the mesh has no object with its configuration.
+func (r ConfigRef) IsZero() bool { return r.Resource == "" }
+
+// String returns "KIND NAMESPACE/NAME".
+func (r ConfigRef) String() string {
+	if r.IsZero() {
+		return "no configuration object"
+	}
+	return r.Kind + " " + r.Namespace + "/" + r.Name
+}
+
+// ConfigFor returns the object with the mesh's configuration for a pod with these annotations and labels. If the net conf
+// names the object, all pods have that one. A revision that can't be part of a name never becomes one: ConfigFor returns
+// Config, and Decide refuses the pod.
+func (d Dialect) ConfigFor(annotations, labels map[string]string) ConfigRef {
+	row, _ := Find(d.Name)
+	revision := d.revisionOf(annotations, labels)
+	ref := d.Config
+	ref.Name += "-" + revision
+	if revision == defaultRevision || d.Config.Name != row.Config.Name || !IsName(ref.Name) {
+		return d.Config
+	}
+	return ref
+}
+
+const defaultRevision = "default"
+
+// revisionOf prefers the annotation: the injector writes it. The label is what the pod's owner asked for, and may be a tag,
+// which stands for a revision.
+func (d Dialect) revisionOf(annotations, labels map[string]string) string {
+	return cmp.Or(annotations[d.Revision], labels[d.Revision], defaultRevision)
+}
+
+// IsName reports whether s can be a Kubernetes object's name (RFC 1123 subdomain), and so be part of a URL's path.
+func IsName(s string) bool {
+	const inner = "abcdefghijklmnopqrstuvwxyz0123456789-."
+	return s != "" && len(s) <= 253 && strings.Trim(s, inner) == "" && !slices.ContainsFunc([]string{"-", "."}, func(c string) bool {
+		return strings.HasPrefix(s, c) || strings.HasSuffix(s, c)
+	})
 }

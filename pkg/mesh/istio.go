@@ -15,21 +15,24 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
+// istioFamily is istio. Annotations and the sidecar's environment hold what is for the pod; the mesh's ConfigMap may move the
+// proxy's listeners.
+type istioFamily struct{}
+
 // istio's annotations and labels.
 const (
-	istioInject      = "sidecar.istio.io/inject"
-	istioStatus      = "sidecar.istio.io/status"
-	istioMode        = "sidecar.istio.io/interceptionMode"
-	istioTraffic     = "traffic.sidecar.istio.io/"
-	istioReroute     = "istio.io/reroute-virtual-interfaces"
-	istioKubevirt    = istioTraffic + "kubevirtInterfaces"
-	istioEverything  = "*"
-	istioMetricsPort = 15020 // merged Prometheus telemetry
-	istioHealthPort  = 15021
-	istioEnvoyPort   = 15090 // Envoy's own telemetry
+	istioInject   = "sidecar.istio.io/inject"
+	istioStatus   = "sidecar.istio.io/status"
+	istioMode     = "sidecar.istio.io/interceptionMode"
+	istioTraffic  = "traffic.sidecar.istio.io/"
+	istioReroute  = "istio.io/reroute-virtual-interfaces"
+	istioKubevirt = istioTraffic + "kubevirtInterfaces"
 )
 
-func (d Dialect) skipIstio(p pod.Pod) (string, error) {
+// istioMetricsPort is what a pod without a list of excluded ports excludes: merged Prometheus telemetry.
+const istioMetricsPort = "15020"
+
+func (istioFamily) skip(d Dialect, p pod.Pod) (string, error) {
 	sidecar, _ := p.Find(d.Sidecar)
 	if off, err := boolEnv(sidecar, "DISABLE_ENVOY"); err != nil || off {
 		return fmt.Sprintf("container %q has DISABLE_ENVOY=true: there is no proxy", d.Sidecar), err
@@ -53,101 +56,70 @@ func (d Dialect) skipIstio(p pod.Pod) (string, error) {
 	return "", nil
 }
 
-// istioAnnotations are the lists that a pod may have. A list that holds everything is "*", one that holds nothing is "".
-type istioAnnotations struct {
-	values map[string]string
-	err    error // the first
-}
-
-// istioList reads a list; all is true for "*", which only an include list may be.
-func istioList[T any](a *istioAnnotations, name, absent string, mayBeAll bool, parse func(origin, entry string) (T, error)) (entries []T, all bool) {
-	value, ok := a.values[name]
-	if !ok {
-		value = absent
-	}
-	value = strings.TrimSpace(value)
-	switch {
-	case value == "":
-		return nil, false
-	case value == istioEverything && mayBeAll:
-		return nil, true
-	}
-	entries, err := parseList(name, strings.Split(value, ","), parse)
-	if err != nil && a.err == nil {
-		a.err = err
-	}
-	return entries, false
-}
-
-func (d Dialect) decideIstio(in Input, out *Decision) error {
-	if revision := revisionOf(in.Pod.Annotations, in.Pod.Labels); !IsName(revision) {
-		return fmt.Errorf("pod %s: %s: %s is not the name of a revision", in.Pod, istioRevision, quote(revision))
-	}
-	ports, err := d.istioPorts(in.Config)
+func (f istioFamily) decide(d Dialect, in Input, out *Decision) error {
+	proxy, err := f.listeners(d, in.Config)
 	if err != nil {
-		return fmt.Errorf("%s: %w", d.ConfigFor(in.Pod.Annotations, in.Pod.Labels), err)
+		return configError{d.ConfigFor(in.Pod.Annotations, in.Pod.Labels), err}
 	}
-	policy, err := d.istioPolicy(in, ports, out)
-	if err != nil {
-		return fmt.Errorf("pod %s: %w", in.Pod, err)
+	sidecar, _ := in.Pod.Find(d.Sidecar)
+	proxy.UID, proxy.GID = idOr(sidecar.RunAsUser, d.Proxy.UID), idOr(sidecar.RunAsGroup, d.Proxy.GID)
+	if out.Policy, err = f.policy(d, in, proxy, out); err != nil {
+		return err
 	}
-	out.Policy = policy
-	if out.Families, err = d.istioFamilies(in, out); err != nil {
-		return fmt.Errorf("pod %s: %w", in.Pod, err)
-	}
-	d.warnPorts(in.Pod, []uint16{ports.Outbound, ports.Inbound, ports.Tunnel, istioMetricsPort, istioHealthPort, istioEnvoyPort}, out)
-	return nil
+	out.Families, err = f.families(d, in, out)
+	return err
 }
 
-// istioPorts are the proxy's listeners, of which the mesh's ConfigMap may move two.
-func (d Dialect) istioPorts(config []byte) (Ports, error) {
-	ports := d.Ports
+func (istioFamily) broadest(d Dialect) redirect.Policy {
+	return redirect.Istio{
+		Proxy:  d.Proxy,
+		TProxy: true, DropInvalid: true, DNSCapture: true,
+		Inbound: redirect.IstioInbound{All: true}, Outbound: redirect.IstioOutbound{All: true},
+	}
+}
+
+// listeners returns the row's proxy with the listeners that the mesh's ConfigMap moves.
+func (istioFamily) listeners(d Dialect, config []byte) (redirect.Proxy, error) {
+	proxy := d.Proxy
 	if config == nil {
-		return ports, nil
+		return proxy, nil
 	}
 	var object struct {
 		Kind string            `json:"kind"`
 		Data map[string]string `json:"data"`
 	}
 	if err := decode(config, &object); err != nil {
-		return ports, err
+		return proxy, err
 	}
-	if object.Kind != d.Config.Kind {
-		return ports, fmt.Errorf("kind: got %s, want %q", quote(object.Kind), d.Config.Kind)
+	if err := d.checkKind(object.Kind); err != nil {
+		return proxy, err
 	}
 	var mesh struct {
 		Outbound *int64 `json:"proxyListenPort"`
 		Inbound  *int64 `json:"proxyInboundListenPort"`
 	}
 	if err := yaml.Unmarshal([]byte(object.Data["mesh"]), &mesh); err != nil {
-		return ports, fmt.Errorf("data.mesh: %w", err)
+		return proxy, fmt.Errorf("data.mesh: %w", err)
 	}
 	for _, p := range []struct {
 		field string
 		value *int64
 		port  *uint16
-	}{{"proxyListenPort", mesh.Outbound, &ports.Outbound}, {"proxyInboundListenPort", mesh.Inbound, &ports.Inbound}} {
+	}{{"proxyListenPort", mesh.Outbound, &proxy.Outbound}, {"proxyInboundListenPort", mesh.Inbound, &proxy.Inbound}} {
 		if p.value == nil || *p.value == 0 { // 0 is protobuf's way to say nothing
 			continue
 		}
 		if *p.value < 1 || *p.value > 65535 {
-			return ports, fmt.Errorf("data.mesh: %s: %d: a port is 1 to 65535", p.field, *p.value)
+			return proxy, fmt.Errorf("data.mesh: %s: %d: a port is 1 to 65535", p.field, *p.value)
 		}
 		*p.port = uint16(*p.value)
 	}
-	return ports, nil
+	return proxy, nil
 }
 
-func (d Dialect) istioPolicy(in Input, ports Ports, out *Decision) (redirect.Istio, error) {
+func (f istioFamily) policy(d Dialect, in Input, proxy redirect.Proxy, out *Decision) (redirect.Istio, error) {
 	sidecar, _ := in.Pod.Find(d.Sidecar)
-	policy := redirect.Istio{Proxy: redirect.IstioProxy{
-		UIDs:    []uint32{idOr(sidecar.RunAsUser, d.UID)},
-		GIDs:    []uint32{idOr(sidecar.RunAsGroup, d.GID)},
-		Inbound: ports.Inbound, Outbound: ports.Outbound, Tunnel: ports.Tunnel, DNS: ports.DNS,
-	}}
-	if err := d.refuseOwner(in.Pod, policy.Proxy.UIDs[0], policy.Proxy.GIDs[0]); err != nil {
-		return policy, err
-	}
+	policy := redirect.Istio{Proxy: proxy}
 	switch mode := in.Pod.Annotations[istioMode]; mode {
 	case "", "REDIRECT":
 	case "TPROXY":
@@ -155,35 +127,29 @@ func (d Dialect) istioPolicy(in Input, ports Ports, out *Decision) (redirect.Ist
 	default:
 		return policy, fmt.Errorf("%s: %s is none of REDIRECT, TPROXY, NONE", istioMode, quote(mode))
 	}
-	for _, e := range []struct {
-		name string
-		set  *bool
-	}{{"ISTIO_META_DNS_CAPTURE", &policy.DNSCapture}, {"INVALID_DROP", &policy.DropInvalid}} {
-		var err error
-		if *e.set, err = readEnv(sidecar, e.name, out); err != nil {
-			return policy, err
-		}
-	}
 	var err error
-	if policy.Outbound.ExcludeUsers, err = d.directUsers(in, policy.Proxy.UIDs[0], out); err != nil {
+	if policy.DNSCapture, err = readEnv(sidecar, "ISTIO_META_DNS_CAPTURE", out); err != nil {
 		return policy, err
 	}
-	if policy.Gated, err = d.afterProxyStart(in, policy.Proxy.UIDs[0], out); err != nil {
+	if policy.DropInvalid, err = readEnv(sidecar, "INVALID_DROP", out); err != nil {
 		return policy, err
 	}
-	if err := istioLists(in.Pod.Annotations, &policy); err != nil {
+	if policy.Outbound.ExcludeUsers, policy.Gated, err = d.options(in, proxy, out); err != nil {
 		return policy, err
 	}
-	d.warnInjector(in.Pod, sidecar, policy.TProxy, out)
+	if err := istioLists(d, in.Pod.Annotations, &policy); err != nil {
+		return policy, err
+	}
+	f.warnInjector(d, in.Pod, sidecar, policy.TProxy, out)
 	if policy.TProxy && len(policy.VirtualInterfaces) > 0 {
 		out.warn("%s TPROXY and virtual interfaces do not go together: answers to the virtual machine are delivered to the pod", istioMode)
 	}
 	return policy, nil
 }
 
-// warnInjector warns of a pod that was injected for istio-init, which is gone. What holds for the whole mesh (mode, ports,
-// ranges) the injector writes into istio-init's arguments then, and into annotations only where it knows of a CNI plugin.
-func (d Dialect) warnInjector(p pod.Pod, sidecar pod.Container, tproxy bool, out *Decision) {
+// warnInjector warns of a pod that was injected for istio-init, which is gone. The injector writes what holds for the whole
+// mesh (mode, ports, ranges) into istio-init's arguments, and into annotations only if it knows of a CNI plugin.
+func (istioFamily) warnInjector(d Dialect, p pod.Pod, sidecar pod.Container, tproxy bool, out *Decision) {
 	var status struct{ InitContainers []string }
 	if err := json.Unmarshal([]byte(p.Annotations[istioStatus]), &status); err == nil && slices.Contains(status.InitContainers, d.InitContainer) {
 		out.warn("istio injected init container %q, which was taken out: the mesh-wide interception mode, ports and ranges were its arguments and are lost; set pilot.cni.enabled=true for istiod, and it writes them as annotations instead", d.InitContainer)
@@ -197,10 +163,10 @@ func (d Dialect) warnInjector(p pod.Pod, sidecar pod.Container, tproxy bool, out
 	}
 }
 
-// istioFamilies are the families in which the sidecar listens: IPv4, and IPv6 too if that is all the pod has, or with
-// ISTIO_DUAL_STACK. The order of the addresses does not count: istio reads them off the interfaces, where the kernel lists
+// families are those in which the sidecar listens: IPv4, and IPv6 as well if that is all the pod has, or with
+// ISTIO_DUAL_STACK. The order of the addresses does not count: istio reads them from the interfaces, where the kernel lists
 // IPv4 first.
-func (d Dialect) istioFamilies(in Input, out *Decision) ([]rules.Family, error) {
+func (istioFamily) families(d Dialect, in Input, out *Decision) ([]rules.Family, error) {
 	sidecar, _ := in.Pod.Find(d.Sidecar)
 	dual, err := readEnv(sidecar, "ISTIO_DUAL_STACK", out)
 	if err != nil {
@@ -218,45 +184,57 @@ func (d Dialect) istioFamilies(in Input, out *Decision) ([]rules.Family, error) 
 }
 
 // istioLists reads the lists of ports, ranges and interfaces into the policy.
-func istioLists(values map[string]string, p *redirect.Istio) error {
-	a := &istioAnnotations{values: values}
+func istioLists(d Dialect, a map[string]string, p *redirect.Istio) (err error) {
 	outbound, inbound := &p.Outbound, &p.Inbound
-	outbound.IncludeRanges, outbound.All = istioList(a, istioTraffic+"includeOutboundIPRanges", istioEverything, true, parseRange)
-	outbound.ExcludeRanges, _ = istioList(a, istioTraffic+"excludeOutboundIPRanges", "", false, parseRange)
-	outbound.IncludePorts, _ = istioList(a, istioTraffic+"includeOutboundPorts", "", false, parsePort)
-	outbound.ExcludePorts, _ = istioList(a, istioTraffic+"excludeOutboundPorts", fmt.Sprint(istioMetricsPort), false, parsePort)
-	inbound.IncludePorts, inbound.All = istioList(a, istioTraffic+"includeInboundPorts", istioEverything, true, parsePort)
-	inbound.ExcludePorts, _ = istioList(a, istioTraffic+"excludeInboundPorts", fmt.Sprint(istioMetricsPort), false, parsePort)
-	p.ExcludeInterfaces, _ = istioList(a, istioTraffic+"excludeInterfaces", "", false, parseInterface)
+	outbound.IncludeRanges, outbound.All = istioInclude(&err, a, istioTraffic+"includeOutboundIPRanges", parseRange)
+	outbound.ExcludeRanges = istioList(&err, a, istioTraffic+"excludeOutboundIPRanges", "", parseRange)
+	outbound.IncludePorts = istioList(&err, a, istioTraffic+"includeOutboundPorts", "", parsePort)
+	outbound.ExcludePorts = istioList(&err, a, istioTraffic+"excludeOutboundPorts", istioMetricsPort, parsePort)
+	inbound.IncludePorts, inbound.All = istioInclude(&err, a, istioTraffic+"includeInboundPorts", parsePort)
+	inbound.ExcludePorts = istioList(&err, a, istioTraffic+"excludeInboundPorts", istioMetricsPort, parsePort)
+	p.ExcludeInterfaces = istioList(&err, a, istioTraffic+"excludeInterfaces", "", parseInterface)
 	virtual := istioReroute
-	if values[virtual] == "" {
+	if a[virtual] == "" {
 		virtual = istioKubevirt
 	}
-	p.VirtualInterfaces, _ = istioList(a, virtual, "", false, parseInterface)
-
-	for _, n := range []uint16{istioMetricsPort, istioHealthPort, istioEnvoyPort} {
+	p.VirtualInterfaces = istioList(&err, a, virtual, "", parseInterface)
+	for _, n := range d.ProxyPorts {
 		inbound.ExcludePorts = append(inbound.ExcludePorts, redirect.Port{Number: n, Origin: "istio, as the proxy serves it itself"})
 	}
 	inbound.ExcludePorts = union(portNumber, inbound.ExcludePorts)
-	outbound.ExcludePorts = union(portNumber, outbound.ExcludePorts)
-	outbound.IncludePorts = union(portNumber, outbound.IncludePorts)
-	inbound.IncludePorts = union(portNumber, inbound.IncludePorts)
-	outbound.IncludeRanges = union(rangePrefix, outbound.IncludeRanges)
-	outbound.ExcludeRanges = union(rangePrefix, outbound.ExcludeRanges)
-	p.ExcludeInterfaces = union(interfaceName, p.ExcludeInterfaces)
-	p.VirtualInterfaces = union(interfaceName, p.VirtualInterfaces)
-	return a.err
+	return err
 }
 
-// idOr returns a container's user or group, or the mesh's if it names none or root.
+// istioInclude reads a list that is "*" for everything; a pod without the annotation means that, too.
+func istioInclude[T comparable](failed *error, annotations map[string]string, name string, parse parser[T]) (entries []T, all bool) {
+	if value, ok := annotations[name]; !ok || strings.TrimSpace(value) == "*" {
+		return nil, true
+	}
+	return istioList(failed, annotations, name, "", parse), false
+}
+
+// istioList reads a list, which may be blank; absent stands for one that is not there. Like parseList, it keeps the first
+// error.
+func istioList[T comparable](failed *error, annotations map[string]string, name, absent string, parse parser[T]) []T {
+	value, ok := annotations[name]
+	if !ok {
+		value = absent
+	}
+	if value = strings.TrimSpace(value); value == "" {
+		return nil
+	}
+	return parseList(failed, name, strings.Split(value, ","), parse)
+}
+
+// idOr returns a container's user or group, or the mesh's if the container names none or root.
 func idOr(id *int64, otherwise uint32) uint32 {
-	if id == nil || *id <= 0 || *id > maxUID {
+	if id == nil || *id <= 0 || *id > maxID {
 		return otherwise
 	}
 	return uint32(*id)
 }
 
-// readEnv is boolEnv, and warns of a value from elsewhere.
+// readEnv reads a variable as boolEnv does, and warns if its value comes from elsewhere.
 func readEnv(c pod.Container, name string, out *Decision) (bool, error) {
 	if slices.Contains(c.EnvFrom, name) {
 		out.warn("container %q takes %s from elsewhere, which can't be looked up: it counts as not set", c.Name, name)
@@ -264,7 +242,7 @@ func readEnv(c pod.Container, name string, out *Decision) (bool, error) {
 	return boolEnv(c, name)
 }
 
-// boolEnv reads a variable with a literal value; not set is false.
+// boolEnv reads a variable with a literal value; one that is not set is false.
 func boolEnv(c pod.Container, name string) (bool, error) {
 	value, ok := c.Env[name]
 	if !ok || value == "" {

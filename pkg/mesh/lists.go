@@ -1,6 +1,7 @@
 package mesh
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,36 +13,36 @@ import (
 	"github.com/detour-cni/detour/pkg/redirect"
 )
 
-// annotations are a pod's, of which only those with a prefix are the mesh's.
-type annotations struct {
-	prefix string
-	values map[string]string
-}
+// parser reads one entry of a list. Its error says what an entry has to be; origin is the list's name.
+type parser[T any] func(origin, entry string) (T, error)
 
-// list reads a comma-separated list; no annotation is an empty list.
-func list[T any](a annotations, name string, parse func(origin, entry string) (T, error)) ([]T, error) {
-	value, ok := a.values[a.prefix+name]
+// annotated reads a pod's comma-separated list; a pod without the annotation has an empty list. Like parseList, it keeps the
+// first error.
+func annotated[T comparable](failed *error, annotations map[string]string, name string, parse parser[T]) []T {
+	value, ok := annotations[name]
 	if !ok {
-		return nil, nil
+		return nil
 	}
-	return parseList(a.prefix+name, strings.Split(value, ","), parse)
+	return parseList(failed, name, strings.Split(value, ","), parse)
 }
 
-// parseList reads every entry of a list. Blanks around an entry are trimmed; an entry that does not parse, an empty one
-// included, is an error that gives the list, its place and its text.
-func parseList[T any](origin string, entries []string, parse func(origin, entry string) (T, error)) ([]T, error) {
+// parseList reads the entries of a list, each once. Blanks around an entry are trimmed; an empty entry does not parse. If an
+// entry does not parse, parseList sets failed, unless an earlier list has: the error gives the list, the entry's place in it
+// and its text.
+func parseList[T comparable](failed *error, origin string, entries []string, parse parser[T]) []T {
 	var out []T
 	for i, e := range entries {
 		v, err := parse(origin, strings.TrimSpace(e))
 		if err != nil {
-			return nil, fmt.Errorf("%s: entry %d %s: %w", origin, i+1, quote(e), err)
+			*failed = cmp.Or(*failed, fmt.Errorf("%s: entry %d %s: %w", origin, i+1, quote(e), err))
+			return nil
 		}
 		out = append(out, v)
 	}
-	return out, nil
+	return union(func(v T) T { return v }, out)
 }
 
-// quote gives a text that somebody else wrote as errors show it: the beginning of a long one and its length, so that no
+// quote quotes a text that somebody else wrote, for errors. Of a long text it gives the beginning and the length, so that no
 // pod can flood a log.
 func quote(text string) string {
 	const most = 64
@@ -77,7 +78,7 @@ func parseInterface(origin, entry string) (redirect.Interface, error) {
 	return redirect.Interface{Name: entry, Origin: origin}, nil
 }
 
-// union joins lists and keeps the first of those entries that mean the same.
+// union joins lists. Of entries with the same key it keeps the first.
 func union[T any, K comparable](key func(T) K, lists ...[]T) []T {
 	seen := map[K]bool{}
 	return slices.DeleteFunc(slices.Concat(lists...), func(v T) bool {
@@ -90,9 +91,8 @@ func union[T any, K comparable](key func(T) K, lists ...[]T) []T {
 
 func portNumber(p redirect.Port) uint16         { return p.Number }
 func rangePrefix(r redirect.Range) netip.Prefix { return r.Prefix }
-func interfaceName(i redirect.Interface) string { return i.Name }
 
-// decode reads JSON; an error names the field by its path.
+// decode reads a configuration object's JSON; an error names the field by its path.
 func decode(data []byte, into any) error {
 	err := json.Unmarshal(data, into)
 	if wrong, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
@@ -100,6 +100,14 @@ func decode(data []byte, into any) error {
 	}
 	if err != nil {
 		return fmt.Errorf("it is no JSON object: %w", err)
+	}
+	return nil
+}
+
+// checkKind refuses an object that is not of the kind of the mesh's configuration.
+func (d Dialect) checkKind(kind string) error {
+	if kind != d.Config.Kind {
+		return fmt.Errorf("kind: got %s, want %q", quote(kind), d.Config.Kind)
 	}
 	return nil
 }

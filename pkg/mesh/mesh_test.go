@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 func osm(t testing.TB) Dialect {
@@ -29,12 +30,59 @@ func TestEveryDialectIsWhole(t *testing.T) {
 		if err != nil || decision.Skip != "" {
 			t.Errorf("%s: a pod with only the sidecar: %q, %v", name, decision.Skip, err)
 		}
-		if len(d.Config.Versions) == 0 || d.Config.Resource == "" || strings.HasSuffix(d.Prefix, "/") == d.Istio {
+		if len(d.Config.Versions) == 0 != d.Config.IsZero() || d.Proxy.UID == 0 || len(d.Prefixes) == 0 {
 			t.Errorf("%s: the row lacks something: %+v", name, d)
+		}
+		for _, prefix := range d.Prefixes {
+			if !strings.HasSuffix(prefix, "/") || !d.Reads(prefix+"x") || d.Reads("x."+prefix+"x") {
+				t.Errorf("%s: prefix %q", name, prefix)
+			}
+		}
+		if !d.Reads(GateAnnotation) || d.Reads("example.com/x") || d.Revision != "" && !d.Reads(d.Revision) {
+			t.Errorf("%s: it reads what it should not, or does not read what it should", name)
 		}
 	}
 	if _, ok := Find("linkerd"); ok {
 		t.Error("found a mesh that there is no row for")
+	}
+}
+
+// An application can't listen where its proxy does. The DNS listener is on loopback addresses alone.
+func TestTheProxysPortsAreReserved(t *testing.T) {
+	for _, name := range Names() {
+		d, _ := Find(name)
+		p := meshed(map[string]string{istioStatus: "{}"})
+		p.Containers[1].Name = d.Sidecar
+		want := slices.DeleteFunc(append([]uint16{d.Proxy.Inbound, d.Proxy.Outbound, d.Proxy.Admin, d.Proxy.Tunnel}, d.ProxyPorts...), func(port uint16) bool { return port == 0 })
+		p.Containers[0].Ports = append([]uint16{0, 8080, d.Proxy.DNS}, want...)
+		decision, err := d.Decide(Input{Pod: p})
+		if err != nil || len(decision.Warnings) != len(want) {
+			t.Errorf("%s: warnings %q, %v, want one for each of %v", name, decision.Warnings, err, want)
+		}
+	}
+}
+
+func TestIstiosLists(t *testing.T) {
+	d, _ := Find("istio")
+	p := meshed(map[string]string{
+		istioStatus: "{}", istioTraffic + "includeInboundPorts": " * ", istioTraffic + "includeOutboundIPRanges": " ",
+		istioTraffic + "excludeOutboundPorts": "80, 81,80", istioTraffic + "excludeInterfaces": "net1,net1",
+	})
+	p.Containers[1].Name = d.Sidecar
+	decision, err := d.Decide(Input{Pod: p})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := decision.Policy.(redirect.Istio)
+	if !got.Inbound.All || got.Outbound.All || got.Outbound.IncludeRanges != nil || len(got.Outbound.ExcludePorts) != 2 || len(got.ExcludeInterfaces) != 1 {
+		t.Errorf("got %+v", got)
+	}
+	p.Annotations[istioTraffic+"includeOutboundPorts"], p.Annotations[istioReroute] = "first", "and last/"
+	if _, err := d.Decide(Input{Pod: p}); err == nil || !strings.Contains(err.Error(), `"first"`) {
+		t.Errorf("got %v, not the first of two errors", err)
+	}
+	if _, err := d.With(Override{AnnotationPrefix: "example.com/"}); err == nil {
+		t.Error("istio's annotations have one prefix")
 	}
 }
 
@@ -49,13 +97,13 @@ func FuzzAnnotations(f *testing.F) {
 	} {
 		f.Add(seed[0], seed[1], seed[2], seed[3])
 	}
-	d := osm(f)
+	d, prefix := osm(f), osm(f).Prefixes[0]
 	f.Fuzz(func(t *testing.T, out, in, ranges, injection string) {
 		decision, err := d.Decide(Input{Pod: meshed(map[string]string{
-			d.Prefix + outboundPorts: out, d.Prefix + inboundPorts: in, d.Prefix + outboundRanges: ranges, d.Prefix + sidecarInjection: injection,
+			prefix + outboundPorts: out, prefix + inboundPorts: in, prefix + outboundRanges: ranges, prefix + sidecarInjection: injection,
 		})})
 		switch {
-		case err != nil && !strings.HasPrefix(err.Error(), "pod shop/web: "+d.Prefix):
+		case err != nil && !strings.HasPrefix(err.Error(), "pod shop/web: "+prefix):
 			t.Errorf("error %q does not name pod and annotation", err)
 		case err == nil && decision.Skip == "" && decision.Policy.Validate() != nil:
 			t.Errorf("invalid policy: %v", decision.Policy.Validate())

@@ -12,7 +12,18 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// annotations of the OSM family, behind the dialect's prefix.
+// osmFamily is Open Service Mesh and its successors. A MeshConfig holds what is for the whole mesh, annotations add to it.
+type osmFamily struct {
+	Chains redirect.Chains
+	// What later members have and the first does not:
+	SelfCalls  bool       // the proxy may call the pod's own service through itself
+	Inclusion  bool       // outbound IP range inclusion lists
+	Interfaces bool       // networkInterfaceExclusionList
+	PodIP      bool       // localProxyMode: PodIP
+	LocalDNS   netip.Addr // localDNSProxy: the nameserver of pods whose proxy answers DNS queries
+}
+
+// The family's annotations, behind the row's one prefix.
 const (
 	sidecarInjection  = "sidecar-injection"
 	outboundPorts     = "outbound-port-exclusion-list"
@@ -21,21 +32,8 @@ const (
 	outboundInclusion = "outbound-ip-range-inclusion-list"
 )
 
-// localDNSServer is the nameserver that the injector gives a pod whose proxy answers its queries. Later versions of FSM give
-// it the control plane's, which needs no rule.
-const localDNSServer = "127.0.0.153"
-
-// meshConfig is what a MeshConfig, of any version, says of redirection; the zero value stands for the mesh's defaults.
-type meshConfig struct {
-	excludeRanges, includeRanges []redirect.Range
-	outboundPorts, inboundPorts  []redirect.Port
-	interfaces                   []redirect.Interface
-	podIP                        bool
-	localDNS                     bool
-}
-
-func (d Dialect) skipOSM(p pod.Pod) (string, error) {
-	name := d.Prefix + sidecarInjection
+func (f osmFamily) skip(d Dialect, p pod.Pod) (string, error) {
+	name := d.Prefixes[0] + sidecarInjection
 	value, ok := p.Annotations[name]
 	if !ok {
 		return "", nil
@@ -49,92 +47,84 @@ func (d Dialect) skipOSM(p pod.Pod) (string, error) {
 	return "", fmt.Errorf("%s: %s is none of enabled, yes, true, disabled, no, false", name, quote(value))
 }
 
-func (d Dialect) decideOSM(in Input, out *Decision) error {
-	if err := d.refuseOwner(in.Pod, d.UID, d.GID); err != nil {
-		return fmt.Errorf("pod %s: %w", in.Pod, err)
-	}
-	var c meshConfig
-	if in.Config != nil {
-		var err error
-		if c, err = d.parseMeshConfig(in.Config, out); err != nil {
-			return fmt.Errorf("%s: %w", d.Config, err)
-		}
-	}
-	policy, err := d.osmPolicy(in, c, out)
+func (f osmFamily) decide(d Dialect, in Input, out *Decision) error {
+	c, err := f.meshConfig(d, in.Config, out)
 	if err != nil {
-		return fmt.Errorf("pod %s: %w", in.Pod, err)
+		return configError{d.Config, err}
 	}
-	out.Policy, out.Families = policy, rules.FamiliesOf(in.Addresses)
-	d.warnPorts(in.Pod, append([]uint16{d.Ports.Admin, d.Ports.Outbound, d.Ports.Inbound}, d.ProxyPorts...), out)
-	if c, _ := in.Pod.Find(d.Sidecar); c.RunAsUser != nil && *c.RunAsUser != int64(d.UID) {
-		out.warn("container %q runs as UID %d, not %d: its own connections would be redirected to itself", c.Name, *c.RunAsUser, d.UID)
+	if out.Policy, err = f.policy(d, in, c, out); err != nil {
+		return err
+	}
+	out.Families = rules.FamiliesOf(in.Addresses)
+	if c, _ := in.Pod.Find(d.Sidecar); c.RunAsUser != nil && *c.RunAsUser != int64(d.Proxy.UID) {
+		out.warn("container %q runs as UID %d, not %d: its own connections would be redirected to itself", c.Name, *c.RunAsUser, d.Proxy.UID)
 	}
 	return nil
 }
 
-func (d Dialect) osmPolicy(in Input, c meshConfig, out *Decision) (redirect.OSM, error) {
-	a := annotations{d.Prefix, in.Pod.Annotations}
-	excluded, err := list(a, outboundRanges, parseRange)
+func (f osmFamily) broadest(d Dialect) redirect.Policy {
+	return redirect.OSM{Chains: f.Chains, Proxy: d.Proxy, SelfCalls: f.SelfCalls, LocalDNS: f.LocalDNS}
+}
+
+func (f osmFamily) policy(d Dialect, in Input, c meshConfig, out *Decision) (policy redirect.OSM, err error) {
+	a, prefix := in.Pod.Annotations, d.Prefixes[0]
+	excluded := annotated(&err, a, prefix+outboundRanges, parseRange)
+	included := annotated(&err, a, prefix+outboundInclusion, parseRange)
+	outbound := annotated(&err, a, prefix+outboundPorts, parsePort)
+	inbound := annotated(&err, a, prefix+inboundPorts, parsePort)
 	if err != nil {
-		return redirect.OSM{}, err
+		return policy, err
 	}
-	included, err := list(a, outboundInclusion, parseRange)
+	direct, gated, err := d.options(in, d.Proxy, out)
 	if err != nil {
-		return redirect.OSM{}, err
+		return policy, err
 	}
-	outbound, err := list(a, outboundPorts, parsePort)
-	if err != nil {
-		return redirect.OSM{}, err
-	}
-	inbound, err := list(a, inboundPorts, parsePort)
-	if err != nil {
-		return redirect.OSM{}, err
-	}
-	users, err := d.directUsers(in, d.UID, out)
-	if err != nil {
-		return redirect.OSM{}, err
-	}
-	wait, err := d.afterProxyStart(in, d.UID, out)
-	if err != nil {
-		return redirect.OSM{}, err
-	}
-	if len(included) > 0 && !d.Features.Inclusion {
-		out.warn("%s%s is set, but mesh %s knows no such thing: ignored", d.Prefix, outboundInclusion, d.Name)
+	if len(included) > 0 && !f.Inclusion {
+		out.warn("%s%s is set, but mesh %s knows no such thing: ignored", prefix, outboundInclusion, d.Name)
 		included = nil
 	}
-	policy := redirect.OSM{
-		Chains:    d.Chains,
-		Proxy:     redirect.Proxy{UID: d.UID, Inbound: d.Ports.Inbound, Outbound: d.Ports.Outbound, Admin: d.Ports.Admin},
-		SelfCalls: d.Features.SelfCalls,
+	policy = redirect.OSM{
+		Chains:    f.Chains,
+		Proxy:     d.Proxy,
+		SelfCalls: f.SelfCalls,
 		Outbound: redirect.Outbound{ // the injector lists the pod's ranges first and the mesh's ports first
 			ExcludeRanges:     union(rangePrefix, excluded, c.excludeRanges),
 			IncludeRanges:     union(rangePrefix, included, c.includeRanges),
 			ExcludePorts:      union(portNumber, c.outboundPorts, outbound),
 			ExcludeInterfaces: c.interfaces,
-			ExcludeUsers:      users,
+			ExcludeUsers:      direct,
 		},
 		Inbound: redirect.Inbound{
 			ProxyPorts:        d.ProxyPorts,
 			ExcludePorts:      union(portNumber, c.inboundPorts, inbound),
 			ExcludeInterfaces: c.interfaces,
 		},
-		LocalDNS: c.localDNS && slices.Contains(in.Pod.Nameservers, localDNSServer),
-		Gated:    wait,
+		Gated: gated,
 	}
-	if c.podIP {
-		policy.PodIPs = onePerFamily(in.Addresses)
+	if c.localDNS && slices.Contains(in.Pod.Nameservers, f.LocalDNS.String()) {
+		policy.LocalDNS = f.LocalDNS
+	}
+	if c.podIP { // the first of each family, as in the pod's status
+		policy.PodIPs = union(netip.Addr.Is4, in.Addresses)
 	}
 	return policy, nil
 }
 
-// onePerFamily keeps the first address of each family, as the pod's status does.
-func onePerFamily(addresses []netip.Addr) []netip.Addr {
-	return union(func(a netip.Addr) bool { return a.Is4() }, addresses)
+// meshConfig is what a MeshConfig, of any version, says of redirection; the zero value stands for the mesh's defaults.
+type meshConfig struct {
+	excludeRanges, includeRanges []redirect.Range
+	outboundPorts, inboundPorts  []redirect.Port
+	interfaces                   []redirect.Interface
+	podIP                        bool
+	localDNS                     bool
 }
 
-// parseMeshConfig reads a MeshConfig of any version from its JSON. Errors name the field and the entry. A field that the
-// mesh does not have is left out with a warning.
-func (d Dialect) parseMeshConfig(data []byte, out *Decision) (meshConfig, error) {
+// meshConfig reads a MeshConfig from its JSON; nil is the zero meshConfig. Errors name the field and the entry. A field that
+// the mesh does not have is ignored, with a warning.
+func (f osmFamily) meshConfig(d Dialect, data []byte, out *Decision) (c meshConfig, err error) {
+	if data == nil {
+		return c, nil
+	}
 	var w struct {
 		Kind string `json:"kind"`
 		Spec struct {
@@ -154,10 +144,10 @@ func (d Dialect) parseMeshConfig(data []byte, out *Decision) (meshConfig, error)
 		} `json:"spec"`
 	}
 	if err := decode(data, &w); err != nil {
-		return meshConfig{}, err
+		return c, err
 	}
-	if w.Kind != d.Config.Kind {
-		return meshConfig{}, fmt.Errorf("kind: got %s, want %q", quote(w.Kind), d.Config.Kind)
+	if err := d.checkKind(w.Kind); err != nil {
+		return c, err
 	}
 	t, sidecar := w.Spec.Traffic, w.Spec.Sidecar
 	has := func(field string, set, known bool) bool {
@@ -166,34 +156,22 @@ func (d Dialect) parseMeshConfig(data []byte, out *Decision) (meshConfig, error)
 		}
 		return set && known
 	}
-	if !has("spec.traffic.outboundIPRangeInclusionList", len(t.IncludeRanges) > 0, d.Features.Inclusion) {
+	if !has("spec.traffic.outboundIPRangeInclusionList", len(t.IncludeRanges) > 0, f.Inclusion) {
 		t.IncludeRanges = nil
 	}
-	if !has("spec.traffic.networkInterfaceExclusionList", len(t.Interfaces) > 0, d.Features.Interfaces) {
+	if !has("spec.traffic.networkInterfaceExclusionList", len(t.Interfaces) > 0, f.Interfaces) {
 		t.Interfaces = nil
 	}
-	c := meshConfig{
-		podIP:    has("spec.sidecar.localProxyMode", sidecar.LocalProxyMode == "PodIP", d.Features.PodIP),
-		localDNS: has("spec.sidecar.localDNSProxy", sidecar.LocalDNSProxy.Enable, d.Features.LocalDNS),
-	}
+	c.podIP = has("spec.sidecar.localProxyMode", sidecar.LocalProxyMode == "PodIP", f.PodIP)
+	c.localDNS = has("spec.sidecar.localDNSProxy", sidecar.LocalDNSProxy.Enable, f.LocalDNS.IsValid())
 	if m := sidecar.LocalProxyMode; m != "" && m != "PodIP" && m != "Localhost" {
-		return meshConfig{}, fmt.Errorf("spec.sidecar.localProxyMode: %s is neither Localhost nor PodIP", quote(m))
+		return c, fmt.Errorf("spec.sidecar.localProxyMode: %s is neither Localhost nor PodIP", quote(m))
 	}
-	var err error
-	if c.excludeRanges, err = parseList("spec.traffic.outboundIPRangeExclusionList", t.ExcludeRanges, parseRange); err != nil {
-		return meshConfig{}, err
-	}
-	if c.includeRanges, err = parseList("spec.traffic.outboundIPRangeInclusionList", t.IncludeRanges, parseRange); err != nil {
-		return meshConfig{}, err
-	}
-	if c.outboundPorts, err = parseList("spec.traffic.outboundPortExclusionList", texts(t.OutboundPorts), parsePort); err != nil {
-		return meshConfig{}, err
-	}
-	if c.inboundPorts, err = parseList("spec.traffic.inboundPortExclusionList", texts(t.InboundPorts), parsePort); err != nil {
-		return meshConfig{}, err
-	}
-	c.interfaces, err = parseList("spec.traffic.networkInterfaceExclusionList", t.Interfaces, parseInterface)
-	c.interfaces = union(interfaceName, c.interfaces)
+	c.excludeRanges = parseList(&err, "spec.traffic.outboundIPRangeExclusionList", t.ExcludeRanges, parseRange)
+	c.includeRanges = parseList(&err, "spec.traffic.outboundIPRangeInclusionList", t.IncludeRanges, parseRange)
+	c.outboundPorts = parseList(&err, "spec.traffic.outboundPortExclusionList", texts(t.OutboundPorts), parsePort)
+	c.inboundPorts = parseList(&err, "spec.traffic.inboundPortExclusionList", texts(t.InboundPorts), parsePort)
+	c.interfaces = parseList(&err, "spec.traffic.networkInterfaceExclusionList", t.Interfaces, parseInterface)
 	return c, err
 }
 

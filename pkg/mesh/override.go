@@ -3,13 +3,11 @@ package mesh
 import (
 	"errors"
 	"fmt"
-	"slices"
+	"reflect"
 	"strings"
-
-	"github.com/detour-cni/detour/pkg/redirect"
 )
 
-// Override replaces parts of a dialect for a proxy that none of the rows fits. What is empty stays as it is.
+// Override replaces parts of a dialect, for a proxy that no row fits. An empty field leaves its part as it is.
 type Override struct {
 	Container        string        `json:"container"`
 	InitContainer    string        `json:"initContainer"`
@@ -29,66 +27,20 @@ type PortsOverride struct {
 	DNS      uint16 `json:"dns"`
 }
 
-// With returns the dialect with the override. Errors name every field that the mesh has no use for or that can't be.
+// With returns the dialect with the override. The error names every field that has a value which can't be, or that the mesh
+// has no use for.
 func (d Dialect) With(o Override) (Dialect, error) {
-	var wrong []string
-	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-
-	for _, s := range []struct {
-		field, value string
-		target       *string
-		valid        func(string) bool
-	}{
-		{"container", o.Container, &d.Sidecar, IsName},
-		{"initContainer", o.InitContainer, &d.InitContainer, IsName},
-		{"meshConfig.group", o.MeshConfig.Group, &d.Config.Group, IsName},
-		{"meshConfig.resource", o.MeshConfig.Resource, &d.Config.Resource, IsName},
-		{"meshConfig.kind", o.MeshConfig.Kind, &d.Config.Kind, func(s string) bool { return IsName(strings.ToLower(s)) }},
-		{"meshConfig.namespace", o.MeshConfig.Namespace, &d.Config.Namespace, IsName},
-		{"meshConfig.name", o.MeshConfig.Name, &d.Config.Name, IsName},
-		{"annotationPrefix", o.AnnotationPrefix, &d.Prefix, func(s string) bool {
-			host, slash := strings.CutSuffix(s, "/")
-			return slash && IsName(host) && !d.Istio
-		}},
-	} {
-		if s.value == "" {
-			continue
-		}
-		if !s.valid(s.value) {
-			bad("proxy.%s: %q can't be one for mesh %s", s.field, s.value, d.Name)
-		}
-		*s.target = s.value
+	if d.family == nil {
+		return d, errors.New("proxy: there is no mesh to override")
 	}
-	for _, v := range o.MeshConfig.Versions {
-		if !IsName(v) {
-			bad("proxy.meshConfig.versions: %q is not an API version", v)
-		}
+	var wrong mistakes
+	if d.Config.IsZero() && !reflect.ValueOf(o.MeshConfig).IsZero() {
+		wrong.add("proxy.meshConfig: mesh %s has no configuration object", d.Name)
 	}
-	if o.MeshConfig.Versions != nil {
-		d.Config.Versions = o.MeshConfig.Versions
-	}
-	d.override("uid", o.UID, &d.UID, true, bad)
-	d.override("gid", o.GID, &d.GID, d.Istio, bad)
-	for _, p := range []struct {
-		field  string
-		value  uint16
-		target *uint16
-	}{
-		{"inbound", o.Ports.Inbound, &d.Ports.Inbound},
-		{"outbound", o.Ports.Outbound, &d.Ports.Outbound},
-		{"admin", o.Ports.Admin, &d.Ports.Admin},
-		{"tunnel", o.Ports.Tunnel, &d.Ports.Tunnel},
-		{"dns", o.Ports.DNS, &d.Ports.DNS},
-	} {
-		if p.value != 0 && *p.target == 0 {
-			bad("proxy.ports.%s: mesh %s has no such listener", p.field, d.Name)
-		}
-		if p.value != 0 {
-			*p.target = p.value
-		}
-	}
+	d.overrideNames(o, &wrong)
+	d.overrideProxy(o, &wrong)
 	if err := d.Broadest().Validate(); err != nil && wrong == nil {
-		bad("proxy: %v", err)
+		wrong.add("proxy: %v", err)
 	}
 	if wrong != nil {
 		return d, errors.New(strings.Join(wrong, "; "))
@@ -96,43 +48,71 @@ func (d Dialect) With(o Override) (Dialect, error) {
 	return d, nil
 }
 
-func (d Dialect) override(field string, value *uint32, target *uint32, known bool, bad func(string, ...any)) {
-	switch {
-	case value == nil:
-	case !known:
-		bad("proxy.%s: mesh %s does not know its proxy by that", field, d.Name)
-	case *value == 0 || *value > maxUID:
-		bad("proxy.%s: %d can't be the proxy's", field, *value)
-	default:
-		*target = *value
-	}
-}
+type mistakes []string
 
-// Broadest returns a policy with everything in it that the mesh may program without a pod asking for it by name: what
-// there is to look for in a namespace of which nothing is known.
-func (d Dialect) Broadest() redirect.Policy {
-	if !d.Istio {
-		return redirect.OSM{
-			Chains:    d.Chains,
-			Proxy:     redirect.Proxy{UID: d.UID, Inbound: d.Ports.Inbound, Outbound: d.Ports.Outbound, Admin: d.Ports.Admin},
-			SelfCalls: d.Features.SelfCalls,
-			LocalDNS:  d.Features.LocalDNS,
+func (m *mistakes) add(format string, args ...any) { *m = append(*m, fmt.Sprintf(format, args...)) }
+
+func (d *Dialect) overrideNames(o Override, wrong *mistakes) {
+	set := func(field, value string, target *string, valid bool) {
+		if value == "" {
+			return
+		}
+		if !valid {
+			wrong.add("proxy.%s: %q can't be one for mesh %s", field, value, d.Name)
+		}
+		*target = value
+	}
+	set("container", o.Container, &d.Sidecar, IsName(o.Container))
+	set("initContainer", o.InitContainer, &d.InitContainer, IsName(o.InitContainer))
+	var prefix string
+	domain, slash := strings.CutSuffix(o.AnnotationPrefix, "/")
+	set("annotationPrefix", o.AnnotationPrefix, &prefix, slash && IsName(domain) && len(d.Prefixes) == 1)
+	if prefix != "" {
+		d.Prefixes = []string{prefix}
+	}
+
+	c := o.MeshConfig
+	set("meshConfig.group", c.Group, &d.Config.Group, IsName(c.Group))
+	set("meshConfig.resource", c.Resource, &d.Config.Resource, IsName(c.Resource))
+	set("meshConfig.kind", c.Kind, &d.Config.Kind, IsName(strings.ToLower(c.Kind)))
+	set("meshConfig.namespace", c.Namespace, &d.Config.Namespace, IsName(c.Namespace))
+	set("meshConfig.name", c.Name, &d.Config.Name, IsName(c.Name))
+	for _, v := range c.Versions {
+		if !IsName(v) {
+			wrong.add("proxy.meshConfig.versions: %q is not an API version", v)
 		}
 	}
-	return redirect.Istio{
-		Proxy: redirect.IstioProxy{
-			UIDs: []uint32{d.UID}, GIDs: []uint32{d.GID},
-			Inbound: d.Ports.Inbound, Outbound: d.Ports.Outbound, Tunnel: d.Ports.Tunnel, DNS: d.Ports.DNS,
-		},
-		TProxy: true, DropInvalid: true, DNSCapture: true,
-		Inbound: redirect.IstioInbound{All: true}, Outbound: redirect.IstioOutbound{All: true},
+	if c.Versions != nil {
+		d.Config.Versions = c.Versions
 	}
 }
 
-// IsName reports whether s can be a Kubernetes object's name (RFC 1123 subdomain), and so be part of a URL's path.
-func IsName(s string) bool {
-	const inner = "abcdefghijklmnopqrstuvwxyz0123456789-."
-	return s != "" && len(s) <= 253 && strings.Trim(s, inner) == "" && !slices.ContainsFunc([]string{"-", "."}, func(c string) bool {
-		return strings.HasPrefix(s, c) || strings.HasSuffix(s, c)
-	})
+func (d *Dialect) overrideProxy(o Override, wrong *mistakes) {
+	id := func(field string, value *uint32, target *uint32) {
+		switch {
+		case value == nil:
+		case *target == 0:
+			wrong.add("proxy.%s: mesh %s does not know its proxy by that", field, d.Name)
+		case *value == 0 || *value > maxID:
+			wrong.add("proxy.%s: %d can't be the proxy's", field, *value)
+		default:
+			*target = *value
+		}
+	}
+	id("uid", o.UID, &d.Proxy.UID)
+	id("gid", o.GID, &d.Proxy.GID)
+	port := func(field string, value uint16, target *uint16) {
+		switch {
+		case value == 0:
+		case *target == 0:
+			wrong.add("proxy.ports.%s: mesh %s has no such listener", field, d.Name)
+		default:
+			*target = value
+		}
+	}
+	port("inbound", o.Ports.Inbound, &d.Proxy.Inbound)
+	port("outbound", o.Ports.Outbound, &d.Proxy.Outbound)
+	port("admin", o.Ports.Admin, &d.Proxy.Admin)
+	port("tunnel", o.Ports.Tunnel, &d.Proxy.Tunnel)
+	port("dns", o.Ports.DNS, &d.Proxy.DNS)
 }

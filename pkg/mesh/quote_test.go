@@ -15,7 +15,7 @@ func TestALongValueIsNotRepeated(t *testing.T) {
 	long := strings.Repeat("\x01é", 250_000/3)
 	osmAnnotations := []string{sidecarInjection, outboundPorts, inboundPorts, outboundRanges, outboundInclusion}
 	istioAnnotationNames := []string{
-		istioMode, istioReroute, istioKubevirt, istioRevision, DirectInitAnnotation, AfterProxyStartAnnotation,
+		istioMode, istioReroute, istioKubevirt, "istio.io/rev", DirectInitAnnotation, GateAnnotation,
 		istioTraffic + "includeInboundPorts", istioTraffic + "excludeInboundPorts", istioTraffic + "includeOutboundPorts",
 		istioTraffic + "excludeOutboundPorts", istioTraffic + "includeOutboundIPRanges", istioTraffic + "excludeOutboundIPRanges",
 		istioTraffic + "excludeInterfaces",

@@ -1,4 +1,4 @@
-// Package pod holds the plain facts of a Kubernetes pod that decide whether and how its traffic is redirected.
+// Package pod reads from a Kubernetes pod what decides whether and how its traffic is redirected.
 package pod
 
 import (
@@ -7,10 +7,10 @@ import (
 	"slices"
 )
 
-// MirrorAnnotation marks the API server's copy of a static pod; its value is the UID by which the kubelet knows the pod.
+// MirrorAnnotation marks the API server's copy of a static pod; its value is the UID under which the kubelet runs the pod.
 const MirrorAnnotation = "kubernetes.io/config.mirror"
 
-// Pod is what a mesh may ask about a pod. It is the pod as admission left it: at CNI ADD its status is still empty.
+// Pod is what a mesh reads of a pod, as admission left it: at CNI ADD its status is still empty.
 type Pod struct {
 	Namespace      string
 	Name           string
@@ -26,16 +26,16 @@ type Pod struct {
 // Container is one container or init container of a pod.
 type Container struct {
 	Name string
-	// RunAsUser and RunAsGroup are the container's own or else the pod's; nil means that the image decides.
+	// RunAsUser and RunAsGroup are the container's own, or else the pod's; nil means that the image decides.
 	RunAsUser, RunAsGroup *int64
 	// NetAdmin says that the container may program the pod's network: it is privileged, or the capability was added.
 	NetAdmin bool
-	// Restarts is true for an init container with restartPolicy Always: a native sidecar, which lives as long as the pod.
+	// Restarts marks a native sidecar: an init container with restartPolicy Always, which runs as long as the pod.
 	Restarts bool
 	// Ports are the declared container ports.
 	Ports []uint16
 	Args  []string
-	// Env are the variables with a literal value, EnvFrom the names of those whose value comes from elsewhere.
+	// Env are the variables with a literal value, EnvFrom the names of those whose value comes from another object.
 	Env     map[string]string
 	EnvFrom []string
 }
@@ -43,14 +43,13 @@ type Container struct {
 // String returns NAMESPACE/NAME.
 func (p Pod) String() string { return p.Namespace + "/" + p.Name }
 
-// HasUID reports whether uid, as a container runtime passes it in K8S_POD_UID, names this pod. A static pod runs under
-// the UID of its manifest, which its mirror in the API carries as an annotation.
+// HasUID reports whether uid, as a container runtime passes it in K8S_POD_UID, names this pod. A static pod runs under the
+// UID of its manifest, which its copy in the API carries as an annotation.
 func (p Pod) HasUID(uid string) bool {
 	return uid == p.UID || uid != "" && uid == p.Annotations[MirrorAnnotation]
 }
 
-// LongLived returns the containers that run beside the application's traffic: all containers, and the init containers
-// that keep running.
+// LongLived returns the containers that run as long as the pod: native sidecars, then all containers.
 func (p Pod) LongLived() []Container {
 	var all []Container
 	for _, c := range p.InitContainers {
@@ -61,11 +60,11 @@ func (p Pod) LongLived() []Container {
 	return append(all, p.Containers...)
 }
 
-// SharesUser reports whether a long-lived container runs as the same user as c or, as far as the pod tells, may do so. The
-// mesh's own containers, which ours tells, do not.
-func (p Pod) SharesUser(c Container, ours func(Container) bool) bool {
+// SharesUser reports whether a long-lived container runs as the same user as c, which has one, or may do so as far as the pod
+// tells. Containers that the mesh has injected don't count.
+func (p Pod) SharesUser(c Container, injected func(Container) bool) bool {
 	return slices.ContainsFunc(p.LongLived(), func(other Container) bool {
-		return !ours(other) && (other.RunAsUser == nil || *other.RunAsUser == *c.RunAsUser)
+		return !injected(other) && (other.RunAsUser == nil || *other.RunAsUser == *c.RunAsUser)
 	})
 }
 
@@ -81,7 +80,7 @@ func (p Pod) Find(name string) (Container, bool) {
 	return Container{}, false
 }
 
-// FindInit returns the init container called name. A native sidecar is none: it goes on beside the application.
+// FindInit returns the init container called name, unless it is a native sidecar.
 func (p Pod) FindInit(name string) (Container, bool) {
 	i := slices.IndexFunc(p.InitContainers, func(c Container) bool { return c.Name == name && !c.Restarts })
 	if i < 0 {
@@ -129,7 +128,7 @@ type wirePort struct {
 type wireVariable struct {
 	Name      string    `json:"name"`
 	Value     string    `json:"value,omitempty"`
-	ValueFrom *struct{} `json:"valueFrom,omitempty"` // only that there is one
+	ValueFrom *struct{} `json:"valueFrom,omitempty"` // whether there is one
 }
 
 type securityContext struct {
@@ -147,7 +146,7 @@ func (c securityContext) netAdmin() bool {
 	return c.Privileged || slices.Contains(c.Capabilities.Add, "NET_ADMIN") || slices.Contains(c.Capabilities.Add, "ALL")
 }
 
-// or fills in from the pod's what the container's leaves open.
+// or completes a container's context from the pod's.
 func (c securityContext) or(pod securityContext) securityContext {
 	if c.RunAsUser == nil {
 		c.RunAsUser = pod.RunAsUser

@@ -5,10 +5,10 @@ import (
 	"fmt"
 )
 
-// Trim returns the JSON of what Parse reads of a pod, for whoever keeps many. It leaves out annotations and labels that reads
-// does not know, and the arguments and variables of all containers but the one called wordy: those can be long. Trim does
-// not check what Parse checks.
-func Trim(data []byte, wordy string, reads func(name string) bool) ([]byte, error) {
+// Trim reduces a pod's JSON to what Parse reads, so that a cache can keep many. It leaves out annotations and labels for which
+// reads is false, and the arguments and variables of all containers but the one called verbose: they can be long. Trim does not
+// check what Parse checks.
+func Trim(data []byte, verbose string, reads func(name string) bool) ([]byte, error) {
 	var w wire
 	if err := json.Unmarshal(data, &w); err != nil {
 		return nil, fmt.Errorf("decode Pod: %w", err)
@@ -23,7 +23,7 @@ func Trim(data []byte, wordy string, reads func(name string) bool) ([]byte, erro
 	}
 	for _, list := range [][]wireContainer{w.Spec.InitContainers, w.Spec.Containers} {
 		for i := range list {
-			if list[i].Name != wordy {
+			if list[i].Name != verbose {
 				list[i].Args, list[i].Env = nil, nil
 			}
 		}

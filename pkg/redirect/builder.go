@@ -9,7 +9,7 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// builder takes a mesh's commands as the mesh's own code lists them: append is iptables -A, insert is iptables -I.
+// builder collects rules in the order of the mesh's own iptables commands: append is iptables -A, insert is iptables -I.
 type builder struct{ rs rules.Ruleset }
 
 func (b *builder) chains(t rules.Table, names ...string) {
@@ -24,7 +24,7 @@ func (b *builder) append(t rules.Table, chain, why string, target rules.Target, 
 	b.rs.Rules = append(b.rs.Rules, rules.Rule{Chain: rules.Chain{Table: t, Name: chain}, Matches: m, Target: target, Why: why})
 }
 
-// insert puts the rule at a position within its chain, counted from 1.
+// insert puts the rule at a position in its chain, counted from 1.
 func (b *builder) insert(t rules.Table, chain string, position int, why string, target rules.Target, m ...rules.Match) {
 	rule := rules.Rule{Chain: rules.Chain{Table: t, Name: chain}, Matches: m, Target: target, Why: why}
 	for i, r := range b.rs.Rules {
@@ -39,20 +39,20 @@ func (b *builder) insert(t rules.Table, chain string, position int, why string, 
 	b.rs.Rules = append(b.rs.Rules, rule)
 }
 
-// gate has the redirection of what goes out wait for the first packet that one of the proxy's owners sends out of the pod,
-// if it is wanted, and returns the condition for rules to wait. That packet is armed for itself, too: mangle comes ahead
-// of nat. Packets within the pod don't count: istio-validation, which runs as the proxy's user ahead of it, sends such.
-func (b *builder) gate(wanted bool, owners ...rules.Match) []rules.Match {
+// gate makes outbound redirection start with the first packet that the proxy sends out of the pod, if wanted, and returns
+// the condition for the rules to wait. That packet opens the gate for itself as well: mangle comes ahead of nat. Packets
+// within the pod don't count: istio-validation sends some before the proxy starts, as the proxy's user.
+func (b *builder) gate(wanted bool, proxy Proxy) []rules.Match {
 	if !wanted {
 		return nil
 	}
-	for _, owner := range owners {
+	for _, owner := range proxy.owners() {
 		b.append(rules.Mangle, rules.Output, "the proxy's first packet starts the redirection of what goes out", rules.OpenGate{}, leavesPod, owner)
 	}
 	return []rules.Match{rules.GateOpen{}}
 }
 
-// leavesPod is neither 127.0.0.1 and its like nor ::1 and ::6.
+// leavesPod matches all destinations but 127.0.0.0/8, ::1 and ::6.
 var leavesPod = rules.Destination{Prefixes: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::/125")}, Not: true}
 
 func numbers(ports []Port) []uint16 {
@@ -63,7 +63,7 @@ func numbers(ports []Port) []uint16 {
 	return out
 }
 
-// origins says which ports were asked for where: "A (80, 81), B (90)".
+// origins lists the ports by origin: "A (80, 81), B (90)".
 func origins(ports []Port) string {
 	var order []string
 	numbers := map[string][]string{}
@@ -84,7 +84,7 @@ type rangeGroup struct {
 	prefixes []netip.Prefix
 }
 
-// byOrigin groups neighbouring ranges of one origin, so that a backend with sets needs few.
+// byOrigin groups neighbouring ranges of one origin, so that a backend with sets needs few rules.
 func byOrigin(ranges []Range) []rangeGroup {
 	var groups []rangeGroup
 	for _, r := range ranges {

@@ -9,40 +9,30 @@ import (
 
 // Istio is the policy of istio in sidecar mode.
 type Istio struct {
-	Proxy IstioProxy
-	// TProxy keeps the source address of inbound connections: they are not redirected but handed to a transparent
-	// listener.
+	Proxy Proxy
+	// TProxy hands inbound connections to a transparent listener, so that they keep their source address.
 	TProxy   bool
 	Outbound IstioOutbound
 	Inbound  IstioInbound
 	// ExcludeInterfaces are left alone in both directions.
 	ExcludeInterfaces []Interface
-	// VirtualInterfaces lead to a virtual machine in the pod: what comes in there is outbound.
+	// VirtualInterfaces lead to a virtual machine in the pod: what comes in by them is outbound.
 	VirtualInterfaces []Interface
 	// DropInvalid drops inbound packets that connection tracking can't assign.
 	DropInvalid bool
 	// DNSCapture sends DNS queries to the proxy.
 	DNSCapture bool
-	// Gated leaves what goes out alone until the proxy sends its first packet out of the pod.
+	// Gated leaves outbound connections alone until the proxy sends its first packet out of the pod.
 	Gated bool
-}
-
-// IstioProxy is the sidecar: the users and groups it runs as and the ports it listens on.
-type IstioProxy struct {
-	UIDs, GIDs []uint32
-	Inbound    uint16
-	Outbound   uint16
-	Tunnel     uint16 // HBONE
-	DNS        uint16
 }
 
 // IstioOutbound says which of the pod's own connections are redirected.
 type IstioOutbound struct {
-	// All redirects whatever is not excluded; else only IncludeRanges are.
+	// All redirects everything that is not excluded; otherwise only IncludeRanges are redirected.
 	All           bool
 	IncludeRanges []Range
 	ExcludeRanges []Range
-	// IncludePorts are redirected whatever the address.
+	// IncludePorts are redirected for every address.
 	IncludePorts []Port
 	ExcludePorts []Port
 	ExcludeUsers []User
@@ -50,24 +40,24 @@ type IstioOutbound struct {
 
 // IstioInbound says which connections to the pod are redirected.
 type IstioInbound struct {
-	// All redirects all ports but ExcludePorts; else only IncludePorts are, and ExcludePorts means nothing.
+	// All redirects all ports but ExcludePorts; otherwise only IncludePorts are redirected, and ExcludePorts means nothing.
 	All          bool
 	IncludePorts []Port
 	ExcludePorts []Port
 }
 
-// Loopback reports whether an included range holds loopback addresses, so that lo can't be left alone.
-func (o IstioOutbound) Loopback() bool {
+// loopback reports whether an included range is one of loopback addresses: then lo can't be left alone.
+func (o IstioOutbound) loopback() bool {
 	return slices.ContainsFunc(o.IncludeRanges, func(r Range) bool { return r.Prefix.Addr().IsLoopback() })
 }
+
+// Sidecar implements Policy.
+func (i Istio) Sidecar() Proxy { return i.Proxy }
 
 // Validate implements Policy.
 func (i Istio) Validate() error {
 	var wrong problems
-	if len(i.Proxy.UIDs)+len(i.Proxy.GIDs) == 0 {
-		wrong.add("the proxy has neither a UID nor a GID: its own connections would be redirected to itself")
-	}
-	if slices.Contains(i.Proxy.UIDs, 0) || slices.Contains(i.Proxy.GIDs, 0) {
+	if i.Proxy.UID == 0 || i.Proxy.GID == 0 {
 		wrong.add("proxy UID or GID 0: root's own connections would all bypass the proxy")
 	}
 	wrong.listeners(i.Proxy.Inbound, i.Proxy.Outbound, i.Proxy.Tunnel, i.Proxy.DNS)
@@ -77,13 +67,13 @@ func (i Istio) Validate() error {
 	return wrong.err()
 }
 
-// Passthrough are the addresses from which the proxy connects to the application without a listener of its own for it.
-var Passthrough = []netip.Prefix{netip.MustParsePrefix("127.0.0.6/32"), netip.MustParsePrefix("::6/128")}
+// passthrough are the addresses from which the proxy connects to an application for which it has no listener.
+var passthrough = []netip.Prefix{netip.MustParsePrefix("127.0.0.6/32"), netip.MustParsePrefix("::6/128")}
 
-// Localhost are the addresses that stay within the pod.
-var Localhost = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
+// localhost are the addresses that stay within the pod.
+var localhost = []netip.Prefix{netip.MustParsePrefix("127.0.0.1/32"), netip.MustParsePrefix("::1/128")}
 
-// The chains of istio. ISTIO_INBOUND and ISTIO_OUTPUT_DNS stand in several tables.
+// istio's chains. ISTIO_INBOUND and ISTIO_OUTPUT_DNS are in several tables.
 const (
 	istioInbound    = "ISTIO_INBOUND"
 	istioRedirect   = "ISTIO_REDIRECT"
@@ -103,25 +93,13 @@ const (
 	dnsPort     = 53
 )
 
-// The conntrack zones that keep an application's query and the proxy's own, which may have the same ports, apart.
+// The conntrack zones keep an application's query and the proxy's own apart: both may have the same ports.
 const (
 	zoneProxy rules.Zone = 1
 	zoneApp   rules.Zone = 2
 )
 
-var notLocalhost = rules.Destination{Prefixes: Localhost, Not: true}
-
-// owners match the proxy's own packets: by each of its users, then by each of its groups.
-func owners(p IstioProxy) []rules.Match {
-	var out []rules.Match
-	for _, uid := range p.UIDs {
-		out = append(out, rules.OwnerUID{ID: uid})
-	}
-	for _, gid := range p.GIDs {
-		out = append(out, rules.OwnerGID{ID: gid})
-	}
-	return out
-}
+var notLocalhost = rules.Destination{Prefixes: localhost, Not: true}
 
 // Ruleset implements Policy.
 func (i Istio) Ruleset() rules.Ruleset {
@@ -132,9 +110,9 @@ func (i Istio) Ruleset() rules.Ruleset {
 
 // istio emits the rules in the order in which istio-iptables does.
 func (b *builder) istio(p Istio) {
-	// 127.0.0.6 is lo's as it is, ::6 is not: the proxy connects to the application from there, and istio-validation connects to it.
-	b.rs.Setup.Loopback = []netip.Prefix{Passthrough[1]}
-	gate := b.gate(p.Gated, owners(p.Proxy)...)
+	// The proxy connects to the application from 127.0.0.6 or ::6, and istio-validation connects to them. lo lacks ::6 only.
+	b.rs.Setup.Loopback = []netip.Prefix{passthrough[1]}
+	gate := b.gate(p.Gated, p.Proxy)
 	b.istioInterfaces(p)
 	if p.DropInvalid {
 		b.chains(rules.Mangle, istioDrop)
@@ -147,7 +125,7 @@ func (b *builder) istio(p Istio) {
 	b.append(rules.Nat, istioInRedirect, "inbound connections go to the proxy's inbound listener", rules.Redirect(p.Proxy.Inbound), rules.TCP)
 	b.istioInbound(p)
 	if p.Gated {
-		for _, owner := range owners(p.Proxy) {
+		for _, owner := range p.Proxy.owners() {
 			b.append(rules.Nat, rules.Output, "istio-validation, which runs as the proxy's user, needs no proxy to pass", rules.Jump(istioOutput), lo, owner)
 		}
 	}
@@ -218,13 +196,14 @@ func (b *builder) istioOutbound(p Istio) {
 		out("port excluded by "+port.Origin, rules.Return{}, rules.TCP, rules.DstPort{Port: port.Number})
 		out("port excluded by "+port.Origin, rules.Return{}, rules.UDP, rules.DstPort{Port: port.Number})
 	}
-	out("the proxy connects to the application without a listener of its own", rules.Return{}, rules.Source{Prefixes: Passthrough}, lo)
-	for _, uid := range p.Proxy.UIDs {
-		b.istioOwner(p, true, func(not bool) rules.Match { return rules.OwnerUID{ID: uid, Not: not} })
+	out("the proxy connects to the application without a listener of its own", rules.Return{}, rules.Source{Prefixes: passthrough}, lo)
+	notTunnel := rules.DstPort{Port: p.Proxy.Tunnel, Not: true}
+	byUser := rules.Match(notTunnel)
+	if p.DNSCapture {
+		byUser = rules.DstPorts{Ports: []uint16{dnsPort, p.Proxy.Tunnel}, Not: true}
 	}
-	for _, gid := range p.Proxy.GIDs {
-		b.istioOwner(p, false, func(not bool) rules.Match { return rules.OwnerGID{ID: gid, Not: not} })
-	}
+	b.istioOwner(p, rules.OwnerUID{ID: p.Proxy.UID}, rules.OwnerUID{ID: p.Proxy.UID, Not: true}, byUser)
+	b.istioOwner(p, rules.OwnerGID{ID: p.Proxy.GID}, rules.OwnerGID{ID: p.Proxy.GID, Not: true}, notTunnel)
 	for _, u := range p.Outbound.ExcludeUsers {
 		out(u.Origin+" goes direct", rules.Return{}, rules.OwnerUID{ID: u.UID})
 	}
@@ -232,7 +211,7 @@ func (b *builder) istioOutbound(p Istio) {
 		b.chains(rules.Nat, istioOutputDNS)
 		out("DNS queries go to the proxy", rules.Jump(istioOutputDNS))
 	}
-	out("connections within the pod stay within it", rules.Return{}, rules.Destination{Prefixes: Localhost})
+	out("connections within the pod stay within it", rules.Return{}, rules.Destination{Prefixes: localhost})
 	for _, g := range byOrigin(p.Outbound.ExcludeRanges) {
 		out("range excluded by "+g.origin, rules.Return{}, rules.Destination{Prefixes: g.prefixes})
 	}
@@ -242,21 +221,19 @@ func (b *builder) istioOutbound(p Istio) {
 	b.istioIncluded(p)
 }
 
-// istioOwner tells the proxy's own connections from the application's, by user or by group.
-func (b *builder) istioOwner(p Istio, byUser bool, owner func(not bool) rules.Match) {
-	selfCall := []rules.Match{notLocalhost, lo, rules.TCP, rules.DstPort{Port: p.Proxy.Tunnel, Not: true}, owner(false)}
-	within := []rules.Match{lo, owner(true)}
+// istioOwner tells the proxy's own connections from the application's, by user or by group. selfCalls matches the ports of
+// the proxy's calls to the pod's own service.
+func (b *builder) istioOwner(p Istio, own, others, selfCalls rules.Match) {
+	within := []rules.Match{lo, others}
 	if p.DNSCapture {
-		if byUser {
-			selfCall[3] = rules.DstPorts{Ports: []uint16{dnsPort, p.Proxy.Tunnel}, Not: true}
-		}
-		within = []rules.Match{lo, rules.TCP, rules.DstPort{Port: dnsPort, Not: true}, owner(true)}
+		within = []rules.Match{lo, rules.TCP, rules.DstPort{Port: dnsPort, Not: true}, others}
 	}
-	b.append(rules.Nat, istioOutput, "the proxy's calls to the pod's own service come back in through its inbound listener", rules.Jump(istioInRedirect), selfCall...)
-	if !p.Outbound.Loopback() {
+	b.append(rules.Nat, istioOutput, "the proxy's calls to the pod's own service come back in through its inbound listener", rules.Jump(istioInRedirect),
+		notLocalhost, lo, rules.TCP, selfCalls, own)
+	if !p.Outbound.loopback() {
 		b.append(rules.Nat, istioOutput, "the application's connections within the pod stay within it", rules.Return{}, within...)
 	}
-	b.append(rules.Nat, istioOutput, "the proxy's own connections leave the pod", rules.Return{}, owner(false))
+	b.append(rules.Nat, istioOutput, "the proxy's own connections leave the pod", rules.Return{}, own)
 }
 
 func (b *builder) istioIncluded(p Istio) {
@@ -277,15 +254,15 @@ func (b *builder) istioIncluded(p Istio) {
 	}
 }
 
-// istioDNS captures queries over UDP and TCP. An application's query and the one that the proxy makes because of it may
-// have the same addresses and ports: zones keep them apart.
+// istioDNS captures queries over UDP and TCP. An application's query and the one that the proxy makes for it may have the
+// same addresses and ports: zones keep them apart.
 func (b *builder) istioDNS(p Istio) {
 	b.chains(rules.Raw, istioOutputDNS, istioInbound)
 	for _, protocol := range []rules.Protocol{rules.TCP, rules.UDP} {
 		b.append(rules.Nat, istioOutputDNS, "DNS queries go to the proxy's DNS listener", rules.Redirect(p.Proxy.DNS), protocol, rules.DstPort{Port: dnsPort})
 	}
 	b.append(rules.Raw, rules.Output, "DNS queries are tracked in zones of their own", rules.Jump(istioOutputDNS))
-	for _, owner := range owners(p.Proxy) {
+	for _, owner := range p.Proxy.owners() {
 		b.append(rules.Raw, istioOutputDNS, "the proxy's own queries", zoneProxy, rules.UDP, rules.DstPort{Port: dnsPort}, owner)
 		b.append(rules.Raw, istioOutputDNS, "the proxy's answers to the application", zoneApp, rules.UDP, rules.SrcPort(p.Proxy.DNS), owner)
 	}
@@ -294,16 +271,16 @@ func (b *builder) istioDNS(p Istio) {
 	b.append(rules.Raw, istioInbound, "answers to the proxy's own queries", zoneProxy, rules.UDP, rules.SrcPort(dnsPort))
 }
 
-// istioTProxyTail keeps the marks of connections that the transparent listener serves, on the way back as well.
+// istioTProxyTail keeps the marks of connections that the transparent listener serves, for answers as well.
 func (b *builder) istioTProxyTail(p Istio) {
 	b.chains(rules.Mangle, istioInbound)
 	b.append(rules.Mangle, rules.Prerouting, "a connection remembers that the transparent listener serves it", rules.SaveMark{}, rules.TCP, rules.Mark{Value: tproxyMark})
 	b.append(rules.Mangle, rules.Output, "the proxy's connections to the application keep their mark", rules.Return{}, lo, rules.TCP, rules.Mark{Value: tproxyMark})
-	for _, owner := range owners(p.Proxy) {
+	for _, owner := range p.Proxy.owners() {
 		b.append(rules.Mangle, rules.Output, "the proxy's own packets on lo are told from the application's", rules.SetMark(outMark), notLocalhost, lo, rules.TCP, owner)
 	}
 	b.append(rules.Mangle, rules.Output, "answers of a connection that the transparent listener serves find back to it", rules.RestoreMark{}, rules.TCP, rules.ConnMark(tproxyMark))
 	b.insert(rules.Mangle, istioInbound, 1, "it has been through the proxy", rules.Return{}, rules.TCP, rules.Mark{Value: tproxyMark})
-	b.insert(rules.Mangle, istioInbound, 2, "the proxy connects to the application without a listener of its own", rules.Return{}, rules.Source{Prefixes: Passthrough}, rules.InInterface("lo"), rules.TCP)
+	b.insert(rules.Mangle, istioInbound, 2, "the proxy connects to the application without a listener of its own", rules.Return{}, rules.Source{Prefixes: passthrough}, rules.InInterface("lo"), rules.TCP)
 	b.insert(rules.Mangle, istioInbound, 3, "connections within the pod stay within it", rules.Return{}, rules.InInterface("lo"), rules.TCP, rules.Mark{Value: outMark, Not: true})
 }

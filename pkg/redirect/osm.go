@@ -7,37 +7,29 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// OSM is the policy of Open Service Mesh and its kin: two chains look at the connections, two redirect them.
+// OSM is the policy of Open Service Mesh and its successors: two chains select connections, two redirect them.
 type OSM struct {
 	Chains Chains
 	Proxy  Proxy
-	// SelfCalls lets the proxy call the pod's own service through its inbound listener, and leaves everything else on lo
-	// alone.
+	// SelfCalls sends the proxy's calls to the pod's own service through its inbound listener; everything else on lo stays
+	// direct.
 	SelfCalls bool
 	Outbound  Outbound
 	Inbound   Inbound
 	// PodIPs has the proxy reach the application by the pod's address instead of localhost.
 	PodIPs []netip.Addr
-	// LocalDNS sends queries to 127.0.0.153 to the proxy's DNS listener there.
-	LocalDNS bool
-	// Gated leaves what goes out alone until the proxy sends its first packet out of the pod.
+	// LocalDNS is the IPv4 loopback address on which the proxy answers DNS queries; the zero Addr leaves queries alone.
+	LocalDNS netip.Addr
+	// Gated leaves outbound connections alone until the proxy sends its first packet out of the pod.
 	Gated bool
 }
 
-// Chains are the names under which the mesh's own guides look for the rules.
+// Chains are the names of the chains, as the mesh's own guides give them.
 type Chains struct {
 	Inbound          string
 	InboundRedirect  string
 	Outbound         string
 	OutboundRedirect string
-}
-
-// Proxy is the sidecar: the user it runs as and the ports it listens on.
-type Proxy struct {
-	UID      uint32
-	Inbound  uint16
-	Outbound uint16
-	Admin    uint16
 }
 
 // Outbound says which of the pod's own connections stay direct.
@@ -46,7 +38,7 @@ type Outbound struct {
 	ExcludePorts      []Port
 	ExcludeInterfaces []Interface
 	ExcludeUsers      []User
-	// IncludeRanges, if there are any, are all that is redirected of what is not excluded.
+	// IncludeRanges, if there are any, limit redirection to themselves.
 	IncludeRanges []Range
 }
 
@@ -57,6 +49,9 @@ type Inbound struct {
 	ExcludePorts      []Port
 	ExcludeInterfaces []Interface
 }
+
+// Sidecar implements Policy.
+func (o OSM) Sidecar() Proxy { return o.Proxy }
 
 // Validate implements Policy.
 func (o OSM) Validate() error {
@@ -73,7 +68,11 @@ func (o OSM) Validate() error {
 	if o.Proxy.UID == 0 {
 		wrong.add("proxy UID 0: root's own connections would all bypass the proxy")
 	}
-	wrong.listeners(o.Proxy.Inbound, o.Proxy.Outbound, o.Proxy.Admin)
+	listeners := []uint16{o.Proxy.Inbound, o.Proxy.Outbound, o.Proxy.Admin}
+	if o.LocalDNS.IsValid() {
+		listeners = append(listeners, o.Proxy.DNS)
+	}
+	wrong.listeners(listeners...)
 	wrong.ports(o.Outbound.ExcludePorts, o.Inbound.ExcludePorts)
 	wrong.ranges(o.Outbound.ExcludeRanges, o.Outbound.IncludeRanges)
 	wrong.interfaces(o.Outbound.ExcludeInterfaces, o.Inbound.ExcludeInterfaces)
@@ -94,7 +93,7 @@ func (o OSM) Ruleset() rules.Ruleset {
 
 func (b *builder) osm(p OSM) {
 	c := p.Chains
-	gate := b.gate(p.Gated, rules.OwnerUID{ID: p.Proxy.UID})
+	gate := b.gate(p.Gated, p.Proxy)
 	b.chains(rules.Nat, c.Inbound, c.InboundRedirect, c.Outbound, c.OutboundRedirect)
 
 	b.append(rules.Nat, c.OutboundRedirect, "outbound connections go to the proxy's outbound listener", rules.Redirect(p.Proxy.Outbound), rules.TCP)
@@ -102,12 +101,12 @@ func (b *builder) osm(p OSM) {
 	b.append(rules.Nat, rules.Output, "every outbound TCP connection is looked at", rules.Jump(c.Outbound), append([]rules.Match{rules.TCP}, gate...)...)
 	if p.SelfCalls {
 		b.append(rules.Nat, c.Outbound, "the proxy's calls to the pod's own service come back in through its inbound listener", rules.Jump(c.InboundRedirect),
-			rules.Destination{Prefixes: Localhost, Not: true}, rules.OutInterface("lo"), rules.OwnerUID{ID: p.Proxy.UID})
+			rules.Destination{Prefixes: localhost, Not: true}, rules.OutInterface("lo"), rules.OwnerUID{ID: p.Proxy.UID})
 		b.append(rules.Nat, c.Outbound, "the application's connections within the pod stay within it", rules.Return{},
 			rules.OutInterface("lo"), rules.OwnerUID{ID: p.Proxy.UID, Not: true})
 	}
 	b.append(rules.Nat, c.Outbound, "the proxy's own connections leave the pod", rules.Return{}, rules.OwnerUID{ID: p.Proxy.UID})
-	b.append(rules.Nat, c.Outbound, "connections within the pod stay within it", rules.Return{}, rules.Destination{Prefixes: Localhost})
+	b.append(rules.Nat, c.Outbound, "connections within the pod stay within it", rules.Return{}, rules.Destination{Prefixes: localhost})
 	if p.SelfCalls {
 		b.osmOutboundAppended(p)
 	} else {
@@ -118,21 +117,19 @@ func (b *builder) osm(p OSM) {
 		b.insert(rules.Nat, rules.Output, 1+i, "the proxy reaches the application by the pod's address", rules.DNAT{Addr: ip},
 			rules.Destination{Prefixes: []netip.Prefix{localhostOf(ip)}}, rules.OutInterface("lo"), rules.TCP, rules.OwnerUID{ID: p.Proxy.UID})
 	}
-	if p.LocalDNS {
-		query := []rules.Match{rules.Destination{Prefixes: []netip.Prefix{netip.PrefixFrom(localDNS, 32)}}, rules.UDP, rules.DstPort{Port: 53}}
-		b.append(rules.Nat, rules.Output, "DNS queries go to the proxy's DNS listener", rules.DNAT{Addr: localDNS, Port: 5300}, append(query, gate...)...)
+	if p.LocalDNS.IsValid() {
+		query := []rules.Match{rules.Destination{Prefixes: []netip.Prefix{netip.PrefixFrom(p.LocalDNS, 32)}}, rules.UDP, rules.DstPort{Port: dnsPort}}
+		b.append(rules.Nat, rules.Output, "DNS queries go to the proxy's DNS listener", rules.DNAT{Addr: p.LocalDNS, Port: p.Proxy.DNS}, append(query, gate...)...)
 	}
 }
 
-var localDNS = netip.MustParseAddr("127.0.0.153")
-
 func localhostOf(ip netip.Addr) netip.Prefix {
-	i := slices.IndexFunc(Localhost, func(p netip.Prefix) bool { return rules.Of(p.Addr()) == rules.Of(ip) })
-	return Localhost[i]
+	i := slices.IndexFunc(localhost, func(p netip.Prefix) bool { return rules.Of(p.Addr()) == rules.Of(ip) })
+	return localhost[i]
 }
 
-// osmOutboundInserted is how the published guide's init container excludes: each at the head of the chain, so that the
-// last comes first.
+// osmOutboundInserted excludes as the init container of the published guide does: it inserts each rule at the head of the
+// chain, so that the last one comes first.
 func (b *builder) osmOutboundInserted(p OSM) {
 	b.append(rules.Nat, p.Chains.Outbound, "everything else goes to the proxy", rules.Jump(p.Chains.OutboundRedirect))
 	for _, u := range p.Outbound.ExcludeUsers {
@@ -147,7 +144,7 @@ func (b *builder) osmOutboundInserted(p OSM) {
 	}
 }
 
-// osmOutboundAppended is how the later versions do it: after the rules for the proxy's user and localhost.
+// osmOutboundAppended excludes as later versions do: behind the rules for the proxy's user and localhost.
 func (b *builder) osmOutboundAppended(p OSM) {
 	out, redirected := p.Chains.Outbound, rules.Jump(p.Chains.OutboundRedirect)
 	for _, i := range p.Outbound.ExcludeInterfaces {

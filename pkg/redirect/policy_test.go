@@ -33,6 +33,7 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 		},
 		`"eth 0" is not an interface`: func(p *OSM) { p.Inbound.ExcludeInterfaces = []Interface{{Name: "eth 0"}} },
 		`pod address ::1`:             func(p *OSM) { p.PodIPs = []netip.Addr{netip.IPv6Loopback()} },
+		`proxy port 0: a`:             func(p *OSM) { p.LocalDNS = netip.MustParseAddr("127.0.0.153") },
 	} {
 		p := valid()
 		spoil(&p)
@@ -43,7 +44,7 @@ func TestValidateNamesWhatIsWrong(t *testing.T) {
 }
 
 func validIstio() Istio {
-	return Istio{Proxy: IstioProxy{UIDs: []uint32{1337}, GIDs: []uint32{1337}, Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053}}
+	return Istio{Proxy: Proxy{UID: 1337, GID: 1337, Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053}}
 }
 
 func TestValidateNamesWhatIsWrongForIstio(t *testing.T) {
@@ -51,8 +52,8 @@ func TestValidateNamesWhatIsWrongForIstio(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, spoil := range map[string]func(p *Istio){
-		`neither a UID nor a GID`:  func(p *Istio) { p.Proxy.UIDs, p.Proxy.GIDs = nil, nil },
-		`proxy UID or GID 0`:       func(p *Istio) { p.Proxy.GIDs = []uint32{0} },
+		`proxy UID or GID 0: root`: func(p *Istio) { p.Proxy.GID = 0 },
+		`proxy UID or GID 0`:       func(p *Istio) { p.Proxy.UID = 0 },
 		`proxy port 15008 stands`:  func(p *Istio) { p.Proxy.DNS = 15008 },
 		`there: port 0`:            func(p *Istio) { p.Inbound.IncludePorts = []Port{{Number: 0, Origin: "there"}} },
 		`range 10.0.0.1/8 is not`:  func(p *Istio) { p.Outbound.IncludeRanges = []Range{{Prefix: netip.MustParsePrefix("10.0.0.1/8")}} },

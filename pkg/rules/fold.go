@@ -6,13 +6,12 @@ import (
 	"strings"
 )
 
-// Folded returns each chain's rules with those joined that stand together and differ in one list only, of addresses or of
-// ports.
+// Folded returns each chain's rules. Neighbours that differ in one list only, of addresses or of ports, are joined.
 //
-// That is right where it makes no difference which of the rules a packet meets, nor how many: their target is the same,
-// and it ends the chain, or is a jump into a chain all of whose rules end it. A packet that comes back from there is as it
-// was, so going there again would bring it back again. Among neighbours with one such target even the order is free; those
-// with matches of the same types are taken together, as istio's for TCP and UDP in turns, which leave one for each.
+// This is right if it makes no difference which of the rules a packet meets, nor how many: their target is the same, and it
+// ends the chain, or is a jump into a chain all of whose rules end it. A packet that comes back from there is unchanged, so
+// going there again would bring it back again. Among neighbours with such a target the order is free as well. So istio's
+// rules for TCP and UDP, which alternate, become one for each.
 func (rs Ruleset) Folded() map[Chain][]Rule {
 	byChain, folded := map[Chain][]Rule{}, map[Chain][]Rule{}
 	for _, r := range rs.Rules {
@@ -51,18 +50,18 @@ func fold(byChain map[Chain][]Rule, in Chain) []Rule {
 // group is rules that have become one.
 type group struct {
 	Rule
-	first  Rule // as it was
-	joined bool // by others
-	list   int  // the match that is a list; alone if it can't be joined
+	first  Rule // unchanged
+	joined bool // there is more than one
+	list   int  // the match that is a list; alone if no rule may be joined
 	whys   []string
 }
 
 const alone = -1
 
-// newGroup has matches of its own, so that others may be joined to it.
+// newGroup returns a group with matches of its own: joining changes them.
 func newGroup(r Rule, byChain map[Chain][]Rule) group {
 	g := group{Rule: r, first: r, list: alone, whys: []string{r.Why}}
-	if !returns(r, byChain) {
+	if !comesBackUnchanged(r, byChain) {
 		return g
 	}
 	g.Matches = slices.Clone(r.Matches)
@@ -79,8 +78,8 @@ func newGroup(r Rule, byChain map[Chain][]Rule) group {
 	return g
 }
 
-// returns reports whether a packet that meets the rule either never comes back to the chain or does so as it was.
-func returns(r Rule, byChain map[Chain][]Rule) bool {
+// comesBackUnchanged reports whether a packet that meets the rule comes back to the chain unchanged, if at all.
+func comesBackUnchanged(r Rule, byChain map[Chain][]Rule) bool {
 	if jump, ok := r.Target.(Jump); ok {
 		into := byChain[Chain{Table: r.Chain.Table, Name: string(jump)}]
 		return !slices.ContainsFunc(into, func(r Rule) bool { return !ends(r.Target) })
@@ -98,7 +97,7 @@ func ends(t Target) bool {
 	return false
 }
 
-// listOf returns the match as the list that may become longer, nil if it is none.
+// listOf returns the match as a list that may grow, nil if it is none.
 func listOf(m Match) Match {
 	switch m := m.(type) {
 	case Source:

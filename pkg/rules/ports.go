@@ -5,10 +5,10 @@ import (
 	"slices"
 )
 
-// MaxMultiport is how many ports one multiport match of iptables holds (XT_MULTI_PORTS); a range of ports counts as two.
+// MaxMultiport is how many ports one multiport match of iptables holds (XT_MULTI_PORTS); a range counts as two.
 const MaxMultiport = 15
 
-// PortRange is all ports from one to another, both included.
+// PortRange is the ports from one to another, both included.
 type PortRange struct{ From, To uint16 }
 
 // String prints the range as iptables does.
@@ -19,9 +19,9 @@ func (r PortRange) String() string {
 	return fmt.Sprintf("%d:%d", r.From, r.To)
 }
 
-// PortRanges returns what a list of ports is programmed as. Up to as many as one multiport match holds stand as they were
-// written, as the meshes' own commands have them. A longer list, which those commands fail with, is sorted, and neighbours
-// become one range: it may hold every port that there is.
+// PortRanges returns the ranges as which a list of ports is programmed. A list that fits into one multiport match stays as it
+// was written, as in the meshes' own commands. Those commands fail with a longer list: it is sorted, and neighbours become one
+// range, so that a list may hold every port.
 func PortRanges(ports []uint16) []PortRange {
 	longer := len(ports) > MaxMultiport
 	if longer {

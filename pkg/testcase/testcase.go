@@ -1,5 +1,5 @@
 // Package testcase is for tests only: it reads the scenarios of testdata/cases, one txtar file each, in a folder named
-// for the mesh. What is above the first section says what the scenario is about; the sections are
+// after the mesh. The text above the first section says what the scenario is about; the sections are
 //
 //	pod.yaml         the pod
 //	meshconfig.yaml  the mesh's configuration, if there is one
@@ -17,6 +17,7 @@
 package testcase
 
 import (
+	"cmp"
 	"context"
 	"flag"
 	"net/netip"
@@ -192,20 +193,15 @@ func (c Case) rewrite(t *testing.T, got map[string]string) {
 	}
 }
 
-// CheckPackets sends the scenario's packets through a world whose pod has the policy's rules, with the policy's proxy in
-// it, and reports each that ends elsewhere than wanted.
+// CheckPackets sends the scenario's packets through a world whose pod has the policy's rules and its proxy, and reports each
+// packet that does not end where it should.
 func (c Case) CheckPackets(t testing.TB, w *nettest.World, policy redirect.Policy) {
 	t.Helper()
 	packets, err := nettest.ParsePackets(c.Section("packets"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	switch p := policy.(type) {
-	case redirect.OSM:
-		w.ProxyUID, w.ProxyGID = p.Proxy.UID, p.Proxy.UID
-		nettest.CheckPackets(t, w, packets, p.Proxy.Outbound, p.Proxy.Inbound, 5300)
-	case redirect.Istio:
-		w.ProxyUID, w.ProxyGID = p.Proxy.UIDs[0], p.Proxy.GIDs[0]
-		nettest.CheckPackets(t, w, packets, p.Proxy.Outbound, p.Proxy.Inbound, p.Proxy.DNS)
-	}
+	proxy := policy.Sidecar()
+	w.ProxyUID, w.ProxyGID = proxy.UID, cmp.Or(proxy.GID, proxy.UID)
+	nettest.CheckPackets(t, w, packets, proxy.Listeners()...)
 }

@@ -7,8 +7,8 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// check refuses what the walk can't be right about: a match or target that it does not know, and rules that no kernel
-// takes.
+// check refuses rulesets that the walk can't be right about: those with an unknown match or target, or with a rule that no
+// kernel takes.
 func check(rs rules.Ruleset) error {
 	for _, r := range rs.Rules {
 		if err := checkRule(rs, r); err != nil {
@@ -25,7 +25,7 @@ func checkRule(rs rules.Ruleset, r rules.Rule) error {
 	if !r.Chain.Base() && !slices.Contains(rs.Chains, r.Chain) {
 		return fmt.Errorf("the ruleset has rules for the chain but doesn't have the chain")
 	}
-	protocol := false // a match on the protocol stands ahead
+	protocol := false // there has been a match on the protocol
 	for _, m := range r.Matches {
 		if _, err := (&state{}).matches(m); err != nil {
 			return err
@@ -43,13 +43,13 @@ func checkRule(rs rules.Ruleset, r rules.Rule) error {
 			return err
 		}
 		if wrongSide(r.Chain, m) {
-			return fmt.Errorf("%T can't be had in this chain", m)
+			return fmt.Errorf("this chain has nothing that %T could match", m)
 		}
 	}
 	return checkTarget(rs, r, protocol)
 }
 
-// checkNot refuses what several lines of iptables can't say: "neither this nor that".
+// checkNot refuses what several lines of iptables can't express: "neither this nor that".
 func checkNot(m rules.Match) error {
 	switch m := m.(type) {
 	case rules.Destination:
@@ -67,8 +67,8 @@ func checkNot(m rules.Match) error {
 	return nil
 }
 
-// wrongSide reports whether a base chain's hook lacks what the match looks at. Where a chain is jumped to from that
-// hook, an interface just doesn't match.
+// wrongSide reports whether a base chain's hook lacks the interface that the match looks at. In other chains that are called
+// from that hook, the match just fails.
 func wrongSide(c rules.Chain, m rules.Match) bool {
 	switch m.(type) {
 	case rules.InInterface:
@@ -81,11 +81,11 @@ func wrongSide(c rules.Chain, m rules.Match) bool {
 }
 
 func checkTarget(rs rules.Ruleset, r rules.Rule, protocol bool) error {
-	only, ports := rules.Table(""), false // the table that the target needs, and whether it needs a protocol
+	only, ports := rules.Table(""), false // the one table with the target, and whether it needs a protocol
 	switch t := r.Target.(type) {
 	case rules.Jump:
 		if to := (rules.Chain{Table: r.Chain.Table, Name: string(t)}); to.Base() || !slices.Contains(rs.Chains, to) {
-			return fmt.Errorf("jump to %s, which is no chain of the ruleset", t)
+			return fmt.Errorf("it jumps to %s, which is no chain of the ruleset", t)
 		}
 	case rules.Drop:
 		if r.Chain.Table == rules.Nat {

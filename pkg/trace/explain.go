@@ -8,8 +8,8 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// String explains the path to a reader: the packet; each rule it met by table, chain and number, as a line of iptables,
-// with * if it matched, and then why it is there; and where the packet ends.
+// String explains the path to a reader: the packet; each rule it met by table, chain and number, as a line of iptables, with
+// * and what it is for if it matched; and where the packet ends.
 //
 //	out tcp 10.0.0.2:40000 -> 1.1.1.1:80 on eth0, uid 1000, gid 0
 //	OUTPUT, table nat:
@@ -41,7 +41,7 @@ func (s Step) explain(f rules.Family) string {
 	return fmt.Sprintf("%s %*s%s %d: %s%s", sign, 2*s.Depth, "", s.Rule.Chain.Name, s.Number, line(s.Rule, f), why)
 }
 
-// line is the rule as iptables has it in the family, without its chain; of several lines the first, and how many more.
+// line is the rule as iptables prints it for the family, without its chain; of several lines, the first and how many more.
 func line(r rules.Rule, f rules.Family) string {
 	lines := iptext.For(rules.Ruleset{Rules: []rules.Rule{r}}, f).Rules
 	text := strings.TrimPrefix(iptext.Print(lines[0]), "-A "+r.Chain.Name+" ")

@@ -48,9 +48,9 @@ func TestKernelAgrees(t *testing.T) {
 	tproxy := in(mangle, pre, rules.TProxy{Port: 15006, Mark: 1337}, rules.TCP, rules.DstPort{Port: 80})
 	osm := redirect.OSM{
 		Chains:    redirect.Chains{Inbound: "IN", InboundRedirect: "IN_R", Outbound: "OUT", OutboundRedirect: "OUT_R"},
-		Proxy:     redirect.Proxy{UID: proxyID, Inbound: 15003, Outbound: 15001, Admin: 15000},
+		Proxy:     redirect.Proxy{UID: proxyID, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
 		SelfCalls: true,
-		LocalDNS:  true,
+		LocalDNS:  netip.MustParseAddr("127.0.0.153"),
 		PodIPs:    []netip.Addr{nettest.PodIPv4, nettest.PodIPv6},
 	}
 	for name, rs := range map[string]rules.Ruleset{
@@ -131,25 +131,14 @@ func TestEveryCase(t *testing.T) {
 				t.Skip("a walk is through one ruleset for both families")
 			}
 			rs := decision.Policy.Ruleset()
-			armed := false
+			gateOpen := false
 			for _, n := range parse(t, c.Section("packets")) {
-				got, paths, err := predict(rs, n, listeners(decision.Policy), armed)
-				armed = armed || slices.ContainsFunc(paths, func(p Path) bool { return p.Verdict.Armed })
+				got, paths, err := predict(rs, n, decision.Policy.Sidecar().Listeners(), gateOpen)
+				gateOpen = gateOpen || slices.ContainsFunc(paths, func(p Path) bool { return p.Verdict.GateOpen })
 				if err != nil || got != n.Want.String() {
 					t.Errorf("%s: %v, the walk says %s\n%v", n, err, got, paths)
 				}
 			}
 		})
 	}
-}
-
-// listeners are the ports at which a scenario's proxy listens.
-func listeners(policy redirect.Policy) []uint16 {
-	switch p := policy.(type) {
-	case redirect.OSM:
-		return []uint16{p.Proxy.Outbound, p.Proxy.Inbound, 5300}
-	case redirect.Istio:
-		return []uint16{p.Proxy.Outbound, p.Proxy.Inbound, p.Proxy.DNS}
-	}
-	return nil
 }

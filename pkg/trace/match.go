@@ -12,26 +12,26 @@ import (
 type tracking uint8
 
 const (
-	untracked tracking = iota // it hasn't come so far, or can't assign the packet: the state is INVALID
-	template                  // it hasn't come so far, but a rule has set the zone: the state is NEW
+	untracked tracking = iota // it comes later, or can't assign the packet: the state is INVALID
+	template                  // it comes later, but a rule has set the zone: the state is NEW
 	tracked
 )
 
-// state is a packet on its way.
+// state is a packet between two rules.
 type state struct {
 	protocol rules.Protocol
 	src, dst netip.AddrPort
-	in, out  string // the interface, in the hooks that have one
+	in, out  string // the interfaces, empty in a hook that has none
 	socket   bool
 	uid, gid uint32
 	mark     uint32
 	connMark uint32
 	ct       tracking
 	ctState  rules.State
-	armed    bool
+	gateOpen bool
 }
 
-// matches tells whether the packet meets one condition of a rule.
+// matches reports whether the packet meets one condition of a rule.
 func (s *state) matches(m rules.Match) (bool, error) {
 	switch m := m.(type) {
 	case rules.Source:
@@ -51,7 +51,7 @@ func (s *state) matches(m rules.Match) (bool, error) {
 	case rules.DstPorts:
 		return slices.Contains(m.Ports, s.dst.Port()) != m.Not, nil
 	case rules.OwnerUID:
-		return (s.socket && s.uid == m.ID) != m.Not, nil // a packet without a socket is not of that user
+		return (s.socket && s.uid == m.ID) != m.Not, nil // a packet without a socket has no user
 	case rules.OwnerGID:
 		return (s.socket && s.gid == m.ID) != m.Not, nil
 	case rules.Mark:
@@ -61,7 +61,7 @@ func (s *state) matches(m rules.Match) (bool, error) {
 	case rules.CTState:
 		return slices.Contains(m, s.seenState()), nil
 	case rules.GateOpen:
-		return s.armed, nil
+		return s.gateOpen, nil
 	}
 	return false, fmt.Errorf("match %T is not known", m)
 }

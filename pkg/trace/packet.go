@@ -1,8 +1,8 @@
 // Package trace walks a packet through a Ruleset as the kernel does, and names every rule that the packet meets. It is
-// pure: nothing is sent, and no kernel is asked.
+// pure: it sends nothing and asks no kernel.
 //
-// What is not here: chains of others beside the Ruleset's, the tables filter and security, and the hooks INPUT, FORWARD
-// and POSTROUTING, in which a Ruleset has no rules.
+// It does not know foreign chains, the tables filter and security, or the hooks INPUT, FORWARD and POSTROUTING, in which a
+// Ruleset has no rules.
 package trace
 
 import (
@@ -15,7 +15,7 @@ import (
 // Direction says where a packet begins.
 type Direction uint8
 
-// Packets that a process in the pod sends go Out, those that arrive on an interface come In.
+// A packet that a process in the pod sends goes Out, one that arrives on an interface comes In.
 const (
 	Out Direction = iota + 1
 	In
@@ -40,21 +40,21 @@ type Packet struct {
 	Direction Direction
 	Protocol  rules.Protocol
 	Src, Dst  netip.AddrPort
-	// Interface is the one that the packet came in on, or that its route leads out on. What a process sends to one of the
-	// pod's own addresses goes out on lo whatever Interface says.
+	// Interface is the one that the packet came in on, or that its route leads out on. A packet from a process to one of the
+	// pod's own addresses goes out on lo, whatever Interface says.
 	Interface string
-	// Local are the addresses of each of the pod's interfaces, the primary one first. Those of lo need not be there.
+	// Local are the addresses of each of the pod's interfaces, the primary one first. It may lack those of lo.
 	Local map[string][]netip.Addr
-	// UID and GID are those with which the sending socket was created. They mean nothing with NoSocket, which is for what
-	// the kernel itself sends, a reset for example, and for In.
+	// UID and GID are those with which the sending socket was created. They mean nothing for a packet that comes In, or with
+	// NoSocket, which is for what the kernel itself sends, such as a reset.
 	UID, GID uint32
 	NoSocket bool
-	// Mark and ConnMark are the marks that the packet and its connection have already.
+	// Mark and ConnMark are the marks of the packet and its connection at the start.
 	Mark, ConnMark uint32
-	// Armed says that a packet before this one has met rules.OpenGate.
-	Armed bool
-	// State is New unless set. The table nat is asked only where a connection begins: how it translates the later packets,
-	// which are Established, is connection tracking's knowledge and not part of a walk.
+	// GateOpen says that an earlier packet has met rules.OpenGate.
+	GateOpen bool
+	// State is New unless set. Table nat sees the first packet of a connection only. Connection tracking translates the later
+	// ones, which are Established: a walk does not.
 	State rules.State
 }
 
@@ -88,33 +88,33 @@ type Kind uint8
 const (
 	// Direct packets go where they were sent to.
 	Direct Kind = iota + 1
-	// Redirected packets go to a port of the pod instead.
+	// Redirected packets go to a port of the pod.
 	Redirected
 	// Translated packets go to another address.
 	Translated
-	// TProxied packets go to a transparent listener, which is assumed to be there.
+	// TProxied packets go to a transparent listener, which a walk assumes to exist.
 	TProxied
-	// Dropped packets go nowhere.
+	// Dropped packets end.
 	Dropped
-	// Reset connections break: nat has translated their first packet after TPROXY took it, and TPROXY takes the later ones
-	// too, untranslated, for another connection.
+	// Reset connections break: nat translates their first packet after TPROXY took it, and TPROXY takes the later ones
+	// untranslated, for another connection.
 	Reset
 )
 
-// Verdict is where a packet ends, and as what.
+// Verdict is how and where a packet ends.
 type Verdict struct {
 	Kind Kind
-	// Addr is the packet's destination in the end.
+	// Addr is the packet's final destination.
 	Addr netip.AddrPort
-	// Local says that the packet ends in the pod; else it leaves the pod, or is forwarded.
+	// Local says that the packet ends in the pod; otherwise it leaves the pod, or is forwarded.
 	Local bool
 	// Port is the port in the pod of the listener that gets a Redirected or TProxied packet.
 	Port uint16
-	// Mark and ConnMark are the marks in the end, and Zone is the zone in which the connection is tracked.
+	// Mark and ConnMark are the final marks, and Zone is the zone in which the connection is tracked.
 	Mark, ConnMark uint32
 	Zone           uint16
-	// Armed says that a later packet is Armed.
-	Armed bool
+	// GateOpen says that the gate is open for later packets.
+	GateOpen bool
 }
 
 // String says where the packet ends: "redirected to port 15001", "direct to 1.1.1.1:80, outside the pod".

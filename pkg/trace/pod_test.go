@@ -234,11 +234,11 @@ func outcome(v Verdict, protocol rules.Protocol, dst netip.AddrPort, proxies []u
 }
 
 // predict walks the packet and says what World.Send will return, and by which paths.
-func predict(rs rules.Ruleset, n nettest.Packet, proxies []uint16, armed bool) (string, []Path, error) {
+func predict(rs rules.Ruleset, n nettest.Packet, proxies []uint16, gateOpen bool) (string, []Path, error) {
 	var outcomes []string
 	var paths []Path
 	for _, p := range ways(n) {
-		p.Armed = armed
+		p.GateOpen = gateOpen
 		path, err := Walk(rs, p)
 		if err != nil {
 			return "", nil, err

@@ -153,7 +153,7 @@ func (d dice) policy() (redirect.Policy, []nettest.Packet) {
 			ports:  slices.Concat(policy.Outbound.ExcludePorts, policy.Inbound.ExcludePorts),
 			ranges: slices.Concat(policy.Outbound.ExcludeRanges, policy.Outbound.IncludeRanges),
 			ids:    []uint32{policy.Proxy.UID},
-			dns:    policy.LocalDNS,
+			dns:    policy.LocalDNS.IsValid(),
 		})
 	}
 	policy := d.istio()
@@ -161,7 +161,7 @@ func (d dice) policy() (redirect.Policy, []nettest.Packet) {
 	return policy, d.packets(borders{
 		ports:  slices.Concat(o.ExcludePorts, o.IncludePorts, i.ExcludePorts, i.IncludePorts),
 		ranges: slices.Concat(o.ExcludeRanges, o.IncludeRanges),
-		ids:    slices.Concat(policy.Proxy.UIDs, policy.Proxy.GIDs),
+		ids:    []uint32{policy.Proxy.UID, policy.Proxy.GID},
 		dns:    policy.DNSCapture,
 		guest:  len(policy.VirtualInterfaces) > 0,
 	})
@@ -173,7 +173,7 @@ func (d dice) osm() redirect.OSM {
 			{Inbound: "PROXY_INBOUND", InboundRedirect: "PROXY_IN_REDIRECT", Outbound: "PROXY_OUTPUT", OutboundRedirect: "PROXY_REDIRECT"},
 			{Inbound: "FSM_PROXY_INBOUND", InboundRedirect: "FSM_PROXY_IN_REDIRECT", Outbound: "FSM_PROXY_OUTBOUND", OutboundRedirect: "FSM_PROXY_OUT_REDIRECT"},
 		}),
-		Proxy:     redirect.Proxy{UID: pick(d, []uint32{1500, proxyID}), Inbound: 15003, Outbound: 15001, Admin: 15000},
+		Proxy:     redirect.Proxy{UID: pick(d, []uint32{1500, proxyID}), Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
 		SelfCalls: d.oneIn(2),
 		Outbound:  redirect.Outbound{ExcludePorts: d.ports(5), ExcludeRanges: d.ranges(5), ExcludeUsers: d.users(2)},
 		Inbound:   redirect.Inbound{ProxyPorts: []uint16{15010, 15901, 15902, 15903}, ExcludePorts: d.ports(5)},
@@ -183,14 +183,16 @@ func (d dice) osm() redirect.OSM {
 		policy.Outbound.IncludeRanges = d.ranges(5)
 		policy.Inbound.ExcludeInterfaces = d.interfaces(2)
 		policy.PodIPs = some(d, 2, []netip.Addr{nettest.PodIPv4, nettest.PodIPv6})
-		policy.LocalDNS = d.oneIn(2)
+		if d.oneIn(2) {
+			policy.LocalDNS = netip.MustParseAddr("127.0.0.153")
+		}
 	}
 	return policy
 }
 
 func (d dice) istio() redirect.Istio {
 	policy := redirect.Istio{
-		Proxy:             redirect.IstioProxy{Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
+		Proxy:             redirect.Proxy{UID: proxyID, GID: pick(d, []uint32{proxyID, 1003}), Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
 		TProxy:            d.oneIn(3),
 		Outbound:          redirect.IstioOutbound{ExcludeRanges: d.ranges(4), IncludePorts: d.ports(3), ExcludePorts: d.ports(4), ExcludeUsers: d.users(2)},
 		Inbound:           redirect.IstioInbound{All: d.oneIn(2), ExcludePorts: d.ports(5)},
@@ -198,9 +200,6 @@ func (d dice) istio() redirect.Istio {
 		DropInvalid:       d.oneIn(3),
 		DNSCapture:        d.oneIn(2),
 	}
-	// The listeners' sockets belong to proxyID: their answers over UDP must be known for the proxy's.
-	policy.Proxy.UIDs = append([]uint32{proxyID}, some(d, 1, []uint32{1002})...)
-	policy.Proxy.GIDs = append([]uint32{proxyID}, some(d, 1, []uint32{1003})...)
 	if policy.Outbound.All = d.oneIn(2); !policy.Outbound.All {
 		policy.Outbound.IncludeRanges = d.ranges(5)
 	}

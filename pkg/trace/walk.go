@@ -22,7 +22,7 @@ type Step struct {
 	Missed rules.Match
 }
 
-// Path is a packet's way: every rule that it met, in order, and where it ends.
+// Path is every rule that a packet met, in order, and where the packet ends.
 type Path struct {
 	Packet  Packet
 	Steps   []Step
@@ -32,9 +32,9 @@ type Path struct {
 // maxDepth is how deep chains may call each other (NFT_JUMP_STACK_SIZE).
 const maxDepth = 16
 
-// Walk walks the packet through the ruleset. The rules of a step are the ruleset's own: for a step per line of iptables,
-// walk rs.For of the packet's family. It is an error if the ruleset has a match or a target that is not known here, or a
-// rule that no kernel takes, or if the packet can't be. With an error the path ends where it occurred.
+// Walk walks the packet through the ruleset. A step is one rule of the ruleset: for one step per line of iptables, walk
+// iptext.For of the packet's family. It is an error if the ruleset has an unknown match or target, or a rule that no kernel
+// takes, or if the packet can't exist. With an error, the path ends where it occurred.
 func Walk(rs rules.Ruleset, p Packet) (Path, error) {
 	w := &walk{rs: rs, path: Path{Packet: p}, s: start(p)}
 	err := errors.Join(p.check(), check(rs))
@@ -47,12 +47,12 @@ func Walk(rs rules.Ruleset, p Packet) (Path, error) {
 	return w.path, nil
 }
 
-// walk is a packet underway.
+// walk is a packet on its path.
 type walk struct {
 	rs   rules.Ruleset
 	s    state
 	zone uint16
-	lost bool // nat has translated what TPROXY took
+	lost bool // nat has translated a packet that TPROXY took
 	path Path
 }
 
@@ -60,7 +60,7 @@ func start(p Packet) state {
 	s := state{
 		protocol: p.Protocol, src: unmap(p.Src), dst: unmap(p.Dst),
 		socket: p.Direction == Out && !p.NoSocket, uid: p.UID, gid: p.GID,
-		mark: p.Mark, connMark: p.ConnMark, ctState: p.State, armed: p.Armed,
+		mark: p.Mark, connMark: p.ConnMark, ctState: p.State, gateOpen: p.GateOpen,
 	}
 	if s.ctState == "" {
 		s.ctState = New
@@ -72,17 +72,17 @@ func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr()
 
 func (w *walk) walk() error {
 	w.path.Verdict.Kind = Direct
-	way := w.arrive
+	travel := w.arrive
 	if w.path.Packet.Direction == Out {
-		way = w.send
+		travel = w.send
 	}
-	if err := way(); err != nil {
+	if err := travel(); err != nil {
 		return err
 	}
 	v := &w.path.Verdict
-	v.Addr, v.Mark, v.ConnMark, v.Zone, v.Armed = w.s.dst, w.s.mark, w.s.connMark, w.zone, w.s.armed
+	v.Addr, v.Mark, v.ConnMark, v.Zone, v.GateOpen = w.s.dst, w.s.mark, w.s.connMark, w.zone, w.s.gateOpen
 	if v.Kind == TProxied && !v.Local {
-		v.Kind = Dropped // the kernel doesn't forward what a socket has
+		v.Kind = Dropped // the kernel does not forward a packet that a socket has
 	}
 	if v.Kind == TProxied && w.lost {
 		reset, err := w.resets()
@@ -94,7 +94,7 @@ func (w *walk) walk() error {
 	return nil
 }
 
-// send is the way of what a local process makes: through OUTPUT, and if it stays in the pod, back in on lo.
+// send takes the packet of a local process through OUTPUT and, if it stays in the pod, back in on lo.
 func (w *walk) send() error {
 	w.s.out = w.path.Packet.Interface
 	if w.local() {
@@ -103,8 +103,7 @@ func (w *walk) send() error {
 	if err := w.hook(rules.Output); err != nil || w.ended() {
 		return err
 	}
-	// A new mark or destination may have changed the route. The interface that the rules saw was that of the first route
-	// all the same.
+	// A new mark or destination may have changed the route. The rules saw the interface of the first route even so.
 	w.path.Verdict.Local = w.local()
 	if !w.path.Verdict.Local {
 		return nil
@@ -113,7 +112,7 @@ func (w *walk) send() error {
 	return w.hook(rules.Prerouting)
 }
 
-// arrive is the way of what comes in on an interface.
+// arrive takes in a packet from an interface.
 func (w *walk) arrive() error {
 	w.s.in = w.path.Packet.Interface
 	if err := w.hook(rules.Prerouting); err != nil || w.ended() {
@@ -139,7 +138,7 @@ func (w *walk) ended() bool { return w.path.Verdict.Kind == Dropped }
 
 // hook takes the packet through the base chain of each table.
 func (w *walk) hook(name string) error {
-	back := w.s.ct == tracked // it was in OUTPUT: connection tracking and nat are done with it
+	back := w.s.ct == tracked // after OUTPUT, connection tracking and nat are done with the packet
 	for _, t := range rules.Tables {
 		if t == rules.Nat && (back || !w.begins()) {
 			continue
@@ -157,12 +156,12 @@ func (w *walk) hook(name string) error {
 	return nil
 }
 
-// begins reports whether the packet is of those that nat looks at.
+// begins reports whether nat looks at the packet.
 func (w *walk) begins() bool {
 	return w.s.ct == tracked && (w.s.ctState == New || w.s.ctState == rules.Related)
 }
 
-// chain takes the packet through a chain and those it calls; done says that the table is done with it.
+// chain takes the packet through a chain and those it calls; done means that the table is done with the packet.
 func (w *walk) chain(c rules.Chain, hook string, depth int) (done bool, err error) {
 	if depth > maxDepth {
 		return true, fmt.Errorf("table %s chain %s: more than %d jumps deep: a loop", c.Table, c.Name, maxDepth)
@@ -197,7 +196,7 @@ func (w *walk) missed(r rules.Rule, hook string) (rules.Match, error) {
 		switch m.(type) {
 		case rules.OwnerUID, rules.OwnerGID:
 			if hook == rules.Prerouting {
-				return nil, fmt.Errorf("table %s chain %s: the owner can't be asked for in PREROUTING", r.Chain.Table, r.Chain.Name)
+				return nil, fmt.Errorf("table %s chain %s: PREROUTING has no owner to match", r.Chain.Table, r.Chain.Name)
 			}
 		default:
 		}
@@ -208,7 +207,7 @@ func (w *walk) missed(r rules.Rule, hook string) (rules.Match, error) {
 	return nil, nil
 }
 
-// target makes the rule's target happen, except Return.
+// target applies the rule's target, except Return.
 func (w *walk) target(r rules.Rule, hook string, depth int) (done bool, err error) {
 	s := &w.s
 	switch t := r.Target.(type) {
@@ -246,18 +245,18 @@ func (w *walk) target(r rules.Rule, hook string, depth int) (done bool, err erro
 			s.mark = s.connMark
 		}
 	case rules.Zone:
-		if s.ct == untracked { // the first zone counts, and a connection stays in its own
+		if s.ct == untracked { // the first zone counts, and a connection keeps its own
 			s.ct, w.zone = template, uint16(t)
 		}
 	case rules.OpenGate:
-		s.armed = true
+		s.gateOpen = true
 	default:
 		return true, fmt.Errorf("target %T is not known", t)
 	}
 	return false, nil
 }
 
-// translate changes the destination. What TPROXY has taken goes to its listener all the same.
+// translate changes the destination. A packet that TPROXY has taken goes to its listener even so.
 func (w *walk) translate(k Kind, to netip.AddrPort) {
 	if w.path.Verdict.Kind == TProxied {
 		w.lost = w.lost || w.s.dst != to
@@ -268,7 +267,7 @@ func (w *walk) translate(k Kind, to netip.AddrPort) {
 	w.path.Verdict.Kind, w.s.dst = k, to
 }
 
-// redirectAddr is the pod's address to which REDIRECT sends the packet: that of the interface.
+// redirectAddr is the address to which REDIRECT sends the packet: that of the interface.
 func (w *walk) redirectAddr(hook string) netip.Addr {
 	f := rules.Of(w.s.dst.Addr())
 	if hook == rules.Output {
@@ -284,8 +283,8 @@ func (w *walk) redirectAddr(hook string) netip.Addr {
 
 var loopback = map[rules.Family]netip.Addr{rules.IPv4: netip.AddrFrom4([4]byte{127, 0, 0, 1}), rules.IPv6: netip.IPv6Loopback()}
 
-// resets reports whether TPROXY takes the connection's later packets too. These aren't translated yet when it does, and
-// so aren't of the connection that its listener has accepted.
+// resets reports whether TPROXY takes the connection's later packets as well. They are not translated yet at that point, so
+// they do not belong to the connection that the listener has accepted.
 func (w *walk) resets() (bool, error) {
 	later := w.path.Packet
 	later.State, later.ConnMark = rules.Established, w.s.connMark

@@ -3,6 +3,8 @@ package main
 import (
 	"net/netip"
 	"slices"
+
+	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 // The pods of the manifests.
@@ -23,11 +25,22 @@ var (
 	}}
 )
 
+// guideChains are those of the published troubleshooting guides.
+var guideChains = redirect.Chains{Inbound: "PROXY_INBOUND", InboundRedirect: "PROXY_IN_REDIRECT", Outbound: "PROXY_OUTPUT", OutboundRedirect: "PROXY_REDIRECT"}
+
+// laterChains are those of the OSM family's later members.
+func laterChains(prefix string) redirect.Chains {
+	return redirect.Chains{
+		Inbound: prefix + "PROXY_INBOUND", InboundRedirect: prefix + "PROXY_IN_REDIRECT",
+		Outbound: prefix + "PROXY_OUTBOUND", OutboundRedirect: prefix + "PROXY_OUT_REDIRECT",
+	}
+}
+
 // scenarios are the meshes, put together from the rows below. What is wanted is written down here and not asked of the
 // code that makes the rules.
 var scenarios = []scenario{
 	{
-		Mesh: "osm", Proxy: osmProxy, Pods: []podSpec{web, batch},
+		Mesh: "osm", Proxy: osmProxy, Chains: guideChains, Pods: []podSpec{web, batch},
 		Sections: []section{
 			{"From the application in pod shop/web (UID 1000)", "",
 				slices.Concat(outwards, outwardsOfMesh, within, selfCall(application, way{outbound, atApp}))},
@@ -38,7 +51,7 @@ var scenarios = []scenario{
 		},
 	},
 	{
-		Mesh: "osm-v1", Proxy: osmProxy, Pods: []podSpec{web, batch},
+		Mesh: "osm-v1", Proxy: osmProxy, Chains: laterChains("OSM_"), Pods: []podSpec{web, batch},
 		Sections: []section{
 			{"From the application in pod shop/web (UID 1000)", "", slices.Concat(outwards, outwardsOfMesh, within, ownAddress)},
 			laterProxy,
@@ -47,7 +60,7 @@ var scenarios = []scenario{
 		},
 	},
 	{
-		Mesh: "osm-edge", Proxy: edgeProxy, Pods: []podSpec{web, batch},
+		Mesh: "osm-edge", Proxy: edgeProxy, Chains: guideChains, Pods: []podSpec{web, batch},
 		Sections: []section{
 			{"From the application in pod shop/web (UID 1000)", "", slices.Concat(outwards, outwardsOfMesh, within, ownAddress, []row{
 				{"DNS at 127.0.0.153 by UDP", application, localDNS, udp(53), way{dnsAnswers, atProxy}},
@@ -58,7 +71,7 @@ var scenarios = []scenario{
 		},
 	},
 	{
-		Mesh: "fsm", Proxy: osmProxy, Pods: []podSpec{web, batch},
+		Mesh: "fsm", Proxy: osmProxy, Chains: laterChains("FSM_"), Pods: []podSpec{web, batch},
 		Sections: []section{
 			{"From the application in pod shop/web (UID 1000), whose annotation includes few ranges", "", slices.Concat(outwards, []row{
 				{"range that is not included", application, elsewhere, tcp(80), way{direct, atOutside}},
@@ -70,6 +83,8 @@ var scenarios = []scenario{
 	},
 	{
 		Mesh: "istio", Proxy: istioProxy, Pods: []podSpec{web, webTPROXY, batch},
+		Chains:    redirect.Chains{Inbound: "ISTIO_INBOUND", InboundRedirect: "ISTIO_IN_REDIRECT", Outbound: "ISTIO_OUTPUT", OutboundRedirect: "ISTIO_REDIRECT"},
+		DNSChains: []string{"ISTIO_OUTPUT", "ISTIO_OUTPUT_DNS"},
 		Sections: []section{
 			{"From the application in pod shop/web (UID 1000)", "", slices.Concat(outwards, within, ownAddress, []row{
 				{"DNS by UDP", application, dnsServer, udp(53), way{dnsAnswers, atProxy}},

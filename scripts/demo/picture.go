@@ -4,9 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"github.com/detour-cni/detour/pkg/mesh"
-	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 // lane is a way through the pod's chains, with the shorter ways that leave it.
@@ -26,21 +23,9 @@ type bypass struct {
 
 const arrow = " --> "
 
-// istioChains are not in the dialect: istio has more than these.
-var istioChains = redirect.Chains{
-	Inbound:          "ISTIO_INBOUND",
-	InboundRedirect:  "ISTIO_IN_REDIRECT",
-	Outbound:         "ISTIO_OUTPUT",
-	OutboundRedirect: "ISTIO_REDIRECT",
-}
-
 // lanes are those that the scenario's connections take, with the mesh's own names.
 func (s scenario) lanes() []lane {
-	d, _ := mesh.Find(s.Mesh)
-	c := d.Chains
-	if d.Istio {
-		c = istioChains
-	}
+	c := s.Chains
 	out, in := fmt.Sprintf("proxy :%d", s.Proxy.Outbound), fmt.Sprintf("proxy :%d", s.Proxy.Inbound)
 	into := lane{
 		Title:    "Into the pod",
@@ -68,11 +53,8 @@ func (s scenario) lanes() []lane {
 		lanes = append(lanes, lane{Title: "From the proxy to its own pod", Stops: []string{"proxy", "OUTPUT", c.Outbound, c.InboundRedirect, in, "app"}})
 	}
 	if s.shows(application, dnsAnswers) {
-		stops := []string{"app", "OUTPUT"}
-		if d.Istio {
-			stops = append(stops, c.Outbound, "ISTIO_OUTPUT_DNS")
-		}
-		lanes = append(lanes, lane{Title: "DNS queries", Stops: append(stops, "proxy "+s.Proxy.DNS[0].String())})
+		stops := slices.Concat([]string{"app", "OUTPUT"}, s.DNSChains, []string{"proxy " + s.Proxy.DNS[0].String()})
+		lanes = append(lanes, lane{Title: "DNS queries", Stops: stops})
 	}
 	return lanes
 }

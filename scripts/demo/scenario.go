@@ -6,16 +6,19 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 // scenario is what the demo sets up for a mesh and what it wants to see.
 type scenario struct {
-	Mesh     string
-	Proxy    proxySpec
-	Pods     []podSpec
-	Sections []section
+	Mesh  string
+	Proxy proxySpec
+	// Chains are those of the mesh, and DNSChains those that a DNS query passes, for the picture.
+	Chains    redirect.Chains
+	DNSChains []string
+	Pods      []podSpec
+	Sections  []section
 }
 
 // proxySpec is what the proxy and the rules have to agree on.
@@ -226,11 +229,14 @@ func inPod(original netip.AddrPort) netip.AddrPort {
 }
 
 func findScenario(name string) (scenario, error) {
-	i := slices.IndexFunc(scenarios, func(s scenario) bool { return s.Mesh == name })
-	if i < 0 {
-		return scenario{}, fmt.Errorf("mesh %q is none of %s", name, strings.Join(mesh.Names(), ", "))
+	var names []string
+	for _, s := range scenarios {
+		if s.Mesh == name {
+			return s, nil
+		}
+		names = append(names, s.Mesh)
 	}
-	return scenarios[i], nil
+	return scenario{}, fmt.Errorf("mesh %q is none of %s", name, strings.Join(names, ", "))
 }
 
 // rows are those of all sections.

@@ -154,7 +154,7 @@ func (b *Backend) Works() error {
 func (b *Backend) there(ctx context.Context, lock *os.File, owned Owned) (map[rules.Family]iptext.Save, map[rules.Family]error) {
 	all, failed := b.saves(ctx, lock, owned)
 	for f, save := range all {
-		all[f] = save.Owned(owned[f])
+		all[f] = save.Find(owned[f])
 	}
 	return all, failed
 }

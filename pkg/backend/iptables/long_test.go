@@ -27,7 +27,7 @@ func TestTensOfThousands(t *testing.T) {
 	many, every := policy(), policy()
 	many.Outbound.ExcludePorts, every.Outbound.ExcludePorts = ports, all
 	istio := redirect.Istio{
-		Proxy:    redirect.IstioProxy{UIDs: []uint32{1337}, GIDs: []uint32{1337}, Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
+		Proxy:    redirect.Proxy{UID: 1337, GID: 1337, Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
 		Outbound: redirect.IstioOutbound{All: true, ExcludePorts: ports},
 	}
 	const ofPorts = "out 1.1.1.1:79 -> outside\nout 1.1.1.1:80 -> proxy 15001\nout [2001:db8::1]:44000 -> outside\nout 1.1.1.1:44001 -> proxy 15001"

@@ -30,7 +30,7 @@ func (b *Backend) removeByProgram(ctx context.Context, lock *os.File, owned Owne
 	inputs := map[rules.Family]string{}
 	for f, own := range owned {
 		if !b.empty(f, own) {
-			inputs[f] = iptext.Save{}.Restore(own.Owned(own))
+			inputs[f] = own.Removal()
 		}
 	}
 	// As a rule it is all as it was programmed. Where it is not, the transaction fails and it takes a look at what is there.
@@ -41,7 +41,7 @@ func (b *Backend) removeByProgram(ctx context.Context, lock *os.File, owned Owne
 	stale, failed := b.there(ctx, lock, again)
 	clear(inputs)
 	for f, save := range stale {
-		inputs[f] = iptext.Save{}.Restore(save)
+		inputs[f] = save.Removal()
 	}
 	maps.Copy(failed, b.restore(ctx, lock, inputs))
 	return inOrder("remove", failed)
@@ -84,7 +84,7 @@ func (b *Backend) tryByHandle(ctx context.Context, lock *os.File, owned Owned) e
 			single[c] = jumps(c, list, own)
 		case len(list) > 0:
 			saved := saves[c.Family]
-			single[c], err = byPlace(c, list, saved.In(c.Chain), saved.Owned(own).In(c.Chain))
+			single[c], err = byPlace(c, list, saved.In(c.Chain), saved.Find(own).In(c.Chain))
 		}
 		if err != nil {
 			return err

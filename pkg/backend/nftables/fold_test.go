@@ -86,7 +86,7 @@ func TestThereAreNoMoreRulesForMoreEntries(t *testing.T) {
 			ports = append(ports, redirect.Port{Number: uint16(100 + 2*number), Origin: "the test"})
 		}
 		rs := redirect.Istio{
-			Proxy:    redirect.IstioProxy{UIDs: []uint32{1337}, GIDs: []uint32{1337}, Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
+			Proxy:    redirect.Proxy{UID: 1337, GID: 1337, Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
 			Inbound:  redirect.IstioInbound{All: true, ExcludePorts: ports},
 			Outbound: redirect.IstioOutbound{IncludeRanges: manyRanges(n), ExcludeRanges: manyRanges(n), ExcludePorts: ports},
 		}.Ruleset()
