@@ -208,7 +208,7 @@ func GateOf(r attachment.Record) (Gate, error) {
 	if r.Backend != nftables.Name {
 		return "", nil
 	}
-	armed, gated, err := nftables.Armed()
+	armed, gated, err := nftables.Gate()
 	switch {
 	case err != nil || !gated:
 		return "", err

@@ -21,7 +21,7 @@ import (
 
 	goiptables "github.com/coreos/go-iptables/iptables"
 
-	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 )
@@ -125,17 +125,17 @@ func (b *Backend) Differences(ctx context.Context, own Owned) ([]string, error) 
 
 // inNftables says what there is in nf_tables that iptables doesn't list.
 func (b *Backend) inNftables(own Owned) ([]string, error) {
-	asleep, err := nftables.Dormant(func(f nftables.Family, table string) bool {
+	asleep, err := nft.Dormant(func(f nft.Family, table string) bool {
 		return b.variant == Nft && len(own[familyOf[f]].ChainsIn(rules.Table(table))) > 0
 	})
-	ahead, err2 := nftables.Foreign(slices.Collect(maps.Keys(own)), func(f nftables.Family, table string) bool {
-		return b.variant == Nft && f != nftables.Inet && slices.Contains(rules.Tables, rules.Table(table))
+	ahead, err2 := nft.Foreign(slices.Collect(maps.Keys(own)), func(f nft.Family, table string) bool {
+		return b.variant == Nft && f != nft.Inet && slices.Contains(rules.Tables, rules.Table(table))
 	})
 	return append(asleep, ahead...), errors.Join(err, err2)
 }
 
 // familyOf are the families of nf_tables that iptables-nft uses.
-var familyOf = map[nftables.Family]rules.Family{nftables.IP: rules.IPv4, nftables.IP6: rules.IPv6}
+var familyOf = map[nft.Family]rules.Family{nft.IP: rules.IPv4, nft.IP6: rules.IPv6}
 
 // Works reports whether the programs that there are run at all.
 func (b *Backend) Works() error {
@@ -204,13 +204,15 @@ func (p *process) saved(own iptext.Save) (iptext.Save, error) {
 
 // empty reports whether the namespace is known, without asking a program, to have none of the tables that own is in.
 func (b *Backend) empty(f rules.Family, own iptext.Save) bool {
-	list := nftables.Tables
+	list := nftTables
 	if b.variant == Legacy {
 		list = legacyTables
 	}
 	names, err := list(f)
 	return err == nil && !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 })
 }
+
+func nftTables(f rules.Family) ([]string, error) { return nft.Tables(nft.ProtocolOf(f)) }
 
 // waitSeconds is for iptables before 1.8.6, which know no XTABLES_LOCKFILE and wait for the host's lock.
 func waitSeconds(ctx context.Context) string {

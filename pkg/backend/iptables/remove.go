@@ -8,8 +8,8 @@ import (
 	"os"
 	"slices"
 
-	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/iptext"
+	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -55,7 +55,7 @@ const attempts = 3
 func (b *Backend) removeByHandle(ctx context.Context, lock *os.File, owned Owned) error {
 	var err error
 	for range attempts {
-		if err = b.tryByHandle(ctx, lock, owned); !errors.Is(err, nftables.ErrChanged) {
+		if err = b.tryByHandle(ctx, lock, owned); !errors.Is(err, netlink.ErrChanged) {
 			break
 		}
 	}
@@ -63,8 +63,8 @@ func (b *Backend) removeByHandle(ctx context.Context, lock *os.File, owned Owned
 }
 
 func (b *Backend) tryByHandle(ctx context.Context, lock *os.File, owned Owned) error {
-	chains, err := nftables.ListChains(slices.Collect(maps.Keys(owned)), func(c nftables.Chain) bool {
-		own := owned[c.Family]
+	listed, err := listChains(slices.Collect(maps.Keys(owned)), func(c chain) bool {
+		own := owned[c.family]
 		return len(own.ChainsIn(c.Table)) > 0 && !slices.Contains(own.Chains, c.Chain)
 	})
 	if err != nil {
@@ -74,23 +74,23 @@ func (b *Backend) tryByHandle(ctx context.Context, lock *os.File, owned Owned) e
 	if len(failed) > 0 {
 		return inOrder("list", failed)
 	}
-	single, whole := map[nftables.Chain][]nftables.Rule{}, []nftables.Chain{}
-	for c, list := range chains.Rules {
-		own := owned[c.Family]
+	single, whole := map[chain][]handle{}, []chain{}
+	for c, list := range listed.chains {
+		own := owned[c.family]
 		switch {
 		case slices.Contains(own.Chains, c.Chain):
 			whole = append(whole, c)
 		case own.OnlyJumps():
 			single[c] = jumps(c, list, own)
 		case len(list) > 0:
-			saved := saves[c.Family]
+			saved := saves[c.family]
 			single[c], err = byPlace(c, list, saved.In(c.Chain), saved.Owned(own).In(c.Chain))
 		}
 		if err != nil {
 			return err
 		}
 	}
-	return chains.Delete(single, whole)
+	return listed.remove(single, whole)
 }
 
 // notOnlyJumps picks the families of which something other than a jump is owned in a base chain: what such a rule does
@@ -102,18 +102,18 @@ func notOnlyJumps(owned Owned) Owned {
 }
 
 // jumps picks those of a chain's rules that jump into chains of ours.
-func jumps(c nftables.Chain, list []nftables.Rule, own iptext.Save) []nftables.Rule {
-	return slices.DeleteFunc(list, func(r nftables.Rule) bool {
-		return !slices.Contains(own.Chains, rules.Chain{Table: c.Table, Name: r.Into})
+func jumps(c chain, list []handle, own iptext.Save) []handle {
+	return slices.DeleteFunc(list, func(h handle) bool {
+		return !slices.Contains(own.Chains, rules.Chain{Table: c.Table, Name: h.into})
 	})
 }
 
 // byPlace picks those of a chain's rules that are ours: iptables lists them in the kernel's order.
-func byPlace(c nftables.Chain, list []nftables.Rule, saved, ours []iptext.SavedRule) ([]nftables.Rule, error) {
+func byPlace(c chain, list []handle, saved, ours []iptext.SavedRule) ([]handle, error) {
 	if len(list) != len(saved) {
 		return nil, fmt.Errorf("%s has %d rules, and iptables lists %d", c, len(list), len(saved))
 	}
-	var out []nftables.Rule
+	var out []handle
 	for i, r := range list {
 		if slices.Contains(ours, saved[i]) {
 			out = append(out, r)

@@ -8,6 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
+	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -43,12 +45,12 @@ var hooks = []hook{
 	{rules.Chain{Table: rules.Nat, Name: rules.Output}, "nat", unix.NF_INET_LOCAL_OUT, "output", -100},
 }
 
-// armedSet is the set that Arm adds to and Armed looks up. The element that it has room for stands for every packet; once
+// gateSet is the set that Arm adds to and Armed looks up. The element that it has room for stands for every packet; once
 // it is there, adding it again does nothing.
 const (
-	armedSet   = "armed"
-	armedSize  = 1
-	armedFlags = unix.NFT_SET_EVAL
+	gateSet   = "armed"
+	gateSize  = 1
+	gateFlags = unix.NFT_SET_EVAL
 )
 
 // Compile turns a ruleset into the table that does the same for these families and leaves the other alone. Rules that may
@@ -90,19 +92,9 @@ func (c *compiler) onlyOne() []rule {
 		return nil
 	}
 	r := rule{why: "only " + c.families[0].String() + " is redirected"}
-	r.equal(&metaNfproto, true, []byte{protocolOf(c.families[0])})
-	r.verdict(nfAccept, "")
+	r.equal(&nft.MetaNfproto, true, []byte{nft.ProtocolOf(c.families[0])})
+	r.verdict(nft.Accept, "")
 	return []rule{r}
-}
-
-func protocolOf(f rules.Family) byte {
-	switch f {
-	case rules.IPv4:
-		return unix.NFPROTO_IPV4
-	case rules.IPv6:
-		return unix.NFPROTO_IPV6
-	}
-	return unix.NFPROTO_UNSPEC
 }
 
 // compile makes a rule with addresses one rule for each family that it has addresses of.
@@ -148,7 +140,7 @@ func hasAddress(r rules.Rule) bool {
 func (c *compiler) rule(r rules.Rule, f rules.Family) rule {
 	out := rule{why: comment(r.Why)}
 	if f != both {
-		out.equal(&metaNfproto, false, []byte{protocolOf(f)})
+		out.equal(&nft.MetaNfproto, false, []byte{nft.ProtocolOf(f)})
 	}
 	for _, m := range r.Matches {
 		c.match(&out, m, f)
@@ -166,40 +158,40 @@ func (c *compiler) rule(r rules.Rule, f rules.Family) rule {
 func (c *compiler) match(out *rule, m rules.Match, f rules.Family) {
 	switch m := m.(type) {
 	case rules.Source:
-		c.addresses(out, [2]*source{&ipSaddr, &ip6Saddr}, f, m.Prefixes, false)
+		c.addresses(out, [2]*nft.Source{&nft.IPSaddr, &nft.IP6Saddr}, f, m.Prefixes, false)
 	case rules.Destination:
-		c.addresses(out, [2]*source{&ipDaddr, &ip6Daddr}, f, m.Prefixes, m.Not)
+		c.addresses(out, [2]*nft.Source{&nft.IPDaddr, &nft.IP6Daddr}, f, m.Prefixes, m.Not)
 	case rules.InInterface:
-		out.equal(&metaIifname, false, interfaceName(string(m)))
+		out.equal(&nft.MetaIifname, false, interfaceName(string(m)))
 	case rules.OutInterface:
-		out.equal(&metaOifname, false, interfaceName(string(m)))
+		out.equal(&nft.MetaOifname, false, interfaceName(string(m)))
 	case rules.Protocol:
-		out.equal(&metaL4proto, false, []byte{byte(numberOf(protocols, string(m)))})
+		out.equal(&nft.MetaL4proto, false, []byte{byte(nft.NumberOf(nft.Protocols, string(m)))})
 	case rules.SrcPort:
-		c.ports(out, &thSport, []uint16{uint16(m)}, false)
+		c.ports(out, &nft.ThSport, []uint16{uint16(m)}, false)
 	case rules.DstPort:
-		c.ports(out, &thDport, []uint16{m.Port}, m.Not)
+		c.ports(out, &nft.ThDport, []uint16{m.Port}, m.Not)
 	case rules.DstPorts:
-		c.ports(out, &thDport, m.Ports, m.Not)
+		c.ports(out, &nft.ThDport, m.Ports, m.Not)
 	case rules.OwnerUID:
-		out.equal(&metaSkuid, m.Not, native(m.ID))
+		out.equal(&nft.MetaSkuid, m.Not, native(m.ID))
 	case rules.OwnerGID:
-		out.equal(&metaSkgid, m.Not, native(m.ID))
+		out.equal(&nft.MetaSkgid, m.Not, native(m.ID))
 	case rules.Mark:
-		out.equal(&metaMark, m.Not, native(m.Value))
+		out.equal(&nft.MetaMark, m.Not, native(m.Value))
 	case rules.ConnMark:
-		out.equal(&ctMark, false, native(uint32(m)))
+		out.equal(&nft.CTMark, false, native(uint32(m)))
 	case rules.CTState:
-		out.load(&ctStates)
+		out.load(&nft.CTStates)
 		out.mask(native(bitsOf(m)))
 		out.compare(unix.NFT_CMP_NEQ, native(0))
 	case rules.GateOpen:
 		out.constant()
-		out.lookup(armedSet, 0, false)
+		out.lookup(gateSet, 0, false)
 	}
 }
 
-func (c *compiler) addresses(out *rule, sources [2]*source, f rules.Family, prefixes []netip.Prefix, not bool) {
+func (c *compiler) addresses(out *rule, sources [2]*nft.Source, f rules.Family, prefixes []netip.Prefix, not bool) {
 	s := sources[0]
 	if f == rules.IPv6 {
 		s = sources[1]
@@ -211,21 +203,21 @@ func (c *compiler) addresses(out *rule, sources [2]*source, f rules.Family, pref
 		}
 	}
 	c.sets++
-	out.among(s, not, s.normalize(spans), c.sets)
+	out.among(s, not, normalize(s.Datatype, spans), c.sets)
 }
 
-func (c *compiler) ports(out *rule, s *source, ports []uint16, not bool) {
+func (c *compiler) ports(out *rule, s *nft.Source, ports []uint16, not bool) {
 	var spans []span
 	for _, r := range rules.PortRanges(ports) {
 		spans = append(spans, portSpan(r))
 	}
 	c.sets++
-	out.among(s, not, s.normalize(spans), c.sets)
+	out.among(s, not, normalize(s.Datatype, spans), c.sets)
 }
 
 func bitsOf(list rules.CTState) (all uint32) {
 	for _, s := range list {
-		all |= numberOf(states, strings.ToLower(string(s)))
+		all |= nft.NumberOf(nft.States, strings.ToLower(string(s)))
 	}
 	return all
 }
@@ -241,51 +233,51 @@ func network16(v uint16) []byte { return binary.BigEndian.AppendUint16(nil, v) }
 func (c *compiler) target(out *rule, r rules.Rule, f rules.Family) {
 	switch t := r.Target.(type) {
 	case rules.Return:
-		out.verdict(returnVerdict, "")
+		out.verdict(nft.Return, "")
 	case rules.Accept:
-		out.verdict(nfAccept, "")
+		out.verdict(nft.Accept, "")
 	case rules.Drop:
-		out.verdict(nfDrop, "")
+		out.verdict(nft.Drop, "")
 	case rules.Jump:
-		out.verdict(jumpVerdict, c.name(rules.Chain{Table: r.Chain.Table, Name: string(t)}))
+		out.verdict(nft.Jump, c.name(rules.Chain{Table: r.Chain.Table, Name: string(t)}))
 	case rules.Redirect:
 		out.immediate(reg1, network16(uint16(t)))
-		out.add("redir", number(unix.NFTA_REDIR_REG_PROTO_MIN, reg1))
+		out.add("redir", netlink.Number(unix.NFTA_REDIR_REG_PROTO_MIN, reg1))
 	case rules.DNAT:
 		out.dnat(t, f)
 	case rules.TProxy:
 		out.immediate(reg1, network16(t.Port))
-		out.add("tproxy", number(tproxyFamily, uint32(protocolOf(f))), number(tproxyRegPort, reg1))
+		out.add("tproxy", netlink.Number(nft.TProxyFamily, uint32(nft.ProtocolOf(f))), netlink.Number(nft.TProxyRegPort, reg1))
 		out.immediate(reg1, native(t.Mark))
-		out.store(&metaMark)
-		out.verdict(nfAccept, "")
+		out.store(&nft.MetaMark)
+		out.verdict(nft.Accept, "")
 	case rules.SetMark:
 		out.immediate(reg1, native(uint32(t)))
-		out.store(&metaMark)
+		out.store(&nft.MetaMark)
 	case rules.SaveMark:
-		out.load(&metaMark)
-		out.store(&ctMark)
+		out.load(&nft.MetaMark)
+		out.store(&nft.CTMark)
 	case rules.RestoreMark:
-		out.load(&ctMark)
-		out.store(&metaMark)
+		out.load(&nft.CTMark)
+		out.store(&nft.MetaMark)
 	case rules.Zone: // as with iptables, the first zone counts
 		out.immediate(reg1, binary.NativeEndian.AppendUint16(nil, uint16(t)))
-		out.store(&ctZone)
+		out.store(&nft.CTZone)
 	case rules.OpenGate:
 		out.constant()
-		out.add("dynset", text(unix.NFTA_DYNSET_SET_NAME, armedSet), number(unix.NFTA_DYNSET_OP, unix.NFT_DYNSET_OP_ADD), number(unix.NFTA_DYNSET_SREG_KEY, reg1))
+		out.add("dynset", netlink.Text(unix.NFTA_DYNSET_SET_NAME, gateSet), netlink.Number(unix.NFTA_DYNSET_OP, unix.NFT_DYNSET_OP_ADD), netlink.Number(unix.NFTA_DYNSET_SREG_KEY, reg1))
 	}
 }
 
 func (r *rule) dnat(t rules.DNAT, f rules.Family) {
 	r.immediate(reg1, t.Addr.AsSlice())
-	attributes := []attribute{
-		number(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT), number(unix.NFTA_NAT_FAMILY, uint32(protocolOf(f))),
-		number(unix.NFTA_NAT_REG_ADDR_MIN, reg1),
+	attributes := []netlink.Attribute{
+		netlink.Number(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT), netlink.Number(unix.NFTA_NAT_FAMILY, uint32(nft.ProtocolOf(f))),
+		netlink.Number(unix.NFTA_NAT_REG_ADDR_MIN, reg1),
 	}
 	if t.Port != 0 {
 		r.immediate(reg2, network16(t.Port))
-		attributes = append(attributes, number(unix.NFTA_NAT_REG_PROTO_MIN, reg2))
+		attributes = append(attributes, netlink.Number(unix.NFTA_NAT_REG_PROTO_MIN, reg2))
 	}
 	r.add("nat", attributes...)
 }

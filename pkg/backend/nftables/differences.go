@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -22,9 +23,9 @@ func Differences(programmed string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := func(f Family, table string) bool { return f == Inet && table == tableName }
-	asleep, err := Dormant(own)
-	ahead, err2 := Foreign(want.families(), own)
+	own := func(f nft.Family, table string) bool { return f == nft.Inet && table == tableName }
+	asleep, err := nft.Dormant(own)
+	ahead, err2 := nft.Foreign(want.families(), own)
 	return slices.Concat(asleep, compare(want, got), ahead), errors.Join(err, err2)
 }
 

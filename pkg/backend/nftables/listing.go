@@ -3,6 +3,8 @@ package nftables
 import (
 	"fmt"
 	"strings"
+
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 )
 
 // tableName is the name of the one table, of family inet.
@@ -23,7 +25,7 @@ func (t Table) String() string { return t.listing().String() }
 func (t Table) listing() Listing {
 	var l Listing
 	if t.gated {
-		l = append(l, block{"set " + armedSet, []string{setHead(mark.id, armedSize, armedFlags)}})
+		l = append(l, block{"set " + gateSet, []string{setHead(nft.Mark.ID, gateSize, gateFlags)}})
 	}
 	for _, c := range t.chains {
 		l = append(l, c.block())
@@ -33,7 +35,7 @@ func (t Table) listing() Listing {
 
 // setHead says what a set with a name is like.
 func setHead(kind, size, flags uint32) string {
-	if kind != mark.id || flags != armedFlags {
+	if kind != nft.Mark.ID || flags != gateFlags {
 		return fmt.Sprintf("%s%d; size %d; flags %#x;", typePrefix, kind, size, flags)
 	}
 	return fmt.Sprintf("%smark; size %d; flags dynamic;", typePrefix, size)
