@@ -56,10 +56,8 @@ type Record struct {
 	Backend     string  `json:"backend,omitempty"`
 	// Families are those that were programmed.
 	Families []rules.Family `json:"families,omitempty"`
-	// Rules are what was programmed for each family by iptables, as iptables-restore takes it.
-	Rules map[rules.Family]string `json:"rules,omitempty"`
-	// Table is what was programmed by nftables, as nft -f takes it.
-	Table string `json:"table,omitempty"`
+	// Payload says what the backend programmed. Only that backend reads it.
+	Payload json.RawMessage `json:"payload,omitempty"`
 	// Setup is what else was set up for each of the families.
 	Setup rules.Setup `json:"setup,omitzero"`
 	// Stale is what else the namespace may still hold, from earlier ADDs, while what was programmed takes its place.
@@ -70,11 +68,29 @@ type Record struct {
 	Time time.Time `json:"time"`
 }
 
+// UnmarshalJSON also reads the records of version 0.1, which had a field for each backend's payload.
+func (r *Record) UnmarshalJSON(data []byte) error {
+	type current Record
+	var old struct {
+		*current
+		Rules json.RawMessage `json:"rules"` // iptables'
+		Table json.RawMessage `json:"table"` // nftables'
+	}
+	old.current = (*current)(r)
+	if err := json.Unmarshal(data, &old); err != nil {
+		return err
+	}
+	if r.Payload == nil {
+		r.Payload = append(old.Rules, old.Table...) // one of the two
+	}
+	return nil
+}
+
 // Traces are what the namespace may hold by this record: what was programmed, and what that was to replace.
 func (r Record) Traces() []Record {
 	var out []Record
 	if len(r.Families) > 0 {
-		out = append(out, Record{Backend: r.Backend, Families: r.Families, Rules: r.Rules, Table: r.Table, Setup: r.Setup})
+		out = append(out, Record{Backend: r.Backend, Families: r.Families, Payload: r.Payload, Setup: r.Setup})
 	}
 	for _, s := range r.Stale {
 		out = append(out, s.Traces()...)

@@ -51,7 +51,7 @@ func TestRemovalLeavesTheRestAsItWas(t *testing.T) {
 				t.Fatal(err)
 			}
 			rs := decision.Policy.Ruleset()
-			forBoth(t, func(t *testing.T, b *Backend) {
+			forBoth(t, func(t *testing.T, b *Programs) {
 				ns, untouched := nettest.StartNamespace(t, "left"), nettest.StartNamespace(t, "untouched")
 				shell(t, b, untouched, theirs+"\n"+later)
 				shell(t, b, ns, theirs)
@@ -69,7 +69,7 @@ func TestRemovalLeavesTheRestAsItWas(t *testing.T) {
 	}
 }
 
-func mustRemove(t *testing.T, b *Backend, ns *nettest.Namespace, own Owned) {
+func mustRemove(t *testing.T, b *Programs, ns *nettest.Namespace, own Tables) {
 	t.Helper()
 	err := inside(t, ns, func(ctx context.Context, lock *os.File) error { return b.Remove(ctx, lock, own) })
 	if err != nil {
@@ -78,7 +78,7 @@ func mustRemove(t *testing.T, b *Backend, ns *nettest.Namespace, own Owned) {
 }
 
 // spoiled is a backend with some of its programs replaced by one that fails.
-func spoiled(t *testing.T, v Variant, spoil func(*tools)) *Backend {
+func spoiled(t *testing.T, v Variant, spoil func(*tools)) *Programs {
 	t.Helper()
 	b, err := find(t.Context(), v)
 	if err != nil {
@@ -140,7 +140,7 @@ func TestRemovalKeepsCountersAndTakesEveryJump(t *testing.T) {
 		$ipt -t nat -I Z-LAST -g PROXY_IN_REDIRECT
 		$ipt -t nat -I OUTPUT -p tcp --dport 9 -j PROXY_REDIRECT
 	done`
-	forBoth(t, func(t *testing.T, b *Backend) {
+	forBoth(t, func(t *testing.T, b *Programs) {
 		save := func(ns *nettest.Namespace) string {
 			return shellOutput(t, b, ns, "for ipt in iptables ip6tables; do $ipt-save -c -t nat | grep -v '^#'; done")
 		}

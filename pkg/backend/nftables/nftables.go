@@ -85,12 +85,3 @@ func gate(c nft.Conn) (open, gated bool, err error) {
 	}
 	return open, err == nil, err
 }
-
-// Fresh reports whether the namespace has no table of any family, neither detour's nor iptables' or another's.
-func Fresh() (bool, error) {
-	tables, err := nft.Tables(unix.NFPROTO_UNSPEC)
-	return len(tables) == 0, err
-}
-
-// Works reports whether the kernel has nf_tables and lets this process use it.
-func Works() error { return nft.Works() }
