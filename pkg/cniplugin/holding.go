@@ -101,7 +101,7 @@ func (h holding) stale(conf Conf) []attachment.Record {
 	known := slices.ContainsFunc(h.own, is(attachment.Skipped)) || slices.ContainsFunc(all, is(attachment.Programmed))
 	var stale []attachment.Record
 	if (!known || slices.ContainsFunc(all, is(unreadable))) && !h.fresh {
-		stale = append(stale, anything(conf))
+		stale = append(stale, anything(conf)...)
 	}
 	for _, r := range all {
 		stale = append(stale, r.Traces()...)
@@ -131,7 +131,7 @@ func (h holding) program(ctx context.Context, conf Conf, lock *os.File, p *plan,
 	}
 	err = run(program)
 	if err != nil && ctx.Err() == nil {
-		if other := program.Instead(); other != nil {
+		if other := program.Fallback(ctx); other != nil {
 			p.Warnings = append(p.Warnings, "nftables was taken instead of iptables, which does not work here: "+err.Error())
 			stale = append(stale, record.Traces()...)
 			err = run(other)
@@ -230,7 +230,7 @@ func (h holding) leave(ctx context.Context, conf Conf, lock *os.File, unknown bo
 	}
 	stale := slices.Clone(h.own)
 	if unknown {
-		stale = append(stale, anything(conf))
+		stale = append(stale, anything(conf)...)
 	}
 	return backend.Remove(ctx, lock, stale...)
 }

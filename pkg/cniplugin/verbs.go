@@ -13,7 +13,6 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
-	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/netns"
@@ -185,25 +184,20 @@ func (h holding) unmark(conf Conf) error {
 	return netns.Forget(conf.StateDir, id)
 }
 
-// anything is what may be in a namespace of which nothing is written down: of the net conf's mesh and of all others.
-func anything(conf Conf) attachment.Record {
+// anything is what may be in a namespace without a record: rules of the net conf's mesh or of any other.
+func anything(conf Conf) []attachment.Record {
 	dialects := []mesh.Dialect{conf.Dialect}
 	for _, name := range mesh.Names() {
 		d, _ := mesh.Find(name)
 		dialects = append(dialects, d)
 	}
-	r := attachment.Record{Families: rules.Families, Rules: map[rules.Family]string{}}
+	var all []rules.Ruleset
 	for _, d := range dialects {
-		if d.Name == "" { // the net conf names no mesh that there is
-			continue
+		if d.Name != "" { // the net conf may name an unknown mesh
+			all = append(all, d.Broadest().Ruleset())
 		}
-		rs := d.Broadest().Ruleset()
-		for _, f := range rules.Families {
-			r.Rules[f] += iptext.Restore(rs, f, false)
-		}
-		r.Setup = r.Setup.Join(rs.Setup)
 	}
-	return r
+	return backend.Broadest(all)
 }
 
 // gc drops the state of attachments that are not among the valid ones of this network, and the locks of namespaces that no
