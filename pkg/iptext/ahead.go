@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/detour-cni/detour/pkg/rules"
 )
@@ -73,13 +74,15 @@ func endedBy(list []SavedRule, all Save, wanted, from []string) []string {
 }
 
 // conditions are those of iptables-save that leave a rule broad, and what says nothing.
-var conditions = regexp.MustCompile(`^(-p tcp|-m tcp|-m comment --comment ("(\\.|[^"\\])*"|\S+)|! -[io] lo|-[io] (l|lo\S+|[^l]\S*|l[^o]\S*)|-m (conntrack --ctstate|state --state) (\S+,)?NEW(,\S+)?) `)
+var conditions = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(-p tcp|-m tcp|-m comment --comment ("(\\.|[^"\\])*"|\S+)|! -[io] lo|-[io] (l|lo\S+|[^l]\S*|l[^o]\S*)|-m (conntrack --ctstate|state --state) (\S+,)?NEW(,\S+)?) `)
+})
 
 // broad takes a rule apart that holds for all TCP connections of an interface at least; verb is empty for any other.
 func broad(line string) (verb, target, rest string) {
 	_, line, _ = strings.Cut(strings.TrimPrefix(line, "-A ")+" ", " ")
 	for {
-		condition := conditions.FindString(line)
+		condition := conditions().FindString(line)
 		if condition == "" {
 			break
 		}
