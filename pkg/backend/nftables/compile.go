@@ -13,7 +13,7 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Table is a ruleset as the one table that stands for it.
+// Table is a compiled ruleset: one table for both families.
 type Table struct {
 	chains []chain // base chains first
 	gated  bool
@@ -21,7 +21,7 @@ type Table struct {
 
 type chain struct {
 	name  string
-	hook  *hook // nil for those of the mesh
+	hook  *hook // nil for the mesh's own chains
 	rules []rule
 }
 
@@ -34,8 +34,8 @@ type hook struct {
 	priority int32
 }
 
-// hooks are what netfilter calls for iptables' tables, in its order and as iptables-nft has it: a chain of type route
-// has the packet routed anew when its mark has changed, as the table mangle does in OUTPUT.
+// hooks stand for iptables' base chains, in the order and with the priorities of iptables-nft. Like mangle's OUTPUT, a chain
+// of type route reroutes a packet whose mark it has changed.
 var hooks = []hook{
 	{rules.Chain{Table: rules.Raw, Name: rules.Prerouting}, "filter", unix.NF_INET_PRE_ROUTING, "prerouting", -300},
 	{rules.Chain{Table: rules.Raw, Name: rules.Output}, "filter", unix.NF_INET_LOCAL_OUT, "output", -300},
@@ -45,16 +45,16 @@ var hooks = []hook{
 	{rules.Chain{Table: rules.Nat, Name: rules.Output}, "nat", unix.NF_INET_LOCAL_OUT, "output", -100},
 }
 
-// gateSet is the set that Arm adds to and Armed looks up. The element that it has room for stands for every packet; once
-// it is there, adding it again does nothing.
+// gateSet is the set that OpenGate adds an element to and GateOpen looks up. It has room for one, which stands for every
+// packet; adding it again does nothing. The kernel and the records have the set by this name.
 const (
 	gateSet   = "armed"
 	gateSize  = 1
 	gateFlags = unix.NFT_SET_EVAL
 )
 
-// Compile turns a ruleset into the table that does the same for these families and leaves the other alone. Rules that may
-// be one become one, as a set has room for any number and is looked up once.
+// Compile turns a ruleset into the table that does the same for these families and leaves the other alone. Rules that can be
+// folded become one with a set, so the number of rules does not grow with lists.
 func Compile(rs rules.Ruleset, families []rules.Family) Table {
 	c := &compiler{own: rs.Chains, families: families}
 	byChain := rs.Folded()
@@ -73,11 +73,11 @@ func Compile(rs rules.Ruleset, families []rules.Family) Table {
 type compiler struct {
 	own      []rules.Chain
 	families []rules.Family
-	sets     uint32 // how many there are so far
+	sets     uint32 // so far
 }
 
-// name is the chain's name in the one table. The mesh's own keep theirs, but where another table has it too, that of nat
-// alone does: it is the one that people look for.
+// name is the chain's name in the one table. The mesh's own chains keep their names. If several of iptables' tables have a
+// chain of that name, only nat's keeps it, as people look for that one.
 func (c *compiler) name(ch rules.Chain) string {
 	elsewhere := func(o rules.Chain) bool { return o.Name == ch.Name && o.Table != ch.Table }
 	if ch.Base() || ch.Table != rules.Nat && slices.ContainsFunc(c.own, elsewhere) {
@@ -86,7 +86,7 @@ func (c *compiler) name(ch rules.Chain) string {
 	return ch.Name
 }
 
-// onlyOne begins a base chain with what keeps the other family out of it.
+// onlyOne is the rule ahead of a base chain that lets the other family pass; none for both families.
 func (c *compiler) onlyOne() []rule {
 	if len(c.families) != 1 {
 		return nil
@@ -97,13 +97,13 @@ func (c *compiler) onlyOne() []rule {
 	return []rule{r}
 }
 
-// compile makes a rule with addresses one rule for each family that it has addresses of.
+// compile makes one rule of a rule without addresses, and of one with addresses a rule for each of their families.
 func (c *compiler) compile(all []rules.Rule) []rule {
 	var out []rule
 	for _, r := range all {
 		for _, f := range c.familiesOf(r) {
 			out = append(out, c.rule(r, f))
-			if _, ok := r.Target.(rules.TProxy); ok { // TPROXY drops what has no listener, nft's statement lets it pass
+			if _, ok := r.Target.(rules.TProxy); ok { // without a listener TPROXY drops the packet, nft's statement lets it pass
 				out = append(out, c.rule(rules.Rule{Chain: r.Chain, Matches: r.Matches, Target: rules.Drop{}, Why: "nothing listens there"}, f))
 			}
 		}
@@ -111,10 +111,10 @@ func (c *compiler) compile(all []rules.Rule) []rule {
 	return out
 }
 
-// both stands for the families of a rule that has no addresses.
+// both stands for the families of a rule without addresses.
 const both rules.Family = 0
 
-// familiesOf are the families that the rule is of; none if it has an empty list.
+// familiesOf are the families of the rules that the rule becomes; none if its list is empty.
 func (c *compiler) familiesOf(r rules.Rule) []rules.Family {
 	of := slices.DeleteFunc(slices.Clone(c.families), func(f rules.Family) bool { return !r.Concerns(f) })
 	if len(of) == 0 || hasAddress(r) {
@@ -149,12 +149,13 @@ func (c *compiler) rule(r rules.Rule, f rules.Family) rule {
 	return out
 }
 
-// match adds the condition m. Where packets lack what it asks for, as a state ahead of connection tracking, it does what
-// iptables does, with one exception: a packet that no process's socket sends meets "not of this user" there and fails it
-// here. Not occurs in nat's OUTPUT alone, which is asked for the first packet of a connection, and only for lo. What the
-// kernel sends of its own, resets, answers to pings, reports that a port is closed, belongs to connections that there are.
-// One packet gets here all the same: what is resent on lo for a program that has ended, if connection tracking has
-// been told to forget the connection meanwhile. It goes to the proxy, which resets it.
+// match adds the condition m. It treats packets that lack what it tests, such as a state ahead of connection tracking, like
+// iptables, with one exception: a packet without a socket matches "not of this user" in iptables, and not here.
+//
+// The exception is harmless. Such a negation occurs only in nat's OUTPUT, for lo, and nat sees only the first packet of a
+// connection. What the kernel itself sends (resets, answers to pings, ICMP errors) belongs to existing connections. One packet
+// gets here nevertheless: a retransmission on lo for a program that has ended, after connection tracking was told to forget
+// the connection. It goes to the proxy, which resets it.
 func (c *compiler) match(out *rule, m rules.Match, f rules.Family) {
 	switch m := m.(type) {
 	case rules.Source:
@@ -260,7 +261,7 @@ func (c *compiler) target(out *rule, r rules.Rule, f rules.Family) {
 	case rules.RestoreMark:
 		out.load(&nft.CTMark)
 		out.store(&nft.MetaMark)
-	case rules.Zone: // as with iptables, the first zone counts
+	case rules.Zone: // the first zone counts, as with iptables
 		out.immediate(reg1, binary.NativeEndian.AppendUint16(nil, uint16(t)))
 		out.store(&nft.CTZone)
 	case rules.OpenGate:
@@ -282,10 +283,10 @@ func (r *rule) dnat(t rules.DNAT, f rules.Family) {
 	r.add("nat", attributes...)
 }
 
-// maxComment is how long a comment may be (NFTNL_UDATA_COMMENT_MAXLEN less the final NUL).
+// maxComment is the maximum length of a comment (NFTNL_UDATA_COMMENT_MAXLEN less the final NUL).
 const maxComment = 127
 
-// comment makes of a rule's reason what nft takes between quotes, cut at a word where it is too long.
+// comment turns a rule's reason into what nft takes between quotes. It cuts a long one at a word.
 func comment(why string) string {
 	why = strings.Map(func(r rune) rune {
 		switch {

@@ -11,8 +11,8 @@ import (
 	"github.com/detour-cni/detour/pkg/netlink"
 )
 
-// Read lists the table of the calling thread's namespace in the words in which String of a Table has it, but for whether the
-// gate is open. It is empty if there is no table.
+// Read lists the table of the calling thread's namespace as String of a Table prints it, without the gate's element. It is
+// empty if there is no table.
 func Read() (Listing, error) {
 	c, err := nft.Open()
 	if err != nil {
@@ -93,7 +93,7 @@ func listedChain(f netlink.Fields) block {
 	return b
 }
 
-// readComment finds the comment among what programs keep with a rule.
+// readComment finds the comment in a rule's user data.
 func readComment(userdata []byte) string {
 	for len(userdata) >= 2 && len(userdata) >= 2+int(userdata[1]) {
 		kind, value := userdata[0], userdata[2:2+int(userdata[1])]

@@ -48,7 +48,7 @@ func (r *rule) add(expression string, attributes ...netlink.Attribute) {
 
 func (r *rule) load(s *nft.Source) { r.loadFirst(s, s.Size) }
 
-// loadFirst loads the first bytes; of a payload there may be fewer than all.
+// loadFirst loads the first bytes of a payload, or all of anything else.
 func (r *rule) loadFirst(s *nft.Source, size int) {
 	if s.Expression == nft.Payload {
 		r.add(nft.Payload, netlink.Number(unix.NFTA_PAYLOAD_DREG, reg1), netlink.Number(unix.NFTA_PAYLOAD_BASE, s.Key>>8),
@@ -58,7 +58,7 @@ func (r *rule) loadFirst(s *nft.Source, size int) {
 	r.add(s.Expression, netlink.Number(unix.NFTA_META_KEY, s.Key), netlink.Number(unix.NFTA_META_DREG, reg1))
 }
 
-// mask keeps what bits has of what is loaded.
+// mask clears the loaded bits that the mask lacks.
 func (r *rule) mask(bits []byte) {
 	r.add("bitwise", netlink.Number(unix.NFTA_BITWISE_SREG, reg1), netlink.Number(unix.NFTA_BITWISE_DREG, reg1), netlink.Number(unix.NFTA_BITWISE_LEN, uint32(len(bits))),
 		value(unix.NFTA_BITWISE_MASK, bits), value(unix.NFTA_BITWISE_XOR, make([]byte, len(bits))))
@@ -89,8 +89,8 @@ func (r *rule) lookup(set string, id uint32, not bool) {
 		netlink.Number(unix.NFTA_LOOKUP_SET_ID, id), netlink.Number(unix.NFTA_LOOKUP_FLAGS, flags))
 }
 
-// among matches what is in one of the spans, or with not in none, and then there is one or they are values. What needs no
-// set gets none, as with nft.
+// among matches values in one of the spans or, with not, in none; a single range that is no prefix can't be negated. Like
+// nft, it makes a set only if it needs one.
 func (r *rule) among(s *nft.Source, not bool, spans []span, id uint32) {
 	only := spans[0]
 	length, prefix := only.prefixLength(s.Datatype)
@@ -103,7 +103,7 @@ func (r *rule) among(s *nft.Source, not bool, spans []span, id uint32) {
 		r.load(s)
 		r.compare(unix.NFT_CMP_GTE, only.from[:s.Size])
 		r.compare(unix.NFT_CMP_LTE, only.to[:s.Size])
-	case length == 0: // it is every address, and no condition
+	case length == 0: // every address: no condition
 	case length%8 == 0:
 		r.equal(s, not, only.from[:length/8])
 	default:
@@ -117,7 +117,7 @@ func (r *rule) immediate(register uint32, v []byte) {
 	r.add("immediate", netlink.Number(unix.NFTA_IMMEDIATE_DREG, register), value(unix.NFTA_IMMEDIATE_DATA, v))
 }
 
-// verdict is what becomes of the packet; chain is for a jump.
+// verdict decides what happens to the packet. chain is for a jump.
 func (r *rule) verdict(code uint32, chain string) {
 	attributes := []netlink.Attribute{netlink.Number(unix.NFTA_VERDICT_CODE, code)}
 	if code == nft.Jump {
@@ -127,7 +127,7 @@ func (r *rule) verdict(code uint32, chain string) {
 		netlink.Nested(unix.NFTA_IMMEDIATE_DATA, netlink.Nested(unix.NFTA_DATA_VERDICT, attributes...)))
 }
 
-// store sets what s reads to what is loaded.
+// store writes what is loaded to s.
 func (r *rule) store(s *nft.Source) {
 	sreg := uint16(unix.NFTA_META_SREG)
 	if s.Expression == nft.CT {
@@ -136,8 +136,8 @@ func (r *rule) store(s *nft.Source) {
 	r.add(s.Expression, netlink.Number(unix.NFTA_META_KEY, s.Key), netlink.Number(sreg, reg1))
 }
 
-// constant loads the same for every packet. What nft's language has for that is what a mask of no bits leaves of something
-// that every packet has.
+// constant loads the same value for every packet. nft's language has for that something that every packet has, with an empty
+// mask.
 func (r *rule) constant() {
 	r.load(&nft.MetaMark)
 	r.mask(make([]byte, nft.MetaMark.Size))

@@ -15,28 +15,28 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// key is a value in a set: as many bytes of it as its datatype has, in network order, the rest zero.
+// key is a value in a set: as many bytes as its datatype has, in network order, followed by zeros.
 type key [16]byte
 
-// span is all values from one to another, both included.
+// span is a range of values, both ends included.
 type span struct{ from, to key }
 
 // set is the list that one rule looks up.
 type set struct {
-	name string // the rule knows it by; the kernel gives one in place of anonymousName
-	id   uint32 // its transaction knows it by
+	name string // in the rule; the kernel replaces anonymousName
+	id   uint32 // in the transaction
 	of   *nft.Datatype
-	// intervals are what the kernel keeps of ranges; single values are found faster.
+	// intervals is whether the set has ranges. The kernel finds single values faster.
 	intervals bool
 	// spans are in order and apart from each other.
 	spans []span
 }
 
-// anonymousName has the kernel choose one.
+// anonymousName lets the kernel choose a name.
 const anonymousName = "__set%d"
 
-// maxBitmap is how many ports a set of single values holds at the most. For values this short the kernel makes a bitmap, and
-// compares each new one with all that are in it: 32,768 take 4 s, and as intervals 0.1 s.
+// maxBitmap is how many ports a set of single values holds at most. The kernel makes a bitmap of such short values and
+// compares each new one with all that it has: 32,768 take 4 s, and as intervals 0.1 s.
 const maxBitmap = 500
 
 func newSet(id uint32, of *nft.Datatype, spans []span) set {
@@ -65,7 +65,7 @@ func portSpan(r rules.PortRange) (s span) {
 	return s
 }
 
-// next is the value after k; the highest has none.
+// next is the value after k. The highest has none.
 func (k key) next(d *nft.Datatype) (next key, ok bool) {
 	for i := d.Size - 1; i >= 0; i-- {
 		if k[i]++; k[i] != 0 {
@@ -98,8 +98,8 @@ func leading(size, bits int) []byte {
 	return mask
 }
 
-// normalize sorts spans and makes those one that overlap or, of what has prefixes, are neighbours: the kernel refuses the
-// former, and so a list has one form. It works in place.
+// normalize sorts spans and joins those that overlap, which the kernel refuses, and neighbours if the datatype has prefixes.
+// So a list has one form. It works in place.
 func normalize(d *nft.Datatype, spans []span) []span {
 	slices.SortFunc(spans, func(a, b span) int { return bytes.Compare(a.from[:], b.from[:]) })
 	out := spans[:0]
@@ -115,14 +115,13 @@ func normalize(d *nft.Datatype, spans []span) []span {
 	return out
 }
 
-// meets reports whether b, which begins no earlier than a, leaves no gap behind a.
+// meets reports whether there is no gap between a and b, which begins no earlier.
 func (a span) meets(b span, d *nft.Datatype) bool {
 	next, ok := a.to.next(d)
 	return bytes.Compare(b.from[:], a.to[:]) <= 0 || d.Prefixes && ok && b.from == next
 }
 
-// prefixLength is how many leading bits all values of the span have in common, if they are all that have, and if it is
-// one value or the datatype has prefixes.
+// prefixLength is the length of the prefix that the span is. A single value is one, and of datatypes with prefixes others.
 func (s span) prefixLength(d *nft.Datatype) (length int, ok bool) {
 	size := d.Size * 8
 	if s.from != s.to && !d.Prefixes {
@@ -151,7 +150,7 @@ func (s span) format(d *nft.Datatype) string {
 	return from + "-" + d.Format(s.to[:d.Size])
 }
 
-// String is the set's content as nft has it.
+// String is the set's content in nft's language.
 func (s set) String() string {
 	words := make([]string, len(s.spans))
 	for i, span := range s.spans {
@@ -160,12 +159,11 @@ func (s set) String() string {
 	return "{ " + strings.Join(words, ", ") + " }"
 }
 
-// maxElements is how many bytes of elements one message has, at the least, where there are more to come: an attribute's
-// length is 16 bits, and there must be room for one more range.
+// maxElements is how many bytes of elements a message may have before one more range. An attribute's length is 16 bits.
 const maxElements = 1<<16 - 1 - netlink.AttributeHeader - 2*elementSize
 
-// elements are the set's content as the kernel takes it, in parts. A range is two elements, its beginning and, marked so,
-// what comes behind its end.
+// elements are the set's content as the kernel takes it, split between messages. A range is two elements: its first value and,
+// marked as an end, the value after its last.
 func (s set) elements() [][]byte {
 	var parts [][]byte
 	var part []byte
@@ -185,7 +183,7 @@ func (s set) elements() [][]byte {
 	return append(parts, part)
 }
 
-// elementSize is the most that an element takes.
+// elementSize is the maximum size of an element.
 const elementSize = 4*netlink.AttributeHeader + len(key{}) + 4
 
 func (k key) appendElement(b []byte, size int, flags uint32) []byte {
@@ -204,13 +202,13 @@ func (k key) appendElement(b []byte, size int, flags uint32) []byte {
 	return append(b, k[:padded]...)
 }
 
-// border is one end of a range: where it begins, or what comes behind it.
+// border is one end of a range: its first value, or the value after its last.
 type border struct {
 	key
 	end bool
 }
 
-// spansOf puts what the kernel lists together again; the last range may go up to the highest value.
+// spansOf joins the borders that the kernel lists. The last range has no end if it goes up to the highest value.
 func (s set) spansOf(borders []border) []span {
 	slices.SortFunc(borders, border.compare)
 	var spans []span
@@ -229,7 +227,7 @@ func (s set) spansOf(borders []border) []span {
 	return spans
 }
 
-// compare has a range end before the next begins.
+// compare sorts the end of a range ahead of the next range's begin.
 func (b border) compare(o border) int {
 	if c := bytes.Compare(b.key[:], o.key[:]); c != 0 || b.end == o.end {
 		return c

@@ -29,7 +29,7 @@ type printer struct {
 	registers [unix.NFT_REG_2 + 1]operand
 }
 
-// operand is what a register holds: what an expression has loaded, or else a value.
+// operand is what a register holds: what an expression has loaded, or a value.
 type operand struct {
 	*Source
 	words  string
@@ -40,7 +40,7 @@ type operand struct {
 
 func (p *printer) say(words string) { p.words = append(p.words, words) }
 
-// register is an empty one for those that detour doesn't use.
+// register returns an operand that is always empty for registers that detour doesn't use.
 func (p *printer) register(number uint32) *operand {
 	if number > unix.NFT_REG_2 {
 		number = unix.NFT_REG_VERDICT
@@ -82,12 +82,12 @@ func (p *printer) expression(name string, f *netlink.Fields) bool {
 	case "tproxy":
 		return p.translate("tproxy"+familyWord(f.Number(TProxyFamily))+" to", nil, p.register(f.Number(TProxyRegPort)), 0)
 	case "dynset":
-		return p.arm(p.register(f.Number(unix.NFTA_DYNSET_SREG_KEY)), f)
+		return p.addElement(p.register(f.Number(unix.NFTA_DYNSET_SREG_KEY)), f)
 	}
 	return false
 }
 
-// load leaves out what nft does: the family ahead of an address, and the protocol ahead of a port.
+// load leaves out what nft leaves out: the family ahead of an address, and the protocol ahead of a port.
 func (p *printer) load(s *Source, register uint32, size int) bool {
 	if s == nil || size > s.Size {
 		return false
@@ -149,7 +149,7 @@ func (p *printer) compare(o *operand, op uint32, with []byte) bool {
 	return true
 }
 
-// prefix prints what is compared with: a value, or of an address a prefix, if there is a mask or not all of it is loaded.
+// prefix prints what is compared with: a value, or a prefix if there is a mask or only a part is loaded.
 func (o *operand) prefix(with []byte) (words string, ok bool) {
 	length, ok := 8*len(with), o.mask == nil
 	if o.mask != nil {
@@ -212,10 +212,10 @@ func (p *printer) immediate(f *netlink.Fields) bool {
 	return true
 }
 
-// knownNAT are the flags that say which of address and port is there (NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_SPECIFIED).
+// knownNAT are the flags that tell whether there is an address and a port (NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_SPECIFIED).
 const knownNAT = 3
 
-// translate prints where to; either of address and port may be missing.
+// translate prints a new destination: an address, a port or both.
 func (p *printer) translate(verb string, addr, number *operand, flags uint32) bool {
 	if flags&^knownNAT != 0 || addr == nil && number == nil || number != nil && len(number.value) != Port.Size {
 		return false
@@ -246,7 +246,7 @@ func (p *printer) dnat(f *netlink.Fields) bool {
 	return p.translate(verb, p.register(f.Number(unix.NFTA_NAT_REG_ADDR_MIN)), number, f.Number(unix.NFTA_NAT_FLAGS))
 }
 
-// familyWord is what a statement says that is of one family.
+// familyWord is what a statement for one family says.
 func familyWord(protocol uint32) string {
 	switch protocol {
 	case unix.NFPROTO_IPV4:
@@ -257,7 +257,7 @@ func familyWord(protocol uint32) string {
 	return ""
 }
 
-func (p *printer) arm(o *operand, f *netlink.Fields) bool {
+func (p *printer) addElement(o *operand, f *netlink.Fields) bool {
 	if o.Source == nil || o.mask == nil || f.Number(unix.NFTA_DYNSET_OP) != unix.NFT_DYNSET_OP_ADD || f[unix.NFTA_DYNSET_EXPR] != nil {
 		return false
 	}

@@ -139,13 +139,13 @@ var (
 	}
 )
 
-// Expressions that need telling apart.
+// Expressions that are treated specially.
 const (
 	Payload = "payload"
 	CT      = "ct"
 )
 
-// The headers that a payload is counted from (NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER).
+// The headers that a payload's offset refers to (NFT_PAYLOAD_NETWORK_HEADER, NFT_PAYLOAD_TRANSPORT_HEADER).
 const (
 	network   = 1
 	transport = 2
