@@ -81,7 +81,7 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	if r.Payload == nil {
-		r.Payload = append(old.Rules, old.Table...) // one of the two
+		r.Payload = slices.Concat(old.Rules, old.Table) // one of the two
 	}
 	return nil
 }

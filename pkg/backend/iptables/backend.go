@@ -77,27 +77,26 @@ func (Backend) Broadest(variant string, all []rules.Ruleset) driver.State {
 
 // Remove removes what the payload lists.
 func (Backend) Remove(ctx context.Context, lock *os.File, s driver.State) error {
-	p, err := installed(ctx, s)
-	if err != nil {
-		return nil
+	if p := installed(ctx, s); p != nil {
+		return p.Remove(ctx, lock, programmed(s))
 	}
-	return p.Remove(ctx, lock, programmed(s))
+	return nil
 }
 
 // Restore programs the payload again.
 func (Backend) Restore(ctx context.Context, lock *os.File, s driver.State, stale []driver.State) error {
-	p, err := installed(ctx, s)
-	if err != nil {
-		return err
+	p := installed(ctx, s)
+	if p == nil {
+		return missing(s)
 	}
 	return p.replace(ctx, lock, programmed(s), stale)
 }
 
 // Differences compares what iptables-save lists with the payload.
 func (Backend) Differences(ctx context.Context, s driver.State) ([]string, error) {
-	p, err := installed(ctx, s)
-	if err != nil {
-		return nil, err
+	p := installed(ctx, s)
+	if p == nil {
+		return nil, missing(s)
 	}
 	return p.Differences(ctx, programmed(s))
 }
@@ -171,16 +170,18 @@ func (p *Programs) replace(ctx context.Context, lock *os.File, want Tables, stal
 	return nil
 }
 
-// installed returns the programs of a state's variant.
-func installed(ctx context.Context, s driver.State) (*Programs, error) {
-	for _, v := range variants {
-		if v.name() == s.Variant {
-			if p, err := find(ctx, v); err == nil {
-				return p, nil
-			}
+// installed returns the programs of a state's variant; nil if the host no longer has them.
+func installed(ctx context.Context, s driver.State) *Programs {
+	for _, p := range Installed(ctx) {
+		if p.Name() == s.Variant {
+			return p
 		}
 	}
-	return nil, fmt.Errorf("the pod was programmed with %s, which this node no longer has", s.Variant)
+	return nil
+}
+
+func missing(s driver.State) error {
+	return fmt.Errorf("the pod was programmed with %s, which this node no longer has", s.Variant)
 }
 
 // state has as its payload an object: for each family its input for iptables-restore.

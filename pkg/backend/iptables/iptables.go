@@ -140,8 +140,9 @@ func familyOf(f nft.Family) (family rules.Family, ok bool) {
 		return rules.IPv4, true
 	case nft.IP6:
 		return rules.IPv6, true
+	default:
+		return 0, false
 	}
-	return 0, false
 }
 
 // Works reports whether the programs run at all.

@@ -115,10 +115,10 @@ func normalize(d *nft.Datatype, spans []span) []span {
 	return out
 }
 
-// meets reports whether there is no gap between a and b, which begins no earlier.
-func (a span) meets(b span, d *nft.Datatype) bool {
-	next, ok := a.to.next(d)
-	return bytes.Compare(b.from[:], a.to[:]) <= 0 || d.Prefixes && ok && b.from == next
+// meets reports whether there is no gap between s and b, which begins no earlier.
+func (s span) meets(b span, d *nft.Datatype) bool {
+	next, ok := s.to.next(d)
+	return bytes.Compare(b.from[:], s.to[:]) <= 0 || d.Prefixes && ok && b.from == next
 }
 
 // prefixLength is the length of the prefix that the span is. A single value is one, and of datatypes with prefixes others.
@@ -218,7 +218,7 @@ func (s set) spansOf(borders []border) []span {
 		case b.end:
 			continue
 		case s.intervals && i+1 < len(borders):
-			to = borders[i+1].key.previous(s.of)
+			to = borders[i+1].previous(s.of)
 		case s.intervals:
 			to = highest(s.of)
 		}
