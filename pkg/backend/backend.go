@@ -12,9 +12,15 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend/internal/driver"
+	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/backend/route"
 	"github.com/detour-cni/detour/pkg/rules"
 )
+
+// backends are all that there are, in the order in which Auto prefers them: iptables first, because the meshes' own guides look
+// for the rules there.
+var backends = []driver.Backend{iptables.Backend{}, nftables.Backend{}}
 
 // Program is a ruleset made ready for one backend.
 type Program struct {

@@ -13,11 +13,7 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// backends are all that there are, in the order in which Auto prefers them: iptables first, as the meshes' own guides look
-// for the rules there.
-var backends = []driver.Backend{iptables.Backend{}, nftables.Backend{}}
-
-// The net conf's choices. Auto takes the first backend that can do it and do it well.
+// The net conf's choices. Auto takes the first of the backends that has no drawback.
 const (
 	Auto     = "auto"
 	IPTables = iptables.Choice
@@ -71,18 +67,20 @@ func Prepare(ctx context.Context, choice string, rs rules.Ruleset, families []ru
 }
 
 // prepareAny takes the first backend that has no drawback. If each has one, it takes the first that can express the ruleset,
-// or fails with the error of one that isn't usable.
+// but fails if one that is preferred to it isn't usable.
 func prepareAny(ctx context.Context, list []driver.Backend, rs rules.Ruleset, families []rules.Family) (*Program, error) {
 	var first *Program
 	var unusable, unsupported error
 	for i, b := range list {
 		prepared, err := b.Prepare(ctx, rs, families)
-		if errors.As(err, new(driver.Unsupported)) {
+		switch {
+		case errors.As(err, new(driver.Unsupported)):
 			unsupported = err
 			continue
-		}
-		if err != nil {
+		case err != nil && first == nil:
 			unusable = errors.Join(unusable, err)
+			continue
+		case err != nil:
 			continue
 		}
 		p := &Program{backend: b, prepared: prepared, rules: rs, families: families, others: list[i+1:]}

@@ -93,11 +93,17 @@ func programs(t *testing.T, rs rules.Ruleset, families []rules.Family) []*Progra
 	for _, program := range []string{"iptables-nft-restore", "iptables-legacy-restore", "nft"} {
 		nettest.RequireProgram(t, program)
 	}
-	p, err := Prepare(t.Context(), NFTables, rs, families)
-	if err != nil {
-		t.Fatal(err)
+	var all []*Program
+	for _, b := range backends {
+		if len(b.Variants()) > 1 {
+			continue
+		}
+		prepared, err := b.Prepare(t.Context(), rs, families)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, &Program{backend: b, prepared: prepared, rules: rs, families: families})
 	}
-	all := []*Program{p}
 	for _, variant := range iptables.Installed(t.Context()) {
 		all = append(all, &Program{backend: iptables.Backend{}, prepared: variant.Prepare(rs, families), rules: rs, families: families})
 	}
