@@ -8,10 +8,14 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend/internal/driver"
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/backend/route"
@@ -87,14 +91,10 @@ func Restore(ctx context.Context, lock *os.File, r attachment.Record, stale ...a
 	return clearStale(ctx, lock, stale, r)
 }
 
-// Fresh reports whether the namespace certainly has nothing of detour's.
+// Fresh reports whether the namespace certainly has no rules, and so none of detour's.
 func Fresh() bool {
-	for _, b := range backends {
-		if !b.Fresh() {
-			return false
-		}
-	}
-	return true
+	tables, _ := nft.Tables(unix.NFPROTO_UNSPEC) // there are none where they can't be listed
+	return len(tables) == 0 && !slices.ContainsFunc(backends, func(b driver.Backend) bool { return !b.Fresh() })
 }
 
 // Broadest is what may be in a namespace without a record: whatever any backend may have programmed of these rulesets.

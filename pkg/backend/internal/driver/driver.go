@@ -19,7 +19,8 @@ type Backend interface {
 	Works(ctx context.Context) error
 	// Prepare makes a ruleset ready for the namespace. It changes nothing. It is Unsupported if no namespace can have it.
 	Prepare(ctx context.Context, rs rules.Ruleset, families []rules.Family) (Program, error)
-	// Fresh reports whether the namespace certainly has nothing that the backend programmed.
+	// Fresh reports whether the namespace certainly has nothing that the backend programmed outside of nf_tables. Whether there
+	// are tables in nf_tables is asked once for all backends.
 	Fresh() bool
 	// Variants are the names that the backend may have in a State. Only one backend has each.
 	Variants() []string

@@ -66,8 +66,7 @@ func Explain(err error) error {
 	return fmt.Errorf("use nf_tables: %w", err)
 }
 
-// Tables lists the tables of an nf_tables family; UNSPEC stands for all families. iptables-nft's tables are of IPv4 and IPv6,
-// detour's own is of INET.
+// Tables lists the tables of an nf_tables family; UNSPEC stands for all.
 func Tables(family byte) ([]string, error) {
 	c, err := Open()
 	if err != nil {
