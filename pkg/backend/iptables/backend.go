@@ -85,7 +85,11 @@ func (Backend) Restore(ctx context.Context, lock *os.File, s driver.State, stale
 	if p == nil {
 		return missing(s)
 	}
-	return p.replace(ctx, lock, programmed(s), stale)
+	want, old := programmed(s), joined(stale)
+	if err := p.Apply(ctx, lock, want, old); err != nil {
+		return err
+	}
+	return p.removeOthers(ctx, lock, old, want)
 }
 
 // Differences compares what iptables-save lists with the payload.
@@ -136,7 +140,14 @@ func (p program) Drawback() error {
 }
 
 func (p program) Apply(ctx context.Context, lock *os.File, stale []driver.State) error {
-	return p.replace(ctx, lock, p.want, stale)
+	old := joined(stale)
+	if err := p.Programs.Apply(ctx, lock, p.want, old); err != nil {
+		return err
+	}
+	if err := p.removeOthers(ctx, lock, old, p.want); err != nil {
+		return errors.Join(err, p.undo(ctx, lock, p.want))
+	}
+	return nil
 }
 
 func (p program) Text(explain bool) string {
@@ -147,23 +158,13 @@ func (p program) Text(explain bool) string {
 	return b.String()
 }
 
-// replace programs want in the place of what is stale. What is stale of other families goes as well.
-func (p *Programs) replace(ctx context.Context, lock *os.File, want Tables, stale []driver.State) error {
-	old := Tables{}
-	for _, s := range stale {
-		old = old.join(programmed(s))
-	}
-	if err := p.Apply(ctx, lock, want, old); err != nil {
-		return err
-	}
-	maps.DeleteFunc(old, func(f rules.Family, _ iptext.Save) bool { _, replaced := want[f]; return replaced })
+// removeOthers removes what is old of the families that Apply has not replaced.
+func (p *Programs) removeOthers(ctx context.Context, lock *os.File, old, replaced Tables) error {
+	maps.DeleteFunc(old, func(f rules.Family, _ iptext.Save) bool { _, ok := replaced[f]; return ok })
 	if len(old) == 0 {
 		return nil
 	}
-	if err := p.Remove(ctx, lock, old); err != nil {
-		return errors.Join(err, p.undo(ctx, lock, want))
-	}
-	return nil
+	return p.Remove(ctx, lock, old)
 }
 
 // installed returns the programs of a state's variant; nil if the host no longer has them.
@@ -208,6 +209,15 @@ func texts(s driver.State) map[rules.Family]string {
 	var all map[rules.Family]string
 	_ = json.Unmarshal(s.Payload, &all) // a payload that makes no sense has none
 	return all
+}
+
+// joined is what any of the states has.
+func joined(states []driver.State) Tables {
+	t := Tables{}
+	for _, s := range states {
+		t = t.join(programmed(s))
+	}
+	return t
 }
 
 // join is what is in either.
