@@ -75,7 +75,7 @@ func TestAPodIsProgrammedInPlace(t *testing.T) {
 			}
 			nettest.CheckPackets(t, w, packets, 15001, 15003)
 			record, err := a.store.Load(attachment.RepairKey("uid-web", nettest.PodLink))
-			if err != nil || record.PodUID != "uid-web" || record.Pod != "shop/"+name || record.Outcome != attachment.Programmed || len(record.Rules) != 2 || record.Backend == "" {
+			if err != nil || record.PodUID != "uid-web" || record.Pod != "shop/"+name || record.Outcome != attachment.Programmed || len(record.Payload) == 0 || record.Backend == "" {
 				t.Errorf("record %+v, %v", record, err)
 			}
 			if _, err := a.store.Load(stale); err == nil {
@@ -229,7 +229,7 @@ func TestTheRepairOfAPodThatStartedUnmeshedTakesItsRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	r, err := a.store.Load(allowed.Key)
-	if err != nil || r.Outcome != attachment.Programmed || r.Reason != "" || r.Netns != allowed.Netns || r.NamespaceID == "" || !r.Time.Equal(allowed.Time) || len(r.Addresses) != 1 || len(r.Rules) != 2 {
+	if err != nil || r.Outcome != attachment.Programmed || r.Reason != "" || r.Netns != allowed.Netns || r.NamespaceID == "" || !r.Time.Equal(allowed.Time) || len(r.Addresses) != 1 || len(r.Families) != 2 {
 		t.Errorf("record %+v, %v", r, err)
 	}
 	if rulesIn(t, w) == nil {

@@ -148,9 +148,9 @@ func TestWhatWaitsToBeWrittenIsShort(t *testing.T) {
 	if e := <-a.events.queue; len(e.message) > eventLength || len(e.uid) > uidLength {
 		t.Errorf("%d bytes of message, %d of UID", len(e.message), len(e.uid))
 	}
-	save(t, a, attachment.Record{Key: attachment.Key{Network: "one", ContainerID: "1"}, Pod: "shop/a", Outcome: attachment.Allowed, Reason: long, Table: long})
+	save(t, a, attachment.Record{Key: attachment.Key{Network: "one", ContainerID: "1"}, Pod: "shop/a", Outcome: attachment.Allowed, Reason: long, Payload: []byte(`"` + long + `"`)})
 	records, err := a.records()
-	if err != nil || len(records) != 1 || len(records[0].Reason) > eventLength || records[0].Table != "" {
+	if err != nil || len(records) != 1 || len(records[0].Reason) > eventLength || records[0].Payload != nil {
 		t.Errorf("%v, %d records of which the first has a reason of %d bytes", err, len(records), len(records[0].Reason))
 	}
 }

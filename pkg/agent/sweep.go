@@ -163,7 +163,7 @@ func (a *Agent) records() ([]attachment.Record, error) {
 		case a.conf.Repair == InPlace && r.Network == attachment.RepairNetwork && !exists(r.Netns):
 			a.dropRecord(r) // the runtime has given the pod another namespace
 		default:
-			r.Rules, r.Table, r.Stale = nil, "", nil // long, and not needed here
+			r.Payload, r.Stale = nil, nil // long, and not needed here
 			r.Reason = clip(r.Reason, eventLength)
 			records = append(records, r)
 		}

@@ -1,4 +1,4 @@
-// Package attachment keeps what ADD did for each CNI attachment, for CHECK, DEL, GC and whoever explains a node.
+// Package attachment records what ADD did for each CNI attachment, for CHECK, DEL, GC and detourctl.
 package attachment
 
 import (
@@ -38,19 +38,19 @@ type Key struct {
 	IfName      string `json:"ifName"`
 }
 
-// RepairKey is under which the node agent keeps what it did to a pod that was started without detour. Which attachment of which
-// network the pod really has is known to the runtime alone; uid is the pod's.
+// RepairKey is the key of the node agent's record of a pod that was started without detour. Only the runtime knows which
+// attachment of which network the pod has. uid is the pod's.
 func RepairKey(uid, ifName string) Key { return Key{RepairNetwork, uid, ifName} }
 
-// RepairNetwork is the network of all such keys.
+// RepairNetwork is the network of all repair keys.
 const RepairNetwork = "detour-repair"
 
-// Record is what ADD did for one attachment, or is about to do: it is written ahead, so that nothing is programmed that
-// no record knows of.
+// Record is what ADD did for one attachment, or is about to do: it is written ahead, so that nothing is programmed without a
+// record.
 type Record struct {
 	Key
 	Netns string `json:"netns"`
-	// NamespaceID names the network namespace, by which the node's locks are kept, while it lives.
+	// NamespaceID identifies the network namespace while it lives. Its lock file has this name.
 	NamespaceID string  `json:"namespaceID,omitempty"`
 	Pod         string  `json:"pod,omitempty"` // NAMESPACE/NAME
 	PodUID      string  `json:"podUID,omitempty"`
@@ -60,13 +60,11 @@ type Record struct {
 	Backend     string  `json:"backend,omitempty"`
 	// Families are those that were programmed.
 	Families []rules.Family `json:"families,omitempty"`
-	// Rules are what was programmed for each family by iptables, as iptables-restore takes it.
-	Rules map[rules.Family]string `json:"rules,omitempty"`
-	// Table is what was programmed by nftables, as nft -f takes it.
-	Table string `json:"table,omitempty"`
-	// Setup is what else was set up for each of the families.
+	// Payload says what the backend programmed. Only that backend reads it.
+	Payload json.RawMessage `json:"payload,omitempty"`
+	// Setup is what was set up besides rules for each of the families.
 	Setup rules.Setup `json:"setup,omitzero"`
-	// Stale is what else the namespace may still hold, from earlier ADDs, while what was programmed takes its place.
+	// Stale is what the namespace may still hold from earlier ADDs, until this one has replaced it.
 	Stale []Record `json:"stale,omitempty"`
 	// Addresses are those of this attachment alone.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
@@ -74,11 +72,29 @@ type Record struct {
 	Time time.Time `json:"time"`
 }
 
-// Traces are what the namespace may hold by this record: what was programmed, and what that was to replace.
+// UnmarshalJSON also reads the records of earlier versions, which had a field for each backend's payload.
+func (r *Record) UnmarshalJSON(data []byte) error {
+	type current Record
+	var old struct {
+		*current
+		Rules json.RawMessage `json:"rules"` // iptables'
+		Table json.RawMessage `json:"table"` // nftables'
+	}
+	old.current = (*current)(r)
+	if err := json.Unmarshal(data, &old); err != nil {
+		return err
+	}
+	if r.Payload == nil {
+		r.Payload = slices.Concat(old.Rules, old.Table) // one of the two
+	}
+	return nil
+}
+
+// Traces are what the namespace may hold according to this record: what was programmed, and what that was to replace.
 func (r Record) Traces() []Record {
 	var out []Record
 	if len(r.Families) > 0 {
-		out = append(out, Record{Backend: r.Backend, Families: r.Families, Rules: r.Rules, Table: r.Table, Setup: r.Setup})
+		out = append(out, Record{Backend: r.Backend, Families: r.Families, Payload: r.Payload, Setup: r.Setup})
 	}
 	for _, s := range r.Stale {
 		out = append(out, s.Traces()...)
@@ -86,9 +102,9 @@ func (r Record) Traces() []Record {
 	return out
 }
 
-// ToRepair says of all records of one pod whether the pod is to be repaired: it has none, or ADD has let it start unmeshed
-// and no other of its interfaces had it programmed. The repair rewrites old, if that has a key, under this key: the CHECK
-// and DEL of the attachment find it there.
+// ToRepair decides by all records of a pod whether to repair it: yes if it has none, or if ADD let it start unmeshed and for
+// no other interface was it programmed. The repair overwrites old, if that has a key, so that the attachment's CHECK and DEL
+// find it.
 func ToRepair(ofPod []Record) (old Record, repair bool) {
 	find := func(o Outcome) int { return slices.IndexFunc(ofPod, func(r Record) bool { return r.Outcome == o }) }
 	if len(ofPod) == 0 {
@@ -111,7 +127,7 @@ func (s Store) path(k Key) string {
 	return filepath.Join(s.dir, k.Network, k.ContainerID+"@"+k.IfName+".json")
 }
 
-// tempSuffix marks a file that is being written; what a killed writer left is overwritten by the next or deleted.
+// tempSuffix marks a file that is being written. The next writer overwrites what a killed one left.
 const tempSuffix = ".tmp"
 
 // Prepare makes the folder for a network's records.
@@ -122,7 +138,7 @@ func (s Store) Prepare(network string) error {
 	return nil
 }
 
-// Save writes the record, whole or not at all. The caller sees to it that an attachment has one writer at a time.
+// Save writes the record, whole or not at all. An attachment must have one writer at a time.
 func (s Store) Save(r Record) error {
 	data, err := json.Marshal(r)
 	if err != nil {
@@ -160,8 +176,8 @@ func load(path string) (Record, error) {
 	return r, nil
 }
 
-// Of returns all records of a container, of whatever network, and those by which the node agent has repaired the pod with this
-// UID, if it has one; the oldest first. One that makes no sense is returned with its key alone.
+// Of returns all records of a container in all networks, and the node agent's of the pod with this UID, if that is not empty;
+// the oldest first. An unreadable record is returned with its key alone.
 func (s Store) Of(containerID, uid string) ([]Record, error) {
 	networks, err := names(s.dir)
 	if err != nil {
@@ -198,7 +214,7 @@ func (s Store) Of(containerID, uid string) ([]Record, error) {
 	return records, nil
 }
 
-// names lists a folder, which need not be there, in no order: an ADD waits for it.
+// names lists a folder, which need not exist. It doesn't sort, as an ADD waits for it.
 func names(dir string) ([]string, error) {
 	f, err := os.Open(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -231,8 +247,8 @@ func remove(path string) error {
 	return nil
 }
 
-// All visits every record of every network, with the error if it can't be loaded. One that is deleted meanwhile, or not
-// written yet, is left out.
+// All visits every record of every network, with the error if it can't be loaded. It leaves out records that are deleted
+// meanwhile or not written yet.
 func (s Store) All(visit func(Record, error)) error {
 	networks, err := os.ReadDir(s.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -255,7 +271,7 @@ func (s Store) All(visit func(Record, error)) error {
 	return nil
 }
 
-// Keys lists a network's records and what interrupted writers left of some; none if the network is unknown.
+// Keys lists a network's records and what interrupted writers left; none if the network is unknown.
 func (s Store) Keys(network string) ([]Key, error) {
 	files, err := os.ReadDir(filepath.Join(s.dir, network))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -1,6 +1,7 @@
 package attachment
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"os"
@@ -13,7 +14,7 @@ import (
 
 var record = Record{
 	Key: Key{Network: "net", ContainerID: "c1", IfName: "eth0"}, Netns: "/run/netns/x", Pod: "shop/web", PodUID: "u", Mesh: "osm",
-	Outcome: Programmed, Backend: "iptables-nft", Rules: map[rules.Family]string{rules.IPv4: "*nat\nCOMMIT\n", rules.IPv6: "*nat\nCOMMIT\n"},
+	Outcome: Programmed, Backend: "iptables-nft", Families: rules.Families, Payload: []byte(`{"IPv4":"*nat\nCOMMIT\n"}`),
 	Time: time.Unix(1700000000, 0).UTC(),
 }
 
@@ -101,6 +102,25 @@ func TestAPodIsRepairedUnlessSomeRecordSaysThatItNeedsNoRepair(t *testing.T) {
 	} {
 		if old, repair := ToRepair(c.records); repair != c.repair || old.IfName != c.old {
 			t.Errorf("%v: repair is %v of %q, want %v of %q", c.records, repair, old.IfName, c.repair, c.old)
+		}
+	}
+}
+
+// The fields that earlier versions had for each backend, in a record and in what it calls stale.
+func TestRecordsOfEarlierVersions(t *testing.T) {
+	for field, payload := range map[string]string{"rules": `{"IPv4":"*nat\nCOMMIT\n"}`, "table": `"table inet detour {\n}\n"`, "payload": `["anything"]`} {
+		one := `"backend":"it","families":["IPv4"],"` + field + `":` + payload
+		var r Record
+		if err := json.Unmarshal([]byte(`{"network":"net","netns":"/x",`+one+`,"stale":[{`+one+`}]}`), &r); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Traces()) != 2 || r.Network != "net" || r.Netns != "/x" {
+			t.Errorf("got %+v", r)
+		}
+		for _, trace := range r.Traces() {
+			if string(trace.Payload) != payload || trace.Backend != "it" {
+				t.Errorf("%s: got %+v", field, trace)
+			}
 		}
 	}
 }

@@ -1,6 +1,6 @@
-// Package backend programs a pod's redirection, rules and routing alike, in one of the ways that a node offers, and
-// compares and removes it by its attachment record. It works in the network namespace of the calling thread, which the
-// caller has entered and locked.
+// Package backend programs a pod's redirection, rules and routing alike, with one of the backends that a node offers. It
+// compares and removes what was programmed by its attachment record. It works in the network namespace of the calling thread,
+// which the caller has entered and locked.
 package backend
 
 import (
@@ -8,135 +8,103 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
+	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend/internal/driver"
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/backend/route"
-	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Choices are what a backend may be chosen by; the first is the default.
-var Choices = []string{Auto, IPTables, NFTables}
-
-// The choices. Auto takes iptables where it works, as the meshes' own guides look for the rules there, and nftables
-// elsewhere and for what iptables can't do, or not well.
-const (
-	Auto     = "auto"
-	IPTables = "iptables"
-	NFTables = "nftables"
-)
+// backends are all that there are, in the order in which Auto prefers them: iptables first, because the meshes' own guides look
+// for the rules there.
+var backends = []driver.Backend{iptables.Backend{}, nftables.Backend{}}
 
 // Program is a ruleset made ready for one backend.
 type Program struct {
-	choice   string
-	way      way
+	backend  driver.Backend
+	prepared driver.Program
 	rules    rules.Ruleset
 	families []rules.Family
+	others   []driver.Backend // for Fallback
 }
 
-// way is one backend with what it is to program.
-type way interface {
-	Name() string
-	// keep notes in the record what apply programs.
-	keep(r *attachment.Record)
-	// apply programs all of it, or nothing. Of what is stale it replaces what the same backend programmed for the same
-	// families.
-	apply(ctx context.Context, lock *os.File, stale []attachment.Record) error
-}
+// Choice is the backend's name in the net conf.
+func (p *Program) Choice() string { return p.backend.Choice() }
 
-// Prepare makes a ruleset ready for the backend that is chosen, and that the namespace and the ruleset let be chosen. It
-// changes nothing.
-func Prepare(ctx context.Context, choice string, rs rules.Ruleset, families []rules.Family) (*Program, error) {
-	w, err := choose(ctx, choice, rs, families)
-	if err != nil {
-		return nil, err
-	}
-	return &Program{choice, w, rs, families}, nil
-}
-
-// Instead returns what programs the same by nftables, after a program that Auto has chosen failed; nil if there is no such
-// thing. Whether iptables works is known only when it has.
-func (p *Program) Instead() *Program {
-	if p.choice != Auto || p.way.Name() == nftables.Name || nftables.Works() != nil {
-		return nil
-	}
-	return &Program{NFTables, byNFTables{nftables.Compile(p.rules, p.families)}, p.rules, p.families}
-}
+// Text prints the rules as input for the backend's own tool. If explain is true, it says why each rule is there.
+func (p *Program) Text(explain bool) string { return p.prepared.Text(explain) }
 
 // Keep notes in the record what Apply will program.
 func (p *Program) Keep(r *attachment.Record) {
-	r.Backend, r.Families, r.Setup = p.way.Name(), p.families, p.rules.Setup
-	r.Rules, r.Table = nil, ""
-	p.way.keep(r)
+	s := p.prepared.State()
+	r.Backend, r.Payload, r.Families, r.Setup = s.Variant, s.Payload, p.families, p.rules.Setup
 }
 
-// Apply programs routes and rules, and all of both or nothing. What the records in stale say may be in the namespace is gone
-// then, but after a failure some of it may be there. The result is the same however often it runs. lock is the namespace's
-// lock, which the programs that it starts inherit.
+// Apply programs routes and rules: all of both or, on an error, nothing. It removes what the records in stale say, but after
+// a failure some of that may be left. The result is the same however often it runs. The started programs inherit lock, the
+// namespace's lock.
 func (p *Program) Apply(ctx context.Context, lock *os.File, stale ...attachment.Record) error {
 	stale = traces(stale)
 	if err := route.Apply(p.rules.Setup, p.families); err != nil {
 		return err
 	}
-	if err := p.way.apply(ctx, lock, stale); err != nil {
-		return errors.Join(err, route.Remove(p.rules.Setup, p.families))
+	own := attachment.Record{Backend: p.prepared.Variant(), Families: p.families, Setup: p.rules.Setup}
+	if err := p.prepared.Apply(ctx, lock, statesOf(own.Backend, stale)); err != nil {
+		return errors.Join(err, route.Remove(own.Setup, own.Families))
 	}
-	err := p.clear(ctx, lock, stale)
+	err := clearStale(ctx, lock, stale, own)
 	if err == nil {
 		return nil
 	}
 	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	var r attachment.Record
-	p.Keep(&r)
-	return errors.Join(err, Remove(undo, lock, r))
+	p.Keep(&own)
+	return errors.Join(err, Remove(undo, lock, own))
 }
 
-// undoTimeout bounds the removal of what a failed Apply has done; the caller's deadline may have passed by then.
+// undoTimeout bounds the removal of what a failed Apply has done. The caller's deadline may have passed by then.
 const undoTimeout = 5 * time.Second
 
-// Remove takes out what the records say may be in the namespace. A record that names no backend is looked for with each that
-// the node has. What is not there is no error.
+// Remove removes what the records say may be in the namespace. What doesn't exist is no error.
 func Remove(ctx context.Context, lock *os.File, records ...attachment.Record) error {
-	nothing := &Program{way: standing("")}
-	return nothing.clear(ctx, lock, traces(records))
+	return clearStale(ctx, lock, traces(records), attachment.Record{})
 }
 
-// Restore sees to it that the namespace holds what the record says and nothing of stale, after something else was tried.
-// Only what iptables programmed has to be programmed again for that: nftables' table changes as a whole or not at all.
+// Restore makes the namespace hold what the record says and nothing of stale, after something else was tried.
 func Restore(ctx context.Context, lock *os.File, r attachment.Record, stale ...attachment.Record) error {
 	stale = traces(stale)
-	p := &Program{way: standing(r.Backend), rules: rules.Ruleset{Setup: r.Setup}, families: r.Families}
-	for _, b := range iptables.Installed(ctx) {
-		if b.Name() == r.Backend {
-			p.way = byIPTables{b, owned(r)}
-		}
-	}
 	if err := route.Apply(r.Setup, r.Families); err != nil {
 		return err
 	}
-	if err := p.way.apply(ctx, lock, stale); err != nil {
-		return err
+	if b := find(r.Backend); b != nil {
+		if err := b.Restore(ctx, lock, stateOf(r), statesOf(r.Backend, stale)); err != nil {
+			return err
+		}
 	}
-	return p.clear(ctx, lock, stale)
+	return clearStale(ctx, lock, stale, r)
 }
 
-// Fresh reports whether the namespace has no rules, and so none of detour's.
+// Fresh reports whether the namespace certainly has no rules, and so none of detour's.
 func Fresh() bool {
-	fresh, err := nftables.Fresh()
-	return (err != nil || fresh) && iptables.LegacyFresh() // what can't be listed can't be there either
+	tables, _ := nft.Tables(unix.NFPROTO_UNSPEC) // there are none where they can't be listed
+	return len(tables) == 0 && !slices.ContainsFunc(backends, func(b driver.Backend) bool { return !b.Fresh() })
 }
 
-func traces(records []attachment.Record) []attachment.Record {
-	var out []attachment.Record
-	for _, r := range records {
-		out = append(out, r.Traces()...)
+// Broadest is what may be in a namespace without a record: whatever any backend may have programmed of these rulesets.
+func Broadest(all []rules.Ruleset) []attachment.Record {
+	routes := attachment.Record{Families: rules.Families}
+	for _, rs := range all {
+		routes.Setup = routes.Setup.Join(rs.Setup)
 	}
-	return out
+	rest := forEach(func(b driver.Backend, variant string) driver.State { return b.Broadest(variant, all) })
+	return append(rest, routes)
 }
 
 // Differences says, one sentence each, where the kernel differs from what the record says was programmed.
@@ -145,74 +113,42 @@ func Differences(ctx context.Context, r attachment.Record) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	if r.Backend == nftables.Name {
-		more, err := nftables.Differences(r.Table)
-		return append(found, more...), err
+	b := find(r.Backend)
+	if b == nil {
+		return nil, fmt.Errorf("the pod was programmed with %s, which this version of detour doesn't know", r.Backend)
 	}
-	for _, b := range iptables.Installed(ctx) {
-		if b.Name() == r.Backend {
-			more, err := b.Differences(ctx, owned(r))
-			return append(found, more...), err
-		}
-	}
-	return nil, fmt.Errorf("the pod was programmed with %s, which this node has no more", r.Backend)
+	more, err := b.Differences(ctx, stateOf(r))
+	return append(found, more...), err
 }
 
-// owned is what a record says that iptables programmed; nothing of a record that was never written.
-func owned(r attachment.Record) iptables.Owned {
-	own := iptables.Owned{}
-	for f, text := range r.Rules {
-		if s, err := iptext.ParseSave(text); err == nil {
-			own[f] = s
-		}
-	}
-	return own
-}
-
-// RuleCount counts what the record says was programmed, in the lines of the backend's own language.
+// RuleCount counts the rules that the record says were programmed, in the backend's own language.
 func RuleCount(r attachment.Record) int {
-	n := strings.Count(r.Table, " comment \"")
-	for _, text := range r.Rules {
-		n += strings.Count(text, "\n-A ")
+	if b := find(r.Backend); b != nil {
+		return b.RuleCount(stateOf(r))
 	}
-	return n
+	return 0
 }
 
-// Works fails if a program could not be programmed now, as far as is to be known without programming one.
-func Works(ctx context.Context, choice string) error {
-	w, err := choose(ctx, choice, rules.Ruleset{}, nil)
-	if err != nil {
-		return err
-	}
-	b, ok := w.(byIPTables)
-	if !ok {
-		return nftables.Works()
-	}
-	if err = b.Works(); choice == Auto && nftables.Works() == nil {
-		return nil // see Instead
-	}
-	return err
-}
-
-// Gate says whether redirection that begins with the proxy's first packet has begun; it is empty if redirection doesn't wait.
+// Gate says whether outbound redirection has started; it is empty if redirection doesn't wait.
 type Gate string
 
 // The gates.
 const (
-	Waits Gate = "waits for the proxy's first packet"
-	Began Gate = "has begun with the proxy's first packet"
+	Waits Gate = "outbound redirection waits for the proxy's first packet"
+	Began Gate = "outbound redirection has started"
 )
 
 // GateOf reads the kernel's state of what the record says was programmed.
 func GateOf(r attachment.Record) (Gate, error) {
-	if r.Backend != nftables.Name {
+	b := find(r.Backend)
+	if b == nil {
 		return "", nil
 	}
-	armed, gated, err := nftables.Armed()
+	open, gated, err := b.Gate(stateOf(r))
 	switch {
 	case err != nil || !gated:
 		return "", err
-	case armed:
+	case open:
 		return Began, nil
 	}
 	return Waits, nil

@@ -1,96 +1,118 @@
 package backend
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"os"
+	"fmt"
+	"slices"
 
-	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend/internal/driver"
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/nftables"
-	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// errGated says why iptables was not enough.
-var errGated = errors.New("redirection that begins with the proxy's first packet takes backend nftables, and iptables is chosen")
+// The net conf's choices. Auto takes the first of the backends that has no drawback.
+const (
+	Auto     = "auto"
+	IPTables = iptables.Choice
+	NFTables = nftables.Name
+)
 
-// choose picks the backend.
-func choose(ctx context.Context, choice string, rs rules.Ruleset, families []rules.Family) (way, error) {
-	byNFTables := func() (way, error) { return byNFTables{nftables.Compile(rs, families)}, nil }
-	switch {
-	case choice == NFTables:
-		return byNFTables()
-	case rs.Gated() && choice == IPTables:
-		return nil, errGated
-	case rs.Gated():
-		return byNFTables()
+// Choices are what the net conf may choose; the first is the default.
+var Choices = choices()
+
+func choices() []string {
+	out := []string{Auto}
+	for _, b := range backends {
+		out = append(out, b.Choice())
 	}
-	own := iptables.Owning(rs, families)
-	b, err := iptables.Detect(ctx, families...)
-	if choice == Auto && (err != nil || !b.Loaded() || tooLong(own)) && nftables.Works() == nil {
-		return byNFTables()
+	return out
+}
+
+// Works fails if an ADD with this choice could not program now, as far as is known without programming. With Auto one backend
+// is enough, as another replaces the first if that fails.
+func Works(ctx context.Context, choice string) error {
+	var first error
+	for _, b := range backends {
+		if choice != Auto && choice != b.Choice() {
+			continue
+		}
+		err := b.Works(ctx)
+		if err == nil {
+			return nil
+		}
+		if first == nil {
+			first = err
+		}
 	}
+	return first
+}
+
+// Prepare makes a ruleset ready for the backend that is chosen. It is called in the pod's namespace and changes nothing.
+func Prepare(ctx context.Context, choice string, rs rules.Ruleset, families []rules.Family) (*Program, error) {
+	if choice == Auto {
+		return prepareAny(ctx, backends, rs, families)
+	}
+	i := slices.IndexFunc(backends, func(b driver.Backend) bool { return b.Choice() == choice })
+	if i < 0 {
+		return nil, fmt.Errorf("there is no backend %q", choice)
+	}
+	prepared, err := backends[i].Prepare(ctx, rs, families)
 	if err != nil {
 		return nil, err
 	}
-	return byIPTables{b, own}, nil
+	return &Program{backend: backends[i], prepared: prepared, rules: rs, families: families}, nil
 }
 
-// maxRules is how many rules a family may have before Auto takes nftables, which has sets: every connection is compared
-// with iptables' rules one after the other. At 10,000 that costs half of the connections per second, at 1,000 up to a
-// tenth, at 100 nothing that can be measured (make bench).
-const maxRules = 500
-
-func tooLong(own iptables.Owned) bool {
-	for _, save := range own {
-		if len(save.Rules) > maxRules {
-			return true
-		}
-	}
-	return false
-}
-
-type byIPTables struct {
-	*iptables.Backend
-	want iptables.Owned
-}
-
-func (b byIPTables) keep(r *attachment.Record) {
-	r.Rules = map[rules.Family]string{}
-	for f, save := range b.want {
-		r.Rules[f] = save.Restore(iptext.Save{})
-	}
-}
-
-func (b byIPTables) apply(ctx context.Context, lock *os.File, stale []attachment.Record) error {
-	old := iptables.Owned{}
-	for _, r := range stale {
-		if !mayBe(r, b.Name()) {
+// prepareAny takes the first backend that has no drawback. If each has one, it takes the first that can express the ruleset,
+// but fails if one that is preferred to it isn't usable.
+func prepareAny(ctx context.Context, list []driver.Backend, rs rules.Ruleset, families []rules.Family) (*Program, error) {
+	var first *Program
+	var unusable, unsupported error
+	for i, b := range list {
+		prepared, err := b.Prepare(ctx, rs, families)
+		switch {
+		case errors.As(err, new(driver.Unsupported)):
+			unsupported = err
+			continue
+		case err != nil && first == nil:
+			unusable = errors.Join(unusable, err)
+			continue
+		case err != nil:
 			continue
 		}
-		for f, save := range owned(r) {
-			old[f] = old[f].Join(save)
+		p := &Program{backend: b, prepared: prepared, rules: rs, families: families, others: list[i+1:]}
+		if prepared.Drawback() == nil {
+			return p, nil
+		}
+		if first == nil {
+			first = p
 		}
 	}
-	return b.Apply(ctx, lock, b.want, old)
+	if first == nil || unusable != nil {
+		return nil, cmp.Or(unusable, unsupported)
+	}
+	return first, nil
 }
 
-type byNFTables struct{ table nftables.Table }
-
-func (byNFTables) Name() string { return nftables.Name }
-
-func (n byNFTables) keep(r *attachment.Record) { r.Table = n.table.String() }
-
-func (n byNFTables) apply(context.Context, *os.File, []attachment.Record) error {
-	return nftables.Apply(n.table)
+// Fallback returns a program of another backend that does the same, after one that Auto chose has failed: only Apply finds out
+// whether iptables really works. It is nil if there is none.
+func (p *Program) Fallback(ctx context.Context) *Program {
+	other, err := prepareAny(ctx, p.others, p.rules, p.families)
+	if err != nil || other == nil || other.prepared.Drawback() != nil {
+		return nil
+	}
+	return other
 }
 
-// standing is what a backend, or none, has programmed already.
-type standing string
-
-func (s standing) Name() string { return string(s) }
-
-func (standing) keep(*attachment.Record) {}
-
-func (standing) apply(context.Context, *os.File, []attachment.Record) error { return nil }
+// find returns the backend that calls a variant by this name; nil if there is none.
+func find(variant string) driver.Backend {
+	for _, b := range backends {
+		if slices.Contains(b.Variants(), variant) {
+			return b
+		}
+	}
+	return nil
+}

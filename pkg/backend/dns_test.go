@@ -20,8 +20,8 @@ func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 // Real DNS queries: the application's are answered by the proxy, the proxy's own by the server outside, over UDP and TCP
 // and both families; over UDP even from the same port one after the other, which only the conntrack zones make possible.
 func TestIstioCapturesRealDNSQueries(t *testing.T) {
-	forEachWay(t, func(t *testing.T, w way) {
-		_, app, proxy := startDNS(t, w)
+	forEachBackend(t, func(t *testing.T, p *Program) {
+		_, app, proxy := startDNS(t, p)
 		for source, server := range map[netip.Addr]string{nettest.PodIPv4: "10.96.0.10:53", nettest.PodIPv6: "[2001:db8::10]:53"} {
 			for _, protocol := range []nettest.Protocol{nettest.UDP, nettest.TCP} {
 				call := nettest.Call{Protocol: protocol, Destination: netip.MustParseAddrPort(server)}
@@ -51,9 +51,9 @@ var withoutZones = map[string]string{
 
 // Without the zones the proxy's query from the application's port would go to the proxy itself: the test above can fail.
 func TestWithoutZonesTheProxyAsksItself(t *testing.T) {
-	forEachWay(t, func(t *testing.T, w way) {
-		pod, app, proxy := startDNS(t, w)
-		err := pod.Do(func() error { return exec.Command("sh", "-ec", withoutZones[w.Name()]).Run() })
+	forEachBackend(t, func(t *testing.T, p *Program) {
+		pod, app, proxy := startDNS(t, p)
+		err := pod.Do(func() error { return exec.Command("sh", "-ec", withoutZones[p.prepared.Variant()]).Run() })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -76,27 +76,42 @@ func captured(t *testing.T) rules.Ruleset {
 	return decision.Policy.Ruleset()
 }
 
-// forEachWay runs a test with every backend, of captured's rules.
-func forEachWay(t *testing.T, test func(*testing.T, way)) {
+// forEachBackend runs a test with every backend, of captured's rules.
+func forEachBackend(t *testing.T, test func(*testing.T, *Program)) {
 	nettest.RequireNetns(t)
-	rs := captured(t)
-	ways := []way{byNFTables{nftables.Compile(rs, rules.Families)}}
-	for _, program := range []string{"iptables-nft-restore", "iptables-legacy-restore", "nft"} {
-		nettest.RequireProgram(t, program)
-	}
-	for _, b := range iptables.Installed(t.Context()) {
-		ways = append(ways, byIPTables{b, iptables.Owning(rs, rules.Families)})
-	}
-	for _, w := range ways {
-		t.Run(w.Name(), func(t *testing.T) {
+	for _, p := range programs(t, captured(t), rules.Families) {
+		t.Run(p.prepared.Variant(), func(t *testing.T) {
 			t.Parallel()
-			test(t, w)
+			test(t, p)
 		})
 	}
 }
 
+// programs are a ruleset's of every backend and variant.
+func programs(t *testing.T, rs rules.Ruleset, families []rules.Family) []*Program {
+	t.Helper()
+	for _, program := range []string{"iptables-nft-restore", "iptables-legacy-restore", "nft"} {
+		nettest.RequireProgram(t, program)
+	}
+	var all []*Program
+	for _, b := range backends {
+		if len(b.Variants()) > 1 {
+			continue
+		}
+		prepared, err := b.Prepare(t.Context(), rs, families)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, &Program{backend: b, prepared: prepared, rules: rs, families: families})
+	}
+	for _, variant := range iptables.Installed(t.Context()) {
+		all = append(all, &Program{backend: iptables.Backend{}, prepared: variant.Prepare(rs, families), rules: rs, families: families})
+	}
+	return all
+}
+
 // startDNS returns a pod of captured's rules, in which the proxy answers queries, and so does a server outside.
-func startDNS(t *testing.T, w way) (pod *nettest.Namespace, app, proxy nettest.Process) {
+func startDNS(t *testing.T, p *Program) (pod *nettest.Namespace, app, proxy nettest.Process) {
 	t.Helper()
 	world := nettest.StartWorld(t)
 	ns, err := netns.Open(world.Pod.Path())
@@ -108,8 +123,7 @@ func startDNS(t *testing.T, w way) (pod *nettest.Namespace, app, proxy nettest.P
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := &Program{Auto, w, captured(t), rules.Families}
-	if err := ns.Do(func() error { return program.Apply(t.Context(), lock, attachment.Record{}) }); err != nil {
+	if err := ns.Do(func() error { return p.Apply(t.Context(), lock, attachment.Record{}) }); err != nil {
 		t.Fatal(err)
 	}
 	app = nettest.Process{Namespace: world.Pod, UID: nettest.AppUID, GID: nettest.AppGID}

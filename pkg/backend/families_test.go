@@ -43,7 +43,7 @@ func TestIptablesAlone(t *testing.T) {
 	if _, err := Prepare(t.Context(), IPTables, rs, rules.Families); err == nil {
 		t.Error("a pod with both families is not refused")
 	}
-	if p, err := Prepare(t.Context(), Auto, rs, rules.Families); err != nil || p.way.Name() != "nftables" {
+	if p, err := Prepare(t.Context(), Auto, rs, rules.Families); err != nil || p.Choice() != NFTables {
 		t.Errorf("auto takes %v, %v for both families", p, err)
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/backend/iptables"
-	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -29,7 +27,7 @@ const (
 // which is nothing if it is "".
 var foreign = []struct {
 	name    string
-	ways    string // the backends' names that have one of these words
+	only    string // what the backends' names have to contain
 	script  string
 	packets string
 	want    string
@@ -84,32 +82,26 @@ var foreign = []struct {
 // What is said keeps packets from the proxy, and what is not said doesn't.
 func TestWhatOthersTakeAhead(t *testing.T) {
 	nettest.RequireNetns(t)
-	for _, program := range []string{"iptables-nft-restore", "iptables-legacy-restore", "nft"} {
-		nettest.RequireProgram(t, program)
-	}
 	decision, err := testcase.Find(t, "../..", "osm/defaults").Decide(t)
 	if err != nil {
 		t.Fatal(err)
 	}
-	rs, families := decision.Policy.Ruleset(), rules.Families[:1]
-	ways := []way{byNFTables{nftables.Compile(rs, families)}}
-	for _, b := range iptables.Installed(t.Context()) {
-		ways = append(ways, byIPTables{b, iptables.Owning(rs, families)})
-	}
+	all := programs(t, decision.Policy.Ruleset(), rules.Families[:1])
 	for _, c := range foreign {
 		packets, err := nettest.ParsePackets(c.packets)
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, w := range ways {
-			if !strings.Contains(w.Name(), c.ways) {
+		for _, p := range all {
+			variant := p.prepared.Variant()
+			if !strings.Contains(variant, c.only) {
 				continue
 			}
-			t.Run(c.name+"/"+w.Name(), func(t *testing.T) {
+			t.Run(c.name+"/"+variant, func(t *testing.T) {
 				t.Parallel()
 				world := nettest.StartWorld(t)
-				r := applied(t, world.Pod, &Program{Auto, w, rs, families})
-				shell(t, world.Pod, w, c.script)
+				r := applied(t, world.Pod, p)
+				shell(t, world.Pod, variant, c.script)
 				nettest.CheckPackets(t, world, packets, 15001, 15003)
 				checkSaid(t, world.Pod, r, c.want)
 			})
@@ -152,11 +144,11 @@ func checkSaid(t *testing.T, pod *nettest.Namespace, r attachment.Record, want s
 	}
 }
 
-// shell runs a script in which iptables is the way's, if it is one of iptables'.
-func shell(t *testing.T, pod *nettest.Namespace, w way, script string) {
+// shell runs a script in which iptables is the variant, if it is one of iptables'.
+func shell(t *testing.T, pod *nettest.Namespace, variant, script string) {
 	t.Helper()
-	if strings.HasPrefix(w.Name(), "iptables") {
-		script = strings.ReplaceAll(strings.ReplaceAll(script, "ip6tables ", "ip6tables"+variantOf(w)), "iptables ", "iptables"+variantOf(w))
+	if suffix, ok := strings.CutPrefix(variant, "iptables"); ok {
+		script = strings.NewReplacer("ip6tables ", "ip6tables"+suffix+" ", "iptables ", "iptables"+suffix+" ").Replace(script)
 	}
 	var out []byte
 	err := pod.Do(func() (err error) {
@@ -169,5 +161,3 @@ func shell(t *testing.T, pod *nettest.Namespace, w way, script string) {
 		t.Fatalf("%s: %v: %s", script, err, out)
 	}
 }
-
-func variantOf(w way) string { return strings.TrimPrefix(w.Name(), "iptables") + " " }

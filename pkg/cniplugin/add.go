@@ -180,7 +180,7 @@ func (a *addition) programIn(ctx context.Context, n *namespace) error {
 	a.took.done(agentapi.StageEnter)
 	err = a.apply(ctx, n, program, stale)
 	if err != nil && ctx.Err() == nil {
-		if other := program.Instead(); other != nil {
+		if other := program.Fallback(ctx); other != nil {
 			a.warn("nftables was taken instead of iptables, which does not work here: " + err.Error())
 			err = a.apply(ctx, n, other, append(stale, a.record.Traces()...))
 		}

@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/iptext"
+	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -75,23 +75,18 @@ func (n *namespace) unmark() error {
 	return netns.Forget(n.conf.StateDir, id)
 }
 
-// anything is what may be in a namespace of which nothing is written down: of the net conf's mesh and of all others.
-func (c *call) anything() attachment.Record {
+// anything is what may be in a namespace without a record: rules of the net conf's mesh or of any other.
+func (c *call) anything() []attachment.Record {
 	dialects := []mesh.Dialect{c.conf.Dialect}
 	for _, name := range mesh.Names() {
 		d, _ := mesh.Find(name)
 		dialects = append(dialects, d)
 	}
-	r := attachment.Record{Families: rules.Families, Rules: map[rules.Family]string{}}
+	var all []rules.Ruleset
 	for _, d := range dialects {
-		if d.Name == "" { // the net conf names no mesh that there is
-			continue
+		if d.Name != "" { // the net conf may name an unknown mesh
+			all = append(all, d.Broadest().Ruleset())
 		}
-		rs := d.Broadest().Ruleset()
-		for _, f := range rules.Families {
-			r.Rules[f] += iptext.Restore(rs, f, false)
-		}
-		r.Setup = r.Setup.Join(rs.Setup)
 	}
-	return r
+	return backend.Broadest(all)
 }

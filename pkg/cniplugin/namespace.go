@@ -122,7 +122,7 @@ func (n *namespace) stale() []attachment.Record {
 	known := slices.ContainsFunc(n.own, is(attachment.Skipped)) || slices.ContainsFunc(all, is(attachment.Programmed))
 	var stale []attachment.Record
 	if (!known || slices.ContainsFunc(all, is(unreadable))) && !n.fresh {
-		stale = append(stale, n.anything())
+		stale = append(stale, n.anything()...)
 	}
 	for _, r := range all {
 		stale = append(stale, r.Traces()...)
@@ -214,7 +214,7 @@ func (n *namespace) leave(ctx context.Context, unknown bool) error {
 	}
 	stale := slices.Clone(n.own)
 	if unknown {
-		stale = append(stale, n.anything())
+		stale = append(stale, n.anything()...)
 	}
 	return backend.Remove(ctx, n.lock, stale...)
 }

@@ -188,7 +188,7 @@ func TestRedirectionAfterTheProxysStartTakesNFTables(t *testing.T) {
 		t.Parallel()
 		a := newAttachment(t, asks, meshConfig)
 		a.conf["backend"] = "iptables"
-		a.fails("ADD", 999, "takes backend nftables, and iptables is chosen")
+		a.fails("ADD", 999, "needs backend nftables, but iptables is chosen")
 		a.untouched()
 		a.conf["redirectAfterProxyStart"] = true
 		a.fails("ADD", 7, "redirectAfterProxyStart: it takes nftables, and backend is iptables")

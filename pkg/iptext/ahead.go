@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/detour-cni/detour/pkg/rules"
 )
@@ -68,13 +69,15 @@ func endedBy(list []SavedRule, all Save, wanted, from []string) []string {
 }
 
 // conditions are those that leave a rule broad, and comments, as iptables-save prints them.
-var conditions = regexp.MustCompile(`^(-p tcp|-m tcp|-m comment --comment ("(\\.|[^"\\])*"|\S+)|! -[io] lo|-[io] (l|lo\S+|[^l]\S*|l[^o]\S*)|-m (conntrack --ctstate|state --state) (\S+,)?NEW(,\S+)?) `)
+var conditions = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^(-p tcp|-m tcp|-m comment --comment ("(\\.|[^"\\])*"|\S+)|! -[io] lo|-[io] (l|lo\S+|[^l]\S*|l[^o]\S*)|-m (conntrack --ctstate|state --state) (\S+,)?NEW(,\S+)?) `)
+})
 
 // broad splits a rule that matches all TCP connections of at least one interface; verb is empty for any other rule.
 func broad(line string) (verb, target, rest string) {
 	_, line, _ = strings.Cut(strings.TrimPrefix(line, "-A ")+" ", " ")
 	for {
-		condition := conditions.FindString(line)
+		condition := conditions().FindString(line)
 		if condition == "" {
 			break
 		}

@@ -53,7 +53,7 @@ func kernels(t *testing.T) []kernel {
 	var all []kernel
 	for _, b := range iptables.Installed(t.Context()) {
 		all = append(all, kernel{b.Name(), func(ctx context.Context, lock *os.File, rs, before rules.Ruleset) error {
-			return b.Apply(ctx, lock, iptables.Owning(rs, rules.Families), iptables.Owning(before, rules.Families))
+			return b.Apply(ctx, lock, iptables.Compile(rs, rules.Families), iptables.Compile(before, rules.Families))
 		}, true})
 	}
 	return append(all, kernel{nftables.Name, func(_ context.Context, _ *os.File, rs, _ rules.Ruleset) error {

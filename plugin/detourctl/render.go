@@ -12,7 +12,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/iptext"
@@ -121,16 +120,11 @@ func (o renderOptions) printProgram(ctx context.Context, out io.Writer, choice s
 	if err != nil {
 		return err
 	}
-	var r attachment.Record
-	program.Keep(&r)
 	if choice == backend.Auto { // which iptables it is depends on the pod's namespace
-		fmt.Fprintf(out, "# backend auto takes %s\n", map[bool]string{true: backend.NFTables, false: backend.IPTables}[r.Table != ""])
+		fmt.Fprintf(out, "# backend auto takes %s\n", program.Choice())
 	}
-	if r.Table != "" {
-		_, err := fmt.Fprintf(out, "# nft -f\n%s", r.Table)
-		return err
-	}
-	return o.printRestore(out, rs, families)
+	_, err = io.WriteString(out, program.Text(o.explain))
+	return err
 }
 
 // netConf is the one that --conf or --mesh stands for, with --manifests as the source.
@@ -209,16 +203,6 @@ func (o renderOptions) families(addresses []netip.Addr, decided []rules.Family) 
 		return rules.Families, nil
 	}
 	return decided, nil
-}
-
-func (o renderOptions) printRestore(out io.Writer, rs rules.Ruleset, families []rules.Family) error {
-	programs := map[rules.Family]string{rules.IPv4: "iptables-restore", rules.IPv6: "ip6tables-restore"}
-	for _, f := range families {
-		if _, err := fmt.Fprintf(out, "# %s: %s --noflush\n%s", f, programs[f], iptext.Restore(rs, f, o.explain)); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 type jsonFamily struct {

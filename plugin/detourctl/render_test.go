@@ -52,7 +52,7 @@ func TestRenderPrintsWhatEveryCaseWants(t *testing.T) {
 					want += "# IPv6: ip6tables-restore --noflush\n" + six
 				}
 				if c.Section("want.iptables") == "" {
-					if err == nil || !strings.Contains(err.Error(), "takes backend nftables") {
+					if err == nil || !strings.Contains(err.Error(), "needs backend nftables") {
 						t.Errorf("got error %v", err)
 					}
 				} else if err != nil || both != want {

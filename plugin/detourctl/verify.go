@@ -107,7 +107,7 @@ func state(ctx context.Context, r attachment.Record) (lines []string, ok bool) {
 	case lines != nil:
 		return lines, false
 	case gate != "":
-		return []string{"as programmed; redirection of what goes out " + string(gate)}, true
+		return []string{"as programmed; " + string(gate)}, true
 	}
 	return []string{"as programmed"}, true
 }

@@ -54,7 +54,7 @@ func program(ctx context.Context, ns *nettest.Namespace, backend string, rs rule
 		}
 		for _, b := range iptables.Installed(ctx) {
 			if b.Name() == backend {
-				return b.Apply(ctx, nil, iptables.Owning(rs, families), nil)
+				return b.Apply(ctx, nil, iptables.Compile(rs, families), nil)
 			}
 		}
 		return fmt.Errorf("there is no %s", backend)

@@ -23,7 +23,7 @@ func (l *lab) writeFloors() error {
 			return err
 		}
 		files := map[string]string{}
-		for f, save := range iptables.Owning(rs, p.families()) {
+		for f, save := range iptables.Compile(rs, p.families()) {
 			files[fmt.Sprint(uint8(f))] = save.Restore(iptext.Save{})
 		}
 		files["batch"] = string(nftables.Compile(rs, p.families()).Batch())

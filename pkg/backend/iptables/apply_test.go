@@ -34,7 +34,7 @@ func TestApplyMendsWhateverItFinds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			forBoth(t, func(t *testing.T, b *Backend) {
+			forBoth(t, func(t *testing.T, b *Programs) {
 				rs := policy().Ruleset()
 				clean, messy := nettest.StartNamespace(t, "clean"), nettest.StartNamespace(t, "messy")
 				mustApply(t, b, clean, rs)
@@ -50,7 +50,7 @@ func TestApplyMendsWhateverItFinds(t *testing.T) {
 }
 
 func TestRulesOfOthersStay(t *testing.T) {
-	forBoth(t, func(t *testing.T, b *Backend) {
+	forBoth(t, func(t *testing.T, b *Programs) {
 		ns := nettest.StartNamespace(t, "others")
 		shell(t, b, ns, `iptables -t nat -N THEIRS
 			iptables -t nat -A THEIRS -p tcp --dport 1 -j RETURN
@@ -78,7 +78,7 @@ func TestRulesOfOthersStay(t *testing.T) {
 }
 
 func TestARuleThatTheKernelRefusesLeavesNothingAndIsNamed(t *testing.T) {
-	forBoth(t, func(t *testing.T, b *Backend) {
+	forBoth(t, func(t *testing.T, b *Programs) {
 		ns := nettest.StartNamespace(t, "refused")
 		rs := policy().Ruleset()
 		rs.Rules = append(rs.Rules, rules.Rule{Chain: rs.Chains[0], Target: rules.Jump("NOWHERE")})
@@ -95,9 +95,9 @@ func TestARuleThatTheKernelRefusesLeavesNothingAndIsNamed(t *testing.T) {
 }
 
 func TestIPv6ThatFailsUndoesIPv4(t *testing.T) {
-	forBoth(t, func(t *testing.T, b *Backend) {
+	forBoth(t, func(t *testing.T, b *Programs) {
 		ns := nettest.StartNamespace(t, "undo")
-		failing := &Backend{variant: b.variant, tools: map[rules.Family]tools{rules.IPv4: b.tools[rules.IPv4], rules.IPv6: b.tools[rules.IPv6]}}
+		failing := &Programs{variant: b.variant, tools: map[rules.Family]tools{rules.IPv4: b.tools[rules.IPv4], rules.IPv6: b.tools[rules.IPv6]}}
 		six := b.tools[rules.IPv6]
 		six.restore = "/bin/false" // a kernel without IPv6 NAT is not to be had
 		failing.tools[rules.IPv6] = six
@@ -142,7 +142,7 @@ func TestTheHostsXtablesLockIsNotTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("held by another", func(t *testing.T) { // the group ends before the lock does
-		forBoth(t, func(t *testing.T, b *Backend) {
+		forBoth(t, func(t *testing.T, b *Programs) {
 			rs := policy().Ruleset()
 			ns := nettest.StartNamespace(t, "lock")
 			mustApply(t, b, ns, rs)
@@ -161,7 +161,7 @@ func TestTheHostsXtablesLockIsNotTaken(t *testing.T) {
 
 func TestAProgramThatHangsEndsWithTheDeadlineAndGivesTheLockBack(t *testing.T) {
 	ns := nettest.StartNamespace(t, "hang")
-	hang := &Backend{variant: Nft, tools: map[rules.Family]tools{rules.IPv4: {restore: t.TempDir() + "/iptables-restore"}}}
+	hang := &Programs{variant: Nft, tools: map[rules.Family]tools{rules.IPv4: {restore: t.TempDir() + "/iptables-restore"}}}
 	if err := os.WriteFile(hang.tools[rules.IPv4].restore, []byte("#!/bin/sh\nexec sleep 60\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +176,7 @@ func TestAProgramThatHangsEndsWithTheDeadlineAndGivesTheLockBack(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	err = pod.Do(func() error {
-		return hang.Apply(ctx, lock, Owning(policy().Ruleset(), []rules.Family{rules.IPv4}), nil)
+		return hang.Apply(ctx, lock, Compile(policy().Ruleset(), []rules.Family{rules.IPv4}), nil)
 	})
 	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "iptables-restore") {
 		t.Errorf("got error %v, want the deadline and the program that hangs", err)
@@ -185,7 +185,7 @@ func TestAProgramThatHangsEndsWithTheDeadlineAndGivesTheLockBack(t *testing.T) {
 	mustApply(t, mustFind(t), ns, policy().Ruleset())
 }
 
-func mustFind(t *testing.T) *Backend {
+func mustFind(t *testing.T) *Programs {
 	t.Helper()
 	b, err := Detect(t.Context())
 	if err != nil {

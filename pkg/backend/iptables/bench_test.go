@@ -12,7 +12,7 @@ import (
 // Both families, each time in a new namespace.
 func BenchmarkApply(b *testing.B) {
 	nettest.RequireNetns(b)
-	want := Owning(policy().Ruleset(), rules.Families)
+	want := Compile(policy().Ruleset(), rules.Families)
 	for _, backend := range Installed(b.Context()) {
 		b.Run(backend.Name(), func(b *testing.B) {
 			for b.Loop() {

@@ -23,12 +23,12 @@ func TestEveryCaseInTheKernel(t *testing.T) {
 		}
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
-			forBoth(t, func(t *testing.T, b *Backend) { checkCase(t, b, c) })
+			forBoth(t, func(t *testing.T, b *Programs) { checkCase(t, b, c) })
 		})
 	}
 }
 
-func checkCase(t *testing.T, b *Backend, c testcase.Case) {
+func checkCase(t *testing.T, b *Programs, c testcase.Case) {
 	decision, err := c.Decide(t)
 	if err != nil {
 		t.Fatal(err)
@@ -75,14 +75,14 @@ func sortedRules(dump string) []string {
 }
 
 // checkList reads the rules back the way CHECK does.
-func checkList(t *testing.T, b *Backend, ns *nettest.Namespace, f rules.Family, restore string) {
+func checkList(t *testing.T, b *Programs, ns *nettest.Namespace, f rules.Family, restore string) {
 	t.Helper()
 	want, err := iptext.ParseSave(restore)
 	if err != nil {
 		t.Fatal(err)
 	}
 	err = ns.Do(func() error {
-		found, err := b.Differences(t.Context(), Owned{f: want})
+		found, err := b.Differences(t.Context(), Tables{f: want})
 		for _, d := range found {
 			t.Errorf("CHECK finds %s", d)
 		}
@@ -93,7 +93,7 @@ func checkList(t *testing.T, b *Backend, ns *nettest.Namespace, f rules.Family, 
 	}
 }
 
-func checkRemoval(t *testing.T, b *Backend, ns *nettest.Namespace, rs rules.Ruleset) {
+func checkRemoval(t *testing.T, b *Programs, ns *nettest.Namespace, rs rules.Ruleset) {
 	t.Helper()
 	for range 2 { // the second time there is nothing to remove
 		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {

@@ -17,11 +17,16 @@ import (
 // Variant is one of the two iptables that a host may have.
 type Variant string
 
-// The variants: the one that programs nf_tables and the one with tables of its own.
+// Nft programs nf_tables. Legacy has tables of its own.
 const (
 	Nft    Variant = "nft"
 	Legacy Variant = "legacy"
 )
+
+var variants = []Variant{Nft, Legacy}
+
+// name is what records and logs call the variant.
+func (v Variant) name() string { return Choice + "-" + string(v) }
 
 // tools are the programs of one variant and family.
 type tools struct{ save, restore string }
@@ -29,55 +34,69 @@ type tools struct{ save, restore string }
 // ErrNone says that the host has no usable iptables.
 var ErrNone = errors.New("no iptables-restore with its iptables-save, neither nft nor legacy, is on PATH: install the package iptables")
 
-// Detect picks the variant for the network namespace it is called in: the legacy one if the namespace has legacy tables
-// already, else the host's default (what "iptables-restore" on PATH is), else the one that there is. It adds no rule,
-// takes no lock, and starts no program unless "iptables-restore" is a script, whose version it then asks for. It is an error
-// if the programs of one of the families are missing, or with no family named those of both.
-func Detect(ctx context.Context, families ...rules.Family) (*Backend, error) {
+// errAbsent says that a variant has none of its programs, rather than some.
+var errAbsent = fmt.Errorf("%w", ErrNone)
+
+// Detect picks the variant for the calling thread's network namespace: legacy if the namespace has legacy tables already,
+// else the host's default, which is what "iptables-restore" on PATH is, else the one that is installed. It fails if the
+// programs for one of the families are missing or, with no family named, those for both. It adds no rule, takes no lock and
+// starts no program, unless "iptables-restore" is a script, which it asks for its version.
+func Detect(ctx context.Context, families ...rules.Family) (*Programs, error) {
 	return detect(ctx, legacyTables, families)
 }
 
-// Installed returns a backend for each variant that the host has, without regard to what a namespace uses.
-func Installed(ctx context.Context) []*Backend {
-	var all []*Backend
-	for _, v := range []Variant{Nft, Legacy} {
-		if b, err := find(ctx, v); err == nil {
-			all = append(all, b)
+// Installed returns the programs of each variant that the host has, whatever the namespace uses.
+func Installed(ctx context.Context) []*Programs {
+	var all []*Programs
+	for _, v := range variants {
+		if p, err := find(ctx, v); err == nil {
+			all = append(all, p)
 		}
 	}
 	return all
 }
 
-// Loaded reports whether the kernel has loaded what the variant programs. Kernels from 6.17 on may lack the legacy tables.
-func (b *Backend) Loaded() bool {
+// loaded fails if the kernel has not loaded what the variant programs. Kernels from 6.17 on may lack the legacy tables.
+func (p *Programs) loaded() error {
+	if p.variant == Nft {
+		return nil
+	}
 	_, err := legacyTables(rules.IPv4)
-	return b.variant == Nft || err == nil
+	return err
 }
 
-// find returns the backend of the variant, by its own names or because it is the host's default, if it has the programs of
-// all the families, or with none named of at least one.
-func find(ctx context.Context, v Variant, families ...rules.Family) (*Backend, error) {
-	prefix := "tables-" + string(v)
-	if !present("ip"+prefix+"-restore") && !present("ip6"+prefix+"-restore") {
+// find returns the variant's programs, by its own names or as the host's default. It fails if those of one of the families
+// are missing or, with no family named, those of both.
+func find(ctx context.Context, v Variant, families ...rules.Family) (*Programs, error) {
+	tables := "tables-" + string(v)
+	if !present("ip"+tables+"-restore") && !present("ip6"+tables+"-restore") {
 		if def, err := defaultVariant(ctx); err != nil || def != v {
-			return nil, ErrNone
+			return nil, errAbsent
 		}
-		prefix = "tables"
+		tables = "tables"
 	}
-	b := &Backend{variant: v, tools: map[rules.Family]tools{}}
+	p := &Programs{variant: v, tools: map[rules.Family]tools{}}
 	var missing []string
 	for _, f := range rules.Families {
-		programs := map[rules.Family]string{rules.IPv4: "ip", rules.IPv6: "ip6"}[f] + prefix
-		if present(programs+"-save") && present(programs+"-restore") {
-			b.tools[f] = tools{programs + "-save", programs + "-restore"}
+		name := prefix(f) + tables
+		if present(name+"-save") && present(name+"-restore") {
+			p.tools[f] = tools{name + "-save", name + "-restore"}
 		} else if len(families) == 0 || slices.Contains(families, f) {
-			missing = append(missing, programs+"-restore or its "+programs+"-save")
+			missing = append(missing, name+"-restore or its "+name+"-save")
 		}
 	}
-	if len(b.tools) == 0 || len(families) > 0 && len(missing) > 0 {
+	if len(p.tools) == 0 || len(families) > 0 && len(missing) > 0 {
 		return nil, fmt.Errorf("%w (missing: %s)", ErrNone, strings.Join(missing, ", "))
 	}
-	return b, nil
+	return p, nil
+}
+
+// prefix begins the names of a family's programs.
+func prefix(f rules.Family) string {
+	if f == rules.IPv6 {
+		return "ip6"
+	}
+	return "ip"
 }
 
 func present(program string) bool {
@@ -85,7 +104,7 @@ func present(program string) bool {
 	return err == nil
 }
 
-func detect(ctx context.Context, legacyTables func(rules.Family) ([]string, error), families []rules.Family) (*Backend, error) {
+func detect(ctx context.Context, legacyTables func(rules.Family) ([]string, error), families []rules.Family) (*Programs, error) {
 	names, noLegacy := legacyTables(rules.IPv4)
 	names6, _ := legacyTables(rules.IPv6)
 	var order []Variant
@@ -95,19 +114,21 @@ func detect(ctx context.Context, legacyTables func(rules.Family) ([]string, erro
 	if def, err := defaultVariant(ctx); err == nil && (def == Nft || noLegacy == nil) {
 		order = append(order, def)
 	}
-	var errs []error
-	for _, v := range append(order, Nft, Legacy) {
-		b, err := find(ctx, v, families...)
+	reason := errAbsent
+	for _, v := range append(order, variants...) {
+		p, err := find(ctx, v, families...)
 		if err == nil {
-			return b, nil
+			return p, nil
 		}
-		errs = append(errs, err)
+		if errors.Is(reason, errAbsent) { // a variant that is incomplete says more
+			reason = err
+		}
 	}
-	return nil, slices.MaxFunc(errs, func(a, b error) int { return len(a.Error()) - len(b.Error()) }) // it says most
+	return nil, reason
 }
 
-// defaultVariant tells what "iptables-restore" on PATH is: by what its symbolic links end in, or, for anything that is
-// not one of iptables' own programs, by its version.
+// defaultVariant tells which variant "iptables-restore" on PATH is: by the target of its symbolic links or, if that is not
+// one of iptables' own programs, by its version.
 func defaultVariant(ctx context.Context) (Variant, error) {
 	path, err := exec.LookPath("iptables-restore")
 	if err != nil {

@@ -36,7 +36,7 @@ func TestAHostWithoutIp6tables(t *testing.T) {
 				t.Errorf("for both families: %v, %v", b, err)
 			}
 			rs := policy().Ruleset()
-			own := Owning(rs, rules.Families[:1])
+			own := Compile(rs, rules.Families[:1])
 			ns := nettest.StartNamespace(t, "single")
 			err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
 				b, err := Detect(ctx, rules.IPv4)

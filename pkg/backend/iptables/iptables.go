@@ -3,62 +3,55 @@
 package iptables
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
 
-	"github.com/detour-cni/detour/pkg/backend/nftables"
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Backend is one variant of iptables.
-type Backend struct {
+// Programs are the host's programs of one variant of iptables.
+type Programs struct {
 	variant Variant
 	tools   map[rules.Family]tools
 }
 
 // Name returns "iptables-nft" or "iptables-legacy".
-func (b *Backend) Name() string { return "iptables-" + string(b.variant) }
+func (p *Programs) Name() string { return p.variant.name() }
 
-// undoTimeout bounds the removal of what a failed Apply has done; the caller's deadline may have passed by then.
+// undoTimeout bounds the removal of what a failed Apply has done.
 const undoTimeout = 5 * time.Second
 
-// Owned is what belongs to detour in each family: chains, and rules in the base chains.
-type Owned map[rules.Family]iptext.Save
+// Tables are what belongs to detour in each family's tables: chains, and rules in the base chains.
+type Tables map[rules.Family]iptext.Save
 
-// Owning returns what a ruleset has in the families.
-func Owning(rs rules.Ruleset, families []rules.Family) Owned {
-	own := Owned{}
+// Compile returns what a ruleset has in the families' tables.
+func Compile(rs rules.Ruleset, families []rules.Family) Tables {
+	t := Tables{}
 	for _, f := range families {
-		own[f] = iptext.SaveOf(rs, f)
+		t[f] = iptext.SaveOf(rs, f)
 	}
-	return own
+	return t
 }
 
-// Apply programs what is wanted of the families, and all of them or none; within a family, each table is one transaction.
-// What an earlier Apply left, by the same chains and rules and by those of old, is replaced, so that the result is the
-// same however often it runs; rules of others stay. lock is the namespace's lock, which the started programs inherit.
-func (b *Backend) Apply(ctx context.Context, lock *os.File, want, old Owned) error {
-	may := Owned{}
+// Apply programs all that is wanted of the families or, on an error, nothing. Within a family, each table is one
+// transaction. It replaces what an earlier Apply left by the same chains and rules or by those of old, so that the result is
+// the same however often it runs. Rules of others stay. The started programs inherit lock, the namespace's lock.
+func (p *Programs) Apply(ctx context.Context, lock *os.File, want, old Tables) error {
+	possible := Tables{}
 	for f, save := range want {
-		may[f] = save.Join(old[f])
+		possible[f] = save.Join(old[f])
 	}
-	stale, failed := b.there(ctx, lock, may)
+	stale, failed := p.existing(ctx, lock, possible)
 	if len(failed) > 0 {
 		return inOrder("program", failed)
 	}
@@ -66,13 +59,18 @@ func (b *Backend) Apply(ctx context.Context, lock *os.File, want, old Owned) err
 	for f, save := range want {
 		inputs[f] = save.Restore(stale[f])
 	}
-	failed = b.restore(ctx, lock, inputs)
+	failed = p.restore(ctx, lock, inputs)
 	if len(failed) == 0 {
 		return nil
 	}
-	undo, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
+	return errors.Join(inOrder("program", failed), p.undo(ctx, lock, want))
+}
+
+// undo removes what a failed Apply has done, even if the deadline has passed.
+func (p *Programs) undo(ctx context.Context, lock *os.File, want Tables) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
-	return errors.Join(inOrder("program", failed), b.Remove(undo, lock, want))
+	return p.Remove(ctx, lock, want)
 }
 
 // inOrder joins what failed, family by family.
@@ -85,31 +83,31 @@ func inOrder(verb string, failed map[rules.Family]error) error {
 }
 
 // restore runs iptables-restore with each family's input, all at once, and returns what failed.
-func (b *Backend) restore(ctx context.Context, lock *os.File, inputs map[rules.Family]string) map[rules.Family]error {
+func (p *Programs) restore(ctx context.Context, lock *os.File, inputs map[rules.Family]string) map[rules.Family]error {
 	failed := map[rules.Family]error{}
 	running := map[rules.Family]*process{}
 	for f, input := range inputs {
 		if input == "" {
 			continue
 		}
-		p, err := start(ctx, lock, b.tools[f].restore, input, "--noflush", "--wait="+waitSeconds(ctx))
+		started, err := start(ctx, lock, p.tools[f].restore, input, "--noflush", "--wait="+waitSeconds(ctx))
 		if err != nil {
 			failed[f] = err
 			continue
 		}
-		running[f] = p
+		running[f] = started
 	}
-	for f, p := range running {
-		if _, err := p.wait(); err != nil {
+	for f, started := range running {
+		if _, err := started.wait(); err != nil {
 			failed[f] = err
 		}
 	}
 	return failed
 }
 
-// Differences says, one sentence each, where the kernel differs from what is owned, and what of others' is ahead of it.
-func (b *Backend) Differences(ctx context.Context, own Owned) ([]string, error) {
-	all, failed := b.saves(ctx, nil, own)
+// Differences says, one sentence each, where the kernel differs from what is owned, and which rules of others precede it.
+func (p *Programs) Differences(ctx context.Context, own Tables) ([]string, error) {
+	all, failed := p.saves(ctx, nil, own)
 	if len(failed) > 0 {
 		return nil, inOrder("list", failed)
 	}
@@ -119,29 +117,39 @@ func (b *Backend) Differences(ctx context.Context, own Owned) ([]string, error) 
 			found = append(found, iptext.Differences(f, want, all[f])...)
 		}
 	}
-	more, err := b.inNftables(own)
+	more, err := p.inNftables(own)
 	return append(found, more...), err
 }
 
-// inNftables says what there is in nf_tables that iptables doesn't list.
-func (b *Backend) inNftables(own Owned) ([]string, error) {
-	asleep, err := nftables.Dormant(func(f nftables.Family, table string) bool {
-		return b.variant == Nft && len(own[familyOf[f]].ChainsIn(rules.Table(table))) > 0
+// inNftables reports what iptables doesn't list: dormant tables and nft's tables.
+func (p *Programs) inNftables(own Tables) ([]string, error) {
+	dormant, err := nft.Dormant(func(f nft.Family, table string) bool {
+		family, ok := familyOf(f)
+		return p.variant == Nft && ok && len(own[family].ChainsIn(rules.Table(table))) > 0
 	})
-	ahead, err2 := nftables.Foreign(slices.Collect(maps.Keys(own)), func(f nftables.Family, table string) bool {
-		return b.variant == Nft && f != nftables.Inet && slices.Contains(rules.Tables, rules.Table(table))
+	foreign, err2 := nft.Foreign(slices.Collect(maps.Keys(own)), func(f nft.Family, table string) bool {
+		return p.variant == Nft && f != nft.Inet && slices.Contains(rules.Tables, rules.Table(table))
 	})
-	return append(asleep, ahead...), errors.Join(err, err2)
+	return append(dormant, foreign...), errors.Join(err, err2)
 }
 
-// familyOf are the families of nf_tables that iptables-nft uses.
-var familyOf = map[nftables.Family]rules.Family{nftables.IP: rules.IPv4, nftables.IP6: rules.IPv6}
+// familyOf is the address family of one of nf_tables' families that iptables-nft uses.
+func familyOf(f nft.Family) (family rules.Family, ok bool) {
+	switch f {
+	case nft.IP:
+		return rules.IPv4, true
+	case nft.IP6:
+		return rules.IPv6, true
+	default:
+		return 0, false
+	}
+}
 
-// Works reports whether the programs that there are run at all.
-func (b *Backend) Works() error {
+// Works reports whether the programs run at all.
+func (p *Programs) Works() error {
 	privateLock()
 	protocols := map[rules.Family]goiptables.Protocol{rules.IPv4: goiptables.ProtocolIPv4, rules.IPv6: goiptables.ProtocolIPv6}
-	for f, t := range b.tools {
+	for f, t := range p.tools {
 		program := strings.TrimSuffix(t.restore, "-restore")
 		if _, err := goiptables.New(goiptables.IPFamily(protocols[f]), goiptables.Path(program)); err != nil {
 			return fmt.Errorf("start %s: %w", program, err)
@@ -150,32 +158,32 @@ func (b *Backend) Works() error {
 	return nil
 }
 
-// there reads what of the owned things each family has.
-func (b *Backend) there(ctx context.Context, lock *os.File, owned Owned) (map[rules.Family]iptext.Save, map[rules.Family]error) {
-	all, failed := b.saves(ctx, lock, owned)
+// existing reads which of the owned things each family has.
+func (p *Programs) existing(ctx context.Context, lock *os.File, owned Tables) (map[rules.Family]iptext.Save, map[rules.Family]error) {
+	all, failed := p.saves(ctx, lock, owned)
 	for f, save := range all {
 		all[f] = save.Find(owned[f])
 	}
 	return all, failed
 }
 
-// saves reads all that iptables-save lists of the families that may have something owned, of all at once.
-func (b *Backend) saves(ctx context.Context, lock *os.File, owned Owned) (map[rules.Family]iptext.Save, map[rules.Family]error) {
+// saves runs iptables-save, at the same time, for the families that may have something owned.
+func (p *Programs) saves(ctx context.Context, lock *os.File, owned Tables) (map[rules.Family]iptext.Save, map[rules.Family]error) {
 	all, failed := map[rules.Family]iptext.Save{}, map[rules.Family]error{}
 	running := map[rules.Family]*process{}
 	for f, own := range owned {
-		if b.empty(f, own) {
+		if p.empty(f, own) {
 			continue
 		}
-		p, err := start(ctx, lock, b.tools[f].save, "")
+		started, err := start(ctx, lock, p.tools[f].save, "")
 		if err != nil {
 			failed[f] = err
 			continue
 		}
-		running[f] = p
+		running[f] = started
 	}
-	for f, p := range running {
-		save, err := p.saved(owned[f])
+	for f, started := range running {
+		save, err := started.saved(owned[f])
 		if err != nil {
 			failed[f] = err
 			continue
@@ -185,101 +193,40 @@ func (b *Backend) saves(ctx context.Context, lock *os.File, owned Owned) (map[ru
 	return all, failed
 }
 
-// notIptables is what iptables-nft-save says of a table that nft gave a rule which iptables has no words for.
-var notIptables = regexp.MustCompile("Table `(.*)' is incompatible")
-
-// saved waits for iptables-save and returns what it has listed. It is an error if it can't list a table that own is in.
+// saved waits for iptables-save and returns what it has listed. It fails if iptables-save can't list a table that own is in.
 func (p *process) saved(own iptext.Save) (iptext.Save, error) {
 	out, err := p.wait()
 	if err != nil {
 		return iptext.Save{}, err
 	}
-	for _, m := range notIptables.FindAllStringSubmatch(out, -1) {
-		if len(own.ChainsIn(rules.Table(m[1]))) > 0 {
-			return iptext.Save{}, fmt.Errorf("table %s has a rule of nft's that iptables can't list: delete it with nft", m[1])
+	for _, table := range incompatible(out) {
+		if len(own.ChainsIn(rules.Table(table))) > 0 {
+			return iptext.Save{}, fmt.Errorf("table %s has a rule of nft's that iptables can't list: delete it with nft", table)
 		}
 	}
 	return iptext.ParseSave(out)
 }
 
-// empty reports whether the namespace is known, without asking a program, to have none of the tables that own is in.
-func (b *Backend) empty(f rules.Family, own iptext.Save) bool {
-	list := nftables.Tables
-	if b.variant == Legacy {
+// incompatible are the tables that iptables-nft-save can't list, because nft gave them rules that iptables has no words for.
+func incompatible(saved string) []string {
+	var tables []string
+	for line := range strings.Lines(saved) {
+		_, rest, _ := strings.Cut(line, "Table `")
+		if table, _, ok := strings.Cut(rest, "' is incompatible"); ok {
+			tables = append(tables, table)
+		}
+	}
+	return tables
+}
+
+// empty reports whether the namespace has none of the tables that own is in, as far as is known without a program.
+func (p *Programs) empty(f rules.Family, own iptext.Save) bool {
+	list := nftTables
+	if p.variant == Legacy {
 		list = legacyTables
 	}
 	names, err := list(f)
 	return err == nil && !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 })
 }
 
-// waitSeconds is for iptables before 1.8.6, which know no XTABLES_LOCKFILE and wait for the host's lock.
-func waitSeconds(ctx context.Context) string {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return "10"
-	}
-	return strconv.Itoa(int(math.Max(1, math.Floor(time.Until(deadline).Seconds()))))
-}
-
-// process is a program of iptables that runs.
-type process struct {
-	ctx            context.Context
-	cmd            *exec.Cmd
-	stdin          string
-	stdout, stderr bytes.Buffer
-}
-
-// errNoProgram says that Detect was not asked for what is to be done.
-var errNoProgram = errors.New("iptables has no programs for this family here: install the package iptables")
-
-// start starts a program; lock is nil for one that changes nothing.
-func start(ctx context.Context, lock *os.File, path, stdin string, args ...string) (*process, error) {
-	if path == "" {
-		return nil, errNoProgram
-	}
-	privateLock()
-	p := &process{ctx: ctx, cmd: exec.CommandContext(ctx, path, args...), stdin: stdin}
-	p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = strings.NewReader(stdin), &p.stdout, &p.stderr
-	if lock != nil {
-		p.cmd.ExtraFiles = []*os.File{lock} // held until the program ends, even if detour is killed
-	}
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	return p, p.failed(p.cmd.Start())
-}
-
-// wait waits for the program's end and returns what it has printed.
-func (p *process) wait() (string, error) {
-	err := p.failed(p.cmd.Wait())
-	return p.stdout.String(), err
-}
-
-// failed says in one line what an error of the program means.
-func (p *process) failed(err error) error {
-	switch name := filepath.Base(p.cmd.Path); {
-	case err == nil:
-		return nil
-	case p.ctx.Err() != nil:
-		return fmt.Errorf("%s: %w", name, p.ctx.Err())
-	default:
-		return fmt.Errorf("%s: %w: %s", name, err, explain(p.stderr.String(), p.stdin))
-	}
-}
-
-// privateLock keeps the legacy programs off the host's /run/xtables.lock, for which every pod start would wait. The
-// namespace is locked by the caller, so any file that no other process locks will do.
-func privateLock() { os.Setenv("XTABLES_LOCKFILE", "/proc/self/stat") }
-
-// explain puts what a program said into one line, with the line of its input that it complained about.
-func explain(stderr, stdin string) string {
-	said, _, _ := strings.Cut(strings.Join(strings.Fields(stderr), " "), " Try `") // the way to the manual
-	m := regexp.MustCompile(`line:? (\d+)`).FindStringSubmatch(said)
-	if m == nil {
-		return said
-	}
-	n, err := strconv.Atoi(m[1])
-	lines := strings.Split(stdin, "\n")
-	if err != nil || n < 1 || n > len(lines) {
-		return said
-	}
-	return fmt.Sprintf("%s (%s)", said, lines[n-1])
-}
+func nftTables(f rules.Family) ([]string, error) { return nft.Tables(nft.ProtocolOf(f)) }

@@ -17,13 +17,12 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// removeFromTables takes jumps and chains out of a family's legacy tables, without the program that would do the same, whose
-// start takes longer than all of it. Each table is read whole, as the kernel keeps it, and replaced by what is left, as every
-// iptables does it; the kernel refuses that if the number of rules has changed meanwhile. On an error it may have done some of
-// the tables.
+// removeFromTables removes jumps and chains from a family's legacy tables. It needs no program, the start of which takes
+// longer than all of this. Like iptables itself, it reads each table whole and replaces it; the kernel refuses that if the
+// number of rules has changed meanwhile. On an error it may have replaced some of the tables.
 func removeFromTables(f rules.Family, own iptext.Save) error {
 	if strconv.IntSize != 64 {
-		return errors.New("the kernel's structures are not laid out as they are here")
+		return errors.New("the kernel's structures are not laid out like this package's")
 	}
 	names, err := legacyTables(f)
 	if err != nil {
@@ -73,7 +72,7 @@ const (
 	targetSize  = 32 // struct xt_entry_target, behind which a verdict or a chain's name stands
 )
 
-// info is what struct ipt_getinfo has behind the name, and in the same order struct ipt_replace but for the hooks' place.
+// info is what follows the name in struct ipt_getinfo, and in another order in struct ipt_replace.
 type info struct {
 	ValidHooks       uint32
 	Entry, Underflow [hooks]uint32
@@ -143,7 +142,7 @@ func (a abi) parse(b []byte, at int) (entry, error) {
 	return e, nil
 }
 
-// replace gives the kernel the table without own's chains and without the jumps into them, and the rest its counters back.
+// replace gives the kernel the table without own's chains and the jumps into them. The other rules keep their counters.
 func (t *legacyTable) replace(fd int, own iptext.Save) error {
 	kept, moved := t.keep(own)
 	if len(kept) == len(t.entries) {
@@ -179,8 +178,8 @@ func (t *legacyTable) replace(fd int, own iptext.Save) error {
 	return unix.SetsockoptString(fd, t.level, addCounter, string(all))
 }
 
-// keep says which entries stay, by their numbers, and for every place where one began where it, or what comes after it,
-// begins then.
+// keep returns the numbers of the entries that stay, and for the offset of every entry the offset that it, or the one that
+// follows, has afterwards.
 func (t *legacyTable) keep(own iptext.Save) (kept []int, moved map[uint32]uint32) {
 	isOwn := func(e entry) bool { return slices.Contains(own.Chains, rules.Chain{Table: t.name, Name: e.chain}) }
 	chains := map[int]bool{} // where own's chains begin
@@ -202,7 +201,7 @@ func (t *legacyTable) keep(own iptext.Save) (kept []int, moved map[uint32]uint32
 	return kept, moved
 }
 
-// moved is the entry with the place that it jumps to.
+// moved is the entry with the new offset that it jumps to.
 func (e entry) moved(a abi, moved map[uint32]uint32) []byte {
 	if e.verdict < 0 {
 		return e.data
@@ -220,7 +219,7 @@ func appendNumbers(b []byte, numbers ...uint32) []byte {
 	return b
 }
 
-// getsockopt reads into b, which says at its beginning what is asked for.
+// getsockopt reads into b, the beginning of which says what to read.
 func getsockopt(fd, level, option int, b []byte) error {
 	size := uint32(len(b))
 	_, _, errno := unix.Syscall6(unix.SYS_GETSOCKOPT, uintptr(fd), uintptr(level), uintptr(option),

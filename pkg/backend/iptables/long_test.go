@@ -52,7 +52,7 @@ func TestTensOfThousands(t *testing.T) {
 					t.Errorf("%d rules for %s", len(save.Rules), f)
 				}
 			}
-			forBoth(t, func(t *testing.T, b *Backend) {
+			forBoth(t, func(t *testing.T, b *Programs) {
 				world := nettest.StartWorld(t)
 				mustApply(t, b, world.Pod, rs)
 				nettest.CheckPackets(t, world, packets, 15001)

@@ -16,7 +16,7 @@ import (
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
 // forBoth runs a test once with each variant of iptables.
-func forBoth(t *testing.T, test func(t *testing.T, b *Backend)) {
+func forBoth(t *testing.T, test func(t *testing.T, b *Programs)) {
 	for _, v := range []Variant{Nft, Legacy} {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
@@ -45,18 +45,18 @@ func inside(t testing.TB, ns *nettest.Namespace, fn func(ctx context.Context, lo
 	return pod.Do(func() error { return fn(t.Context(), lock) })
 }
 
-func mustApply(t *testing.T, b *Backend, ns *nettest.Namespace, rs rules.Ruleset) {
+func mustApply(t *testing.T, b *Programs, ns *nettest.Namespace, rs rules.Ruleset) {
 	t.Helper()
 	mustApplyFor(t, b, ns, rs, rules.Families)
 }
 
-func mustApplyFor(t *testing.T, b *Backend, ns *nettest.Namespace, rs rules.Ruleset, families []rules.Family) {
+func mustApplyFor(t *testing.T, b *Programs, ns *nettest.Namespace, rs rules.Ruleset, families []rules.Family) {
 	t.Helper()
 	err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
 		if err := route.Apply(rs.Setup, families); err != nil {
 			return err
 		}
-		return b.Apply(ctx, lock, Owning(rs, families), nil)
+		return b.Apply(ctx, lock, Compile(rs, families), nil)
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -64,7 +64,7 @@ func mustApplyFor(t *testing.T, b *Backend, ns *nettest.Namespace, rs rules.Rule
 }
 
 // dump is the family's tables as iptables-save prints them, without comments and counters.
-func dump(t *testing.T, b *Backend, ns *nettest.Namespace, f rules.Family) string {
+func dump(t *testing.T, b *Programs, ns *nettest.Namespace, f rules.Family) string {
 	t.Helper()
 	var out []byte
 	err := ns.Do(func() (err error) {
@@ -89,12 +89,12 @@ func dump(t *testing.T, b *Backend, ns *nettest.Namespace, f rules.Family) strin
 }
 
 // shell runs a script in the namespace in which iptables and ip6tables are the backend's.
-func shell(t *testing.T, b *Backend, ns *nettest.Namespace, script string) {
+func shell(t *testing.T, b *Programs, ns *nettest.Namespace, script string) {
 	t.Helper()
 	shellOutput(t, b, ns, script)
 }
 
-func shellOutput(t *testing.T, b *Backend, ns *nettest.Namespace, script string) string {
+func shellOutput(t *testing.T, b *Programs, ns *nettest.Namespace, script string) string {
 	t.Helper()
 	var out []byte
 	err := ns.Do(func() (err error) {
@@ -111,6 +111,6 @@ func shellOutput(t *testing.T, b *Backend, ns *nettest.Namespace, script string)
 }
 
 // owned is what a ruleset has in both families.
-func owned(rs rules.Ruleset) Owned {
-	return Owning(rs, rules.Families)
+func owned(rs rules.Ruleset) Tables {
+	return Compile(rs, rules.Families)
 }

@@ -137,7 +137,7 @@ func TestTheMeshesOwnCommandsGiveTheSameTablesToTheByte(t *testing.T) {
 		found++
 		t.Run(c.Name, func(t *testing.T) {
 			t.Parallel()
-			forBoth(t, func(t *testing.T, b *Backend) {
+			forBoth(t, func(t *testing.T, b *Programs) {
 				decision, err := c.Decide(t)
 				if err != nil {
 					t.Fatal(err)

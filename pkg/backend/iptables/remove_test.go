@@ -9,8 +9,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/iptext"
+	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
@@ -51,7 +51,7 @@ func TestRemovalLeavesTheRestAsItWas(t *testing.T) {
 				t.Fatal(err)
 			}
 			rs := decision.Policy.Ruleset()
-			forBoth(t, func(t *testing.T, b *Backend) {
+			forBoth(t, func(t *testing.T, b *Programs) {
 				ns, untouched := nettest.StartNamespace(t, "left"), nettest.StartNamespace(t, "untouched")
 				shell(t, b, untouched, theirs+"\n"+later)
 				shell(t, b, ns, theirs)
@@ -69,7 +69,7 @@ func TestRemovalLeavesTheRestAsItWas(t *testing.T) {
 	}
 }
 
-func mustRemove(t *testing.T, b *Backend, ns *nettest.Namespace, own Owned) {
+func mustRemove(t *testing.T, b *Programs, ns *nettest.Namespace, own Tables) {
 	t.Helper()
 	err := inside(t, ns, func(ctx context.Context, lock *os.File) error { return b.Remove(ctx, lock, own) })
 	if err != nil {
@@ -78,7 +78,7 @@ func mustRemove(t *testing.T, b *Backend, ns *nettest.Namespace, own Owned) {
 }
 
 // spoiled is a backend with some of its programs replaced by one that fails.
-func spoiled(t *testing.T, v Variant, spoil func(*tools)) *Backend {
+func spoiled(t *testing.T, v Variant, spoil func(*tools)) *Programs {
 	t.Helper()
 	b, err := find(t.Context(), v)
 	if err != nil {
@@ -140,7 +140,7 @@ func TestRemovalKeepsCountersAndTakesEveryJump(t *testing.T) {
 		$ipt -t nat -I Z-LAST -g PROXY_IN_REDIRECT
 		$ipt -t nat -I OUTPUT -p tcp --dport 9 -j PROXY_REDIRECT
 	done`
-	forBoth(t, func(t *testing.T, b *Backend) {
+	forBoth(t, func(t *testing.T, b *Programs) {
 		save := func(ns *nettest.Namespace) string {
 			return shellOutput(t, b, ns, "for ipt in iptables ip6tables; do $ipt-save -c -t nat | grep -v '^#'; done")
 		}
@@ -165,14 +165,14 @@ func TestRulesThatChangeMeanwhileAreLookedAtAgain(t *testing.T) {
 	mustApply(t, b, ns, rs)
 	before := dump(t, b, ns, rules.IPv4)
 	err := ns.Do(func() error {
-		list, err := nftables.ListChains(rules.Families, func(nftables.Chain) bool { return true })
+		list, err := listChains(rules.Families, func(chain) bool { return true })
 		if err != nil {
 			return err
 		}
 		shell(t, b, ns, "iptables -t nat -I OUTPUT -p udp -j RETURN; iptables -t nat -D OUTPUT 1")
-		return list.Delete(list.Rules, nil)
+		return list.remove(list.chains, nil)
 	})
-	if !errors.Is(err, nftables.ErrChanged) {
+	if !errors.Is(err, netlink.ErrChanged) {
 		t.Errorf("got %v", err)
 	}
 	if after := dump(t, b, ns, rules.IPv4); after != before {
@@ -184,13 +184,13 @@ func TestRulesThatChangeMeanwhileAreLookedAtAgain(t *testing.T) {
 func TestPlacesAreTakenOnlyWhereBothListsAgree(t *testing.T) {
 	ours := []iptext.SavedRule{{Line: "-A OUTPUT -o net1 -j RETURN"}}
 	saved := append([]iptext.SavedRule{{Line: "-A OUTPUT -j THEIRS"}}, ours...)
-	list := []nftables.Rule{{Into: "THEIRS"}, {}}
-	got, err := byPlace(nftables.Chain{}, list, saved, ours)
-	if err != nil || !slices.EqualFunc(got, list[1:], func(a, b nftables.Rule) bool { return a.Into == b.Into }) {
+	list := []handle{{into: "THEIRS"}, {}}
+	got, err := byPlace(chain{}, list, saved, ours)
+	if err != nil || !slices.EqualFunc(got, list[1:], func(a, b handle) bool { return a.into == b.into }) {
 		t.Errorf("got %v, %v", got, err)
 	}
 	for _, saved := range [][]iptext.SavedRule{nil, ours, append(saved, ours...)} {
-		if got, err := byPlace(nftables.Chain{Family: rules.IPv4}, list, saved, ours); err == nil {
+		if got, err := byPlace(chain{family: rules.IPv4}, list, saved, ours); err == nil {
 			t.Errorf("%v is taken for %v", saved, got)
 		}
 	}

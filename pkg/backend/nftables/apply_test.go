@@ -2,12 +2,13 @@ package nftables
 
 import (
 	"errors"
-	"runtime"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
+	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -21,7 +22,7 @@ func TestARuleThatTheKernelRefusesChangesNothingAndIsNamed(t *testing.T) {
 	ns := nettest.StartNamespace(t, "refused")
 	for _, before := range []func(){func() {}, func() { mustApply(t, ns, rs, rules.Families) }} {
 		before()
-		was := nft(t, ns, "", "--stateless", "list", "ruleset")
+		was := runNFT(t, ns, "", "--stateless", "list", "ruleset")
 		broken := rs
 		broken.Rules = append([]rules.Rule{rs.Rules[0], nowhere}, rs.Rules[1:]...)
 		err := ns.Do(func() error { return Apply(Compile(broken, rules.Families)) })
@@ -29,7 +30,7 @@ func TestARuleThatTheKernelRefusesChangesNothingAndIsNamed(t *testing.T) {
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
-		if is := nft(t, ns, "", "--stateless", "list", "ruleset"); is != was {
+		if is := runNFT(t, ns, "", "--stateless", "list", "ruleset"); is != was {
 			t.Errorf("the failure changes\n%sto\n%s", was, is)
 		}
 	}
@@ -48,85 +49,34 @@ func TestTheKernelsOwnWordsAreTold(t *testing.T) {
 	}
 }
 
-// The kernel says of an expression that it lacks where it stands, and nothing else.
+// The kernel says where an expression that it lacks is in the message, and nothing else.
 func TestAnExpressionThatTheKernelLacksIsFound(t *testing.T) {
 	t.Parallel()
 	ns := nettest.StartNamespace(t, "lacks")
 	table := Compile(policy(nil).Ruleset(), rules.Families)
 	table.chains[2].rules[0].add("warp")
-	b := table.program(false, false)
-	var r *refusal
-	err := ns.Do(func() error {
-		s, err := open()
-		if err != nil {
-			return err
-		}
-		defer s.close()
-		return s.commit(b)
-	})
-	if !errors.As(err, &r) || r.errno != unix.ENOENT || !strings.Contains(err.Error(), "[warp]") {
+	var r *nft.Refused
+	err := ns.Do(func() error { return Apply(table) })
+	if !errors.As(err, &r) || r.Errno != unix.ENOENT || r.Expression != "warp" || !strings.Contains(err.Error(), "[warp]") {
 		t.Fatalf("got %v", err)
-	}
-	if got := b.expressionAt(b.messages[r.number].at + r.offset); got != "warp" {
-		t.Errorf("the kernel points at %q", got)
 	}
 }
 
 // No kernel without these features is to be had; the test above shows that it answers in this way.
 func TestWhatTheKernelLacksIsNamed(t *testing.T) {
 	t.Parallel()
-	rule := func(target rules.Target) rules.Rule {
-		return rules.Rule{Chain: rules.Chain{Table: rules.Mangle, Name: rules.Prerouting}, Matches: []rules.Match{rules.TCP}, Target: target}
-	}
-	b := Compile(rules.Ruleset{Rules: []rules.Rule{rule(rules.SaveMark{}), rule(rules.Redirect(1)), rule(rules.DNAT{Addr: nettest.PodIPv4}), rule(rules.TProxy{Port: 1})}},
-		rules.Families).program(false, false)
 	for _, l := range lacks {
-		err := b.explain(refuse(b, l))
+		m := message{verb: "make"}
+		switch l.what {
+		case "table":
+		case "chain":
+			m.chain = &chain{}
+		default:
+			m.chain, m.rule = &chain{}, &rule{}
+		}
+		err := explain(&nft.Refused{About: m, Expression: l.what, Refusal: &netlink.Refusal{Errno: l.errno}})
 		if !strings.HasSuffix(err.Error(), ": it has no "+l.needs) || !errors.Is(err, l.errno) {
 			t.Errorf("%s: %v", l.what, err)
-		}
-	}
-}
-
-// refuse is what the kernel says if it lacks that.
-func refuse(b *batch, l lack) *refusal {
-	for i, m := range b.messages {
-		r := &refusal{number: uint32(i), errno: l.errno}
-		switch {
-		case m.rule != nil:
-			for ; r.offset < 1024; r.offset += 4 {
-				if b.expressionAt(m.at+r.offset) == l.what {
-					return r
-				}
-			}
-		case m.chain != nil && l.what == "chain", m.chain == nil && l.what == "table":
-			return r
-		}
-	}
-	return &refusal{}
-}
-
-func TestWorks(t *testing.T) {
-	t.Parallel()
-	ns := nettest.StartNamespace(t, "works")
-	within(t, ns, Works)
-	err := ns.Do(func() error { // on a thread that ends with this
-		runtime.LockOSThread()
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		none := make([]unix.CapUserData, 2)
-		if err := unix.Capset(&header, &none[0]); err != nil {
-			return err
-		}
-		return Works()
-	})
-	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
-		t.Errorf("without capabilities: %v", err)
-	}
-	for errno, want := range map[unix.Errno]string{
-		unix.EPROTONOSUPPORT: "CONFIG_NETFILTER_NETLINK", unix.EINVAL: "CONFIG_NF_TABLES", unix.EOPNOTSUPP: "CONFIG_NF_TABLES", unix.EIO: "input/output",
-	} {
-		if err := works(errno); !errors.Is(err, errno) || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v: %v", errno, err)
 		}
 	}
 }
@@ -134,23 +84,23 @@ func TestWorks(t *testing.T) {
 func TestTablesOfOthersStay(t *testing.T) {
 	t.Parallel()
 	ns := nettest.StartNamespace(t, "others")
-	nft(t, ns, "table inet theirs { chain detour { type nat hook output priority -100; tcp dport 1 redirect to :2; }; }", "-f", "-")
-	before := nft(t, ns, "", "list", "ruleset")
+	runNFT(t, ns, "table inet theirs { chain detour { type nat hook output priority -100; tcp dport 1 redirect to :2; }; }", "-f", "-")
+	before := runNFT(t, ns, "", "list", "ruleset")
 	rs := policy(nil).Ruleset()
 	table := mustApply(t, ns, rs, rules.Families)
 	if found := differences(t, ns, table.String()); found != nil {
 		t.Error(found)
 	}
-	if !strings.Contains(nft(t, ns, "", "list", "ruleset"), before) {
+	if !strings.Contains(runNFT(t, ns, "", "list", "ruleset"), before) {
 		t.Error("Apply changes another's table")
 	}
 	within(t, ns, Remove)
-	if after := nft(t, ns, "", "list", "ruleset"); after != before {
+	if after := runNFT(t, ns, "", "list", "ruleset"); after != before {
 		t.Errorf("Remove leaves\n%snot\n%s", after, before)
 	}
 }
 
-// TPROXY without a listener is the end of a connection, as with iptables, and no way past the proxy.
+// Without a listener TPROXY drops the connection, as with iptables: it does not pass the proxy by.
 func TestWithoutATransparentListenerConnectionsEnd(t *testing.T) {
 	t.Parallel()
 	w := nettest.StartWorld(t)

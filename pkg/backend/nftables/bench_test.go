@@ -71,7 +71,7 @@ func BenchmarkCompile10000(b *testing.B) { benchmarkCompile(b, tenThousand(b)) }
 
 func benchmarkCompile(b *testing.B, rs rules.Ruleset) {
 	for b.Loop() {
-		Compile(rs, rules.Families).program(false, false)
+		Compile(rs, rules.Families).transaction(state{})
 	}
 }
 

@@ -28,7 +28,7 @@ func TestEveryCaseInTheKernel(t *testing.T) {
 			first := checkTable(t, world.Pod, rs, decision.Families)
 			c.CheckPackets(t, world, decision.Policy)
 			mustApply(t, world.Pod, rs, decision.Families)
-			if got := strings.ReplaceAll(listed(t, world.Pod), "\t\telements = { 0x00000000 }\n", ""); got != first { // but for a gate that is armed
+			if got := strings.ReplaceAll(listed(t, world.Pod), "\t\telements = { 0x00000000 }\n", ""); got != first { // but for an open gate
 				t.Errorf("a second run changes\n%sto\n%s", first, got)
 			}
 			checkRemoval(t, world.Pod)
@@ -44,7 +44,7 @@ func checkTable(t *testing.T, ns *nettest.Namespace, rs rules.Ruleset, families 
 	t.Helper()
 	table := mustApply(t, ns, rs, families)
 	oracle := nettest.StartNamespace(t, "oracle")
-	nft(t, oracle, table.String(), "-f", "-")
+	runNFT(t, oracle, table.String(), "-f", "-")
 	list = listed(t, ns)
 	if want := listed(t, oracle); list != want {
 		t.Errorf("nft lists what was sent for %v as\n%sand what it read as\n%sfrom\n%s", families, list, want, table)
@@ -62,7 +62,7 @@ func checkRemoval(t *testing.T, ns *nettest.Namespace) {
 	for range 2 { // the second time there is nothing to remove
 		within(t, ns, Remove)
 	}
-	if left := nft(t, ns, "", "list", "ruleset"); left != "" {
+	if left := runNFT(t, ns, "", "list", "ruleset"); left != "" {
 		t.Errorf("after removal there is still\n%s", left)
 	}
 }

@@ -10,19 +10,20 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Whoever waits gives his processor away, and the kernel counts that. Other reasons for it come and go, waiting for the
-// kernel is in each round.
+// A thread that waits gives its processor away, and the kernel counts that. It may do so for other reasons in some rounds;
+// if it waits for the kernel, it does in all.
 func TestClosingAfterADeletionDoesNotWait(t *testing.T) {
 	t.Parallel()
 	skipBefore(t, 6, 9)
 	table := Compile(policy(nil).Ruleset(), rules.Families)
-	for name, remove := range map[string]func(*socket) error{
-		"Remove":       func(s *socket) error { return s.commit(removal()) },
-		"a second ADD": func(s *socket) error { return s.commit(table.program(true, false)) },
+	for name, remove := range map[string]func(nft.Conn) error{
+		"Remove":       func(c nft.Conn) error { return c.Commit(removal()) },
+		"a second ADD": func(c nft.Conn) error { return c.Commit(table.transaction(state{exists: true})) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -42,17 +43,17 @@ func TestClosingAfterADeletionDoesNotWait(t *testing.T) {
 
 // waitsToClose is how often the closing of a socket that deleted the table gives the processor away. It must run on a
 // thread of its own.
-func waitsToClose(table Table, remove func(*socket) error) (int64, error) {
+func waitsToClose(table Table, remove func(nft.Conn) error) (int64, error) {
 	if err := Apply(table); err != nil {
 		return 0, err
 	}
-	s, err := open()
+	c, err := nft.Open()
 	if err != nil {
 		return 0, err
 	}
 	var before, after unix.Rusage
-	err = errors.Join(remove(s), unix.Getrusage(unix.RUSAGE_THREAD, &before))
-	s.close()
+	err = errors.Join(remove(c), unix.Getrusage(unix.RUSAGE_THREAD, &before))
+	c.Close()
 	err = errors.Join(err, unix.Getrusage(unix.RUSAGE_THREAD, &after))
 	return after.Nvcsw - before.Nvcsw, err
 }

@@ -8,10 +8,12 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
+	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Table is a ruleset as the one table that stands for it.
+// Table is a compiled ruleset: one table for both families.
 type Table struct {
 	chains []chain // base chains first
 	gated  bool
@@ -19,7 +21,7 @@ type Table struct {
 
 type chain struct {
 	name  string
-	hook  *hook // nil for those of the mesh
+	hook  *hook // nil for the mesh's own chains
 	rules []rule
 }
 
@@ -32,8 +34,8 @@ type hook struct {
 	priority int32
 }
 
-// hooks are what netfilter calls for iptables' tables, in its order and as iptables-nft has it: a chain of type route
-// has the packet routed anew when its mark has changed, as the table mangle does in OUTPUT.
+// hooks stand for iptables' base chains, in the order and with the priorities of iptables-nft. Like mangle's OUTPUT, a chain
+// of type route reroutes a packet whose mark it has changed.
 var hooks = []hook{
 	{rules.Chain{Table: rules.Raw, Name: rules.Prerouting}, "filter", unix.NF_INET_PRE_ROUTING, "prerouting", -300},
 	{rules.Chain{Table: rules.Raw, Name: rules.Output}, "filter", unix.NF_INET_LOCAL_OUT, "output", -300},
@@ -43,16 +45,16 @@ var hooks = []hook{
 	{rules.Chain{Table: rules.Nat, Name: rules.Output}, "nat", unix.NF_INET_LOCAL_OUT, "output", -100},
 }
 
-// armedSet is the set that Arm adds to and Armed looks up. The element that it has room for stands for every packet; once
-// it is there, adding it again does nothing.
+// gateSet is the set that OpenGate adds an element to and GateOpen looks up. It has room for one, which stands for every
+// packet; adding it again does nothing. The kernel and the records have the set by this name.
 const (
-	armedSet   = "armed"
-	armedSize  = 1
-	armedFlags = unix.NFT_SET_EVAL
+	gateSet   = "armed"
+	gateSize  = 1
+	gateFlags = unix.NFT_SET_EVAL
 )
 
-// Compile turns a ruleset into the table that does the same for these families and leaves the other alone. Rules that may
-// be one become one, as a set has room for any number and is looked up once.
+// Compile turns a ruleset into the table that does the same for these families and leaves the other alone. Rules that can be
+// folded become one with a set, so the number of rules does not grow with lists.
 func Compile(rs rules.Ruleset, families []rules.Family) Table {
 	c := &compiler{own: rs.Chains, families: families}
 	byChain := rs.Folded()
@@ -71,11 +73,11 @@ func Compile(rs rules.Ruleset, families []rules.Family) Table {
 type compiler struct {
 	own      []rules.Chain
 	families []rules.Family
-	sets     uint32 // how many there are so far
+	sets     uint32 // so far
 }
 
-// name is the chain's name in the one table. The mesh's own keep theirs, but where another table has it too, that of nat
-// alone does: it is the one that people look for.
+// name is the chain's name in the one table. The mesh's own chains keep their names. If several of iptables' tables have a
+// chain of that name, only nat's keeps it, as people look for that one.
 func (c *compiler) name(ch rules.Chain) string {
 	elsewhere := func(o rules.Chain) bool { return o.Name == ch.Name && o.Table != ch.Table }
 	if ch.Base() || ch.Table != rules.Nat && slices.ContainsFunc(c.own, elsewhere) {
@@ -84,34 +86,24 @@ func (c *compiler) name(ch rules.Chain) string {
 	return ch.Name
 }
 
-// onlyOne begins a base chain with what keeps the other family out of it.
+// onlyOne is the rule ahead of a base chain that lets the other family pass; none for both families.
 func (c *compiler) onlyOne() []rule {
 	if len(c.families) != 1 {
 		return nil
 	}
 	r := rule{why: "only " + c.families[0].String() + " is redirected"}
-	r.equal(&metaNfproto, true, []byte{protocolOf(c.families[0])})
-	r.verdict(nfAccept, "")
+	r.equal(&nft.MetaNfproto, true, []byte{nft.ProtocolOf(c.families[0])})
+	r.verdict(nft.Accept, "")
 	return []rule{r}
 }
 
-func protocolOf(f rules.Family) byte {
-	switch f {
-	case rules.IPv4:
-		return unix.NFPROTO_IPV4
-	case rules.IPv6:
-		return unix.NFPROTO_IPV6
-	}
-	return unix.NFPROTO_UNSPEC
-}
-
-// compile makes a rule with addresses one rule for each family that it has addresses of.
+// compile makes one rule of a rule without addresses, and of one with addresses a rule for each of their families.
 func (c *compiler) compile(all []rules.Rule) []rule {
 	var out []rule
 	for _, r := range all {
 		for _, f := range c.familiesOf(r) {
 			out = append(out, c.rule(r, f))
-			if _, ok := r.Target.(rules.TProxy); ok { // TPROXY drops what has no listener, nft's statement lets it pass
+			if _, ok := r.Target.(rules.TProxy); ok { // without a listener TPROXY drops the packet, nft's statement lets it pass
 				out = append(out, c.rule(rules.Rule{Chain: r.Chain, Matches: r.Matches, Target: rules.Drop{}, Why: "nothing listens there"}, f))
 			}
 		}
@@ -119,10 +111,10 @@ func (c *compiler) compile(all []rules.Rule) []rule {
 	return out
 }
 
-// both stands for the families of a rule that has no addresses.
+// both stands for the families of a rule without addresses.
 const both rules.Family = 0
 
-// familiesOf are the families that the rule is of; none if it has an empty list.
+// familiesOf are the families of the rules that the rule becomes; none if its list is empty.
 func (c *compiler) familiesOf(r rules.Rule) []rules.Family {
 	of := slices.DeleteFunc(slices.Clone(c.families), func(f rules.Family) bool { return !r.Concerns(f) })
 	if len(of) == 0 || hasAddress(r) {
@@ -148,7 +140,7 @@ func hasAddress(r rules.Rule) bool {
 func (c *compiler) rule(r rules.Rule, f rules.Family) rule {
 	out := rule{why: comment(r.Why)}
 	if f != both {
-		out.equal(&metaNfproto, false, []byte{protocolOf(f)})
+		out.equal(&nft.MetaNfproto, false, []byte{nft.ProtocolOf(f)})
 	}
 	for _, m := range r.Matches {
 		c.match(&out, m, f)
@@ -157,49 +149,50 @@ func (c *compiler) rule(r rules.Rule, f rules.Family) rule {
 	return out
 }
 
-// match adds the condition m. Where packets lack what it asks for, as a state ahead of connection tracking, it does what
-// iptables does, with one exception: a packet that no process's socket sends meets "not of this user" there and fails it
-// here. Not occurs in nat's OUTPUT alone, which is asked for the first packet of a connection, and only for lo. What the
-// kernel sends of its own, resets, answers to pings, reports that a port is closed, belongs to connections that there are.
-// One packet gets here all the same: what is resent on lo for a program that has ended, if connection tracking has
-// been told to forget the connection meanwhile. It goes to the proxy, which resets it.
+// match adds the condition m. It treats packets that lack what it tests, such as a state ahead of connection tracking, like
+// iptables, with one exception: a packet without a socket matches "not of this user" in iptables, and not here.
+//
+// The exception is harmless. Such a negation occurs only in nat's OUTPUT, for lo, and nat sees only the first packet of a
+// connection. What the kernel itself sends (resets, answers to pings, ICMP errors) belongs to existing connections. One packet
+// gets here nevertheless: a retransmission on lo for a program that has ended, after connection tracking was told to forget
+// the connection. It goes to the proxy, which resets it.
 func (c *compiler) match(out *rule, m rules.Match, f rules.Family) {
 	switch m := m.(type) {
 	case rules.Source:
-		c.addresses(out, [2]*source{&ipSaddr, &ip6Saddr}, f, m.Prefixes, false)
+		c.addresses(out, [2]*nft.Source{&nft.IPSaddr, &nft.IP6Saddr}, f, m.Prefixes, false)
 	case rules.Destination:
-		c.addresses(out, [2]*source{&ipDaddr, &ip6Daddr}, f, m.Prefixes, m.Not)
+		c.addresses(out, [2]*nft.Source{&nft.IPDaddr, &nft.IP6Daddr}, f, m.Prefixes, m.Not)
 	case rules.InInterface:
-		out.equal(&metaIifname, false, interfaceName(string(m)))
+		out.equal(&nft.MetaIifname, false, interfaceName(string(m)))
 	case rules.OutInterface:
-		out.equal(&metaOifname, false, interfaceName(string(m)))
+		out.equal(&nft.MetaOifname, false, interfaceName(string(m)))
 	case rules.Protocol:
-		out.equal(&metaL4proto, false, []byte{byte(numberOf(protocols, string(m)))})
+		out.equal(&nft.MetaL4proto, false, []byte{byte(nft.NumberOf(nft.Protocols, string(m)))})
 	case rules.SrcPort:
-		c.ports(out, &thSport, []uint16{uint16(m)}, false)
+		c.ports(out, &nft.ThSport, []uint16{uint16(m)}, false)
 	case rules.DstPort:
-		c.ports(out, &thDport, []uint16{m.Port}, m.Not)
+		c.ports(out, &nft.ThDport, []uint16{m.Port}, m.Not)
 	case rules.DstPorts:
-		c.ports(out, &thDport, m.Ports, m.Not)
+		c.ports(out, &nft.ThDport, m.Ports, m.Not)
 	case rules.OwnerUID:
-		out.equal(&metaSkuid, m.Not, native(m.ID))
+		out.equal(&nft.MetaSkuid, m.Not, native(m.ID))
 	case rules.OwnerGID:
-		out.equal(&metaSkgid, m.Not, native(m.ID))
+		out.equal(&nft.MetaSkgid, m.Not, native(m.ID))
 	case rules.Mark:
-		out.equal(&metaMark, m.Not, native(m.Value))
+		out.equal(&nft.MetaMark, m.Not, native(m.Value))
 	case rules.ConnMark:
-		out.equal(&ctMark, false, native(uint32(m)))
+		out.equal(&nft.CTMark, false, native(uint32(m)))
 	case rules.CTState:
-		out.load(&ctStates)
+		out.load(&nft.CTStates)
 		out.mask(native(bitsOf(m)))
 		out.compare(unix.NFT_CMP_NEQ, native(0))
 	case rules.GateOpen:
 		out.constant()
-		out.lookup(armedSet, 0, false)
+		out.lookup(gateSet, 0, false)
 	}
 }
 
-func (c *compiler) addresses(out *rule, sources [2]*source, f rules.Family, prefixes []netip.Prefix, not bool) {
+func (c *compiler) addresses(out *rule, sources [2]*nft.Source, f rules.Family, prefixes []netip.Prefix, not bool) {
 	s := sources[0]
 	if f == rules.IPv6 {
 		s = sources[1]
@@ -211,21 +204,21 @@ func (c *compiler) addresses(out *rule, sources [2]*source, f rules.Family, pref
 		}
 	}
 	c.sets++
-	out.among(s, not, s.normalize(spans), c.sets)
+	out.among(s, not, normalize(s.Datatype, spans), c.sets)
 }
 
-func (c *compiler) ports(out *rule, s *source, ports []uint16, not bool) {
+func (c *compiler) ports(out *rule, s *nft.Source, ports []uint16, not bool) {
 	var spans []span
 	for _, r := range rules.PortRanges(ports) {
 		spans = append(spans, portSpan(r))
 	}
 	c.sets++
-	out.among(s, not, s.normalize(spans), c.sets)
+	out.among(s, not, normalize(s.Datatype, spans), c.sets)
 }
 
 func bitsOf(list rules.CTState) (all uint32) {
 	for _, s := range list {
-		all |= numberOf(states, strings.ToLower(string(s)))
+		all |= nft.NumberOf(nft.States, strings.ToLower(string(s)))
 	}
 	return all
 }
@@ -241,59 +234,59 @@ func network16(v uint16) []byte { return binary.BigEndian.AppendUint16(nil, v) }
 func (c *compiler) target(out *rule, r rules.Rule, f rules.Family) {
 	switch t := r.Target.(type) {
 	case rules.Return:
-		out.verdict(returnVerdict, "")
+		out.verdict(nft.Return, "")
 	case rules.Accept:
-		out.verdict(nfAccept, "")
+		out.verdict(nft.Accept, "")
 	case rules.Drop:
-		out.verdict(nfDrop, "")
+		out.verdict(nft.Drop, "")
 	case rules.Jump:
-		out.verdict(jumpVerdict, c.name(rules.Chain{Table: r.Chain.Table, Name: string(t)}))
+		out.verdict(nft.Jump, c.name(rules.Chain{Table: r.Chain.Table, Name: string(t)}))
 	case rules.Redirect:
 		out.immediate(reg1, network16(uint16(t)))
-		out.add("redir", number(unix.NFTA_REDIR_REG_PROTO_MIN, reg1))
+		out.add("redir", netlink.Number(unix.NFTA_REDIR_REG_PROTO_MIN, reg1))
 	case rules.DNAT:
 		out.dnat(t, f)
 	case rules.TProxy:
 		out.immediate(reg1, network16(t.Port))
-		out.add("tproxy", number(tproxyFamily, uint32(protocolOf(f))), number(tproxyRegPort, reg1))
+		out.add("tproxy", netlink.Number(nft.TProxyFamily, uint32(nft.ProtocolOf(f))), netlink.Number(nft.TProxyRegPort, reg1))
 		out.immediate(reg1, native(t.Mark))
-		out.store(&metaMark)
-		out.verdict(nfAccept, "")
+		out.store(&nft.MetaMark)
+		out.verdict(nft.Accept, "")
 	case rules.SetMark:
 		out.immediate(reg1, native(uint32(t)))
-		out.store(&metaMark)
+		out.store(&nft.MetaMark)
 	case rules.SaveMark:
-		out.load(&metaMark)
-		out.store(&ctMark)
+		out.load(&nft.MetaMark)
+		out.store(&nft.CTMark)
 	case rules.RestoreMark:
-		out.load(&ctMark)
-		out.store(&metaMark)
-	case rules.Zone: // as with iptables, the first zone counts
+		out.load(&nft.CTMark)
+		out.store(&nft.MetaMark)
+	case rules.Zone: // the first zone counts, as with iptables
 		out.immediate(reg1, binary.NativeEndian.AppendUint16(nil, uint16(t)))
-		out.store(&ctZone)
+		out.store(&nft.CTZone)
 	case rules.OpenGate:
 		out.constant()
-		out.add("dynset", text(unix.NFTA_DYNSET_SET_NAME, armedSet), number(unix.NFTA_DYNSET_OP, unix.NFT_DYNSET_OP_ADD), number(unix.NFTA_DYNSET_SREG_KEY, reg1))
+		out.add("dynset", netlink.Text(unix.NFTA_DYNSET_SET_NAME, gateSet), netlink.Number(unix.NFTA_DYNSET_OP, unix.NFT_DYNSET_OP_ADD), netlink.Number(unix.NFTA_DYNSET_SREG_KEY, reg1))
 	}
 }
 
 func (r *rule) dnat(t rules.DNAT, f rules.Family) {
 	r.immediate(reg1, t.Addr.AsSlice())
-	attributes := []attribute{
-		number(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT), number(unix.NFTA_NAT_FAMILY, uint32(protocolOf(f))),
-		number(unix.NFTA_NAT_REG_ADDR_MIN, reg1),
+	attributes := []netlink.Attribute{
+		netlink.Number(unix.NFTA_NAT_TYPE, unix.NFT_NAT_DNAT), netlink.Number(unix.NFTA_NAT_FAMILY, uint32(nft.ProtocolOf(f))),
+		netlink.Number(unix.NFTA_NAT_REG_ADDR_MIN, reg1),
 	}
 	if t.Port != 0 {
 		r.immediate(reg2, network16(t.Port))
-		attributes = append(attributes, number(unix.NFTA_NAT_REG_PROTO_MIN, reg2))
+		attributes = append(attributes, netlink.Number(unix.NFTA_NAT_REG_PROTO_MIN, reg2))
 	}
 	r.add("nat", attributes...)
 }
 
-// maxComment is how long a comment may be (NFTNL_UDATA_COMMENT_MAXLEN less the final NUL).
+// maxComment is the maximum length of a comment (NFTNL_UDATA_COMMENT_MAXLEN less the final NUL).
 const maxComment = 127
 
-// comment makes of a rule's reason what nft takes between quotes, cut at a word where it is too long.
+// comment turns a rule's reason into what nft takes between quotes. It cuts a long one at a word.
 func comment(why string) string {
 	why = strings.Map(func(r rune) rune {
 		switch {

@@ -6,13 +6,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Differences says, one sentence each, where the kernel's table is not as programmed, which is what String of the Table
-// says: a chain or a set that is missing or somebody else's, a rule that is missing, altered or added. A list that has
-// changed is a difference of the rule that looks it up; whether the gate is armed is none. The order is that of programmed;
-// nothing means that both agree.
+// Differences says, one sentence each, where the kernel's table differs from programmed, which String of the Table printed: a
+// chain or a set that is missing or somebody else's, a rule that is missing, altered or added. A changed list is a
+// difference of the rule that looks it up. Whether the gate is open is none. The order is that of programmed.
 func Differences(programmed string) ([]string, error) {
 	want, err := parseListing(programmed)
 	if err != nil {
@@ -22,13 +22,13 @@ func Differences(programmed string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	own := func(f Family, table string) bool { return f == Inet && table == tableName }
-	asleep, err := Dormant(own)
-	ahead, err2 := Foreign(want.families(), own)
-	return slices.Concat(asleep, compare(want, got), ahead), errors.Join(err, err2)
+	own := func(f nft.Family, table string) bool { return f == nft.Inet && table == tableName }
+	dormant, err := nft.Dormant(own)
+	foreign, err2 := nft.Foreign(want.families(), own)
+	return slices.Concat(dormant, compare(want, got), foreign), errors.Join(err, err2)
 }
 
-// families are those that are redirected.
+// families are those that the table redirects.
 func (l Listing) families() []rules.Family {
 	for _, f := range rules.Families {
 		c := compiler{families: []rules.Family{f}}
@@ -85,7 +85,7 @@ func (b block) differences(got block) []string {
 	return out
 }
 
-// split returns what the block is, and its rules.
+// split separates the line of a set or of a hook from the rules.
 func (b block) split() (head string, rules []string) {
 	if len(b.lines) > 0 && strings.HasPrefix(b.lines[0], typePrefix) {
 		return b.lines[0], b.lines[1:]
@@ -93,21 +93,21 @@ func (b block) split() (head string, rules []string) {
 	return "", b.lines
 }
 
-// maxNamed is how many entries of a list a sentence names.
+// maxNamed is how many of a list's entries a sentence names.
 const maxNamed = 5
 
-// brief leaves out of the rule's long list what other has too, and all but some of the rest.
+// brief shortens a long list in the rule: it leaves out what other has as well, and all but some of the rest.
 func brief(rule, other string) string {
 	before, list, after, ok := cutList(rule)
 	if !ok || len(list) <= maxNamed {
 		return rule
 	}
 	_, others, _, _ := cutList(other)
-	there := map[string]bool{}
+	inBoth := map[string]bool{}
 	for _, o := range others {
-		there[o] = true
+		inBoth[o] = true
 	}
-	left := slices.DeleteFunc(slices.Clone(list), func(e string) bool { return there[e] })
+	left := slices.DeleteFunc(slices.Clone(list), func(e string) bool { return inBoth[e] })
 	if len(left) > maxNamed {
 		left = left[:maxNamed]
 	}

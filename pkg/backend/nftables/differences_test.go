@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -47,7 +48,7 @@ func TestDifferencesAreNamed(t *testing.T) {
 		"a set is added":    {new: "add set inet detour theirs { type ipv4_addr; }", want: []string{"set theirs is not detour's"}},
 		"a chain is gone":   {new: "flush chain inet detour nat-PREROUTING; delete chain inet detour nat-PREROUTING", want: []string{"chain nat-PREROUTING is missing"}},
 		"the table is gone": {new: "delete table inet detour", want: []string{"table inet detour is missing"}},
-		"the gate is armed": {new: "add element inet detour armed { 0 }"},
+		"the gate is open":  {new: "add element inet detour armed { 0 }"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -59,8 +60,8 @@ func TestDifferencesAreNamed(t *testing.T) {
 			if c.old+c.new != "" && text+rest == programmed {
 				t.Fatalf("%q is not in\n%s", c.old, programmed)
 			}
-			nft(t, ns, text, "-f", "-")
-			nft(t, ns, rest, "-f", "-")
+			runNFT(t, ns, text, "-f", "-")
+			runNFT(t, ns, rest, "-f", "-")
 			if got := differences(t, ns, programmed); !slices.Equal(got, c.want) {
 				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(c.want, "\n"))
 			}
@@ -92,7 +93,7 @@ func FuzzParseListing(f *testing.F) {
 	})
 }
 
-// Whatever the kernel lists, it is printed.
+// Whatever the kernel lists can be printed.
 func FuzzPrintRule(f *testing.F) {
 	for _, c := range Compile(gated(policy(manyRanges(2)).Ruleset(), proxyUID), rules.Families).chains {
 		for _, r := range c.rules {
@@ -101,7 +102,7 @@ func FuzzPrintRule(f *testing.F) {
 	}
 	f.Add([]byte("\x07\xfelonger than 255 bytes are left"))
 	f.Fuzz(func(t *testing.T, code []byte) {
-		r := rule{code: code, sets: []set{{name: "__set0", of: &port}}}
+		r := rule{code: code, sets: []set{{name: "__set0", of: &nft.Port}}}
 		if first, second := r.String(), r.String(); first != second {
 			t.Errorf("%q and %q", first, second)
 		}

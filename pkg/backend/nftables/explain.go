@@ -1,19 +1,22 @@
 package nftables
 
 import (
+	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 )
 
-// lack is what the kernel lacks if it refuses a message like this.
+// lack is a feature that the kernel lacks if it refuses a message in this way.
 type lack struct {
-	what  string // an expression, or the kind of message where it is no rule
+	what  string // an expression, or the kind of message if it is no rule
 	errno unix.Errno
 	needs string
 }
 
-// Everything else that a table needs comes with nf_tables itself.
+// lacks has what is built separately from nf_tables.
 var lacks = []lack{
 	{"table", unix.EAFNOSUPPORT, "tables for both families (CONFIG_NF_TABLES_INET)"},
 	{"chain", unix.ENOENT, "chains of this type (module nft_chain_nat, CONFIG_NFT_NAT, for both families from Linux 5.2)"},
@@ -25,31 +28,23 @@ var lacks = []lack{
 	{"tproxy", unix.ENOENT, "tproxy (module nft_tproxy, CONFIG_NFT_TPROXY)"},
 }
 
-// explain says what the refused message does, and if it is a feature, which the kernel lacks.
-func (b *batch) explain(r *refusal) error {
-	if int(r.number) >= len(b.messages) {
-		return r
+// explain adds to a refusal which feature the kernel lacks, if it is that.
+func explain(err error) error {
+	var r *nft.Refused
+	if !errors.As(err, &r) {
+		return err
 	}
-	m, what := b.messages[r.number], "table"
-	switch {
+	what := "table"
+	switch m, _ := r.About.(message); {
 	case m.rule != nil:
-		what = b.expressionAt(m.at + r.offset)
+		what = r.Expression
 	case m.chain != nil:
 		what = "chain"
 	}
 	for _, l := range lacks {
-		if l.what == what && l.errno == r.errno {
-			return fmt.Errorf("%s: %w: it has no %s", m, r, l.needs)
+		if l.what == what && l.errno == r.Errno {
+			return fmt.Errorf("%w: it has no %s", err, l.needs)
 		}
 	}
-	return fmt.Errorf("%s: %w", m, r)
-}
-
-// expressionAt is the name of the expression at a place in the buffer, "" if there is none.
-func (b *batch) expressionAt(at int) string {
-	for a := range decode(b.buf[min(at, len(b.buf)):]) {
-		e := parse(a.data)
-		return e.text(unix.NFTA_EXPR_NAME)
-	}
-	return ""
+	return err
 }

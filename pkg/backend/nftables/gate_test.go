@@ -38,20 +38,19 @@ func checkPackets(t *testing.T, w *nettest.World, text string, proxyPorts ...uin
 	nettest.CheckPackets(t, w, packets, proxyPorts...)
 }
 
-func wantArmed(t *testing.T, ns *nettest.Namespace, wantArmed, wantGated bool) {
+func wantGate(t *testing.T, ns *nettest.Namespace, wantOpen, wantGated bool) {
 	t.Helper()
 	within(t, ns, func() error {
-		armed, gated, err := Armed()
-		if armed != wantArmed || gated != wantGated {
-			t.Errorf("armed %t, gated %t, want %t, %t", armed, gated, wantArmed, wantGated)
+		open, gated, err := Gate()
+		if open != wantOpen || gated != wantGated {
+			t.Errorf("open %t, gated %t, want %t, %t", open, gated, wantOpen, wantGated)
 		}
 		return err
 	})
 }
 
-// Whichever packet of the proxy's user comes first, of whatever protocol and family, everything is redirected from then on,
-// and nothing before.
-func TestTheFirstPacketOfTheProxyArms(t *testing.T) {
+// The first packet of the proxy's user starts all redirection, whatever its protocol and family.
+func TestTheProxysFirstPacketOpensTheGate(t *testing.T) {
 	rs := gated(build(t, testcase.Find(t, "../../..", "osm/defaults")), proxyUID)
 	for name, first := range map[string]string{
 		"UDP":                "out udp 9.9.9.9:53 uid=1500 -> outside",
@@ -63,48 +62,48 @@ func TestTheFirstPacketOfTheProxyArms(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := nettest.StartWorld(t)
-			w.ProxyUID = nettest.AppUID // answers of a listener would arm as well
+			w.ProxyUID = nettest.AppUID // answers of a listener would open it as well
 			checkTable(t, w.Pod, rs, rules.Families)
 			checkPackets(t, w, direct+"\nin 8080 -> proxy 15003", 15001, 15003)
-			wantArmed(t, w.Pod, false, true)
+			wantGate(t, w.Pod, false, true)
 			checkPackets(t, w, first)
-			wantArmed(t, w.Pod, true, true)
+			wantGate(t, w.Pod, true, true)
 			checkPackets(t, w, proxied+"\nout 1.1.1.1:80 uid=1500 -> outside")
 		})
 	}
 }
 
-// CHECK takes the element for no difference, and a second ADD for nothing to begin anew with.
-func TestArmedStaysSo(t *testing.T) {
+// An open gate is no difference for CHECK, and a second ADD leaves it open.
+func TestAnOpenGateStaysOpen(t *testing.T) {
 	rs := gated(build(t, testcase.Find(t, "../../..", "osm/defaults")), proxyUID)
 	w := nettest.StartWorld(t)
 	w.ProxyUID = nettest.AppUID
 	table := mustApply(t, w.Pod, rs, rules.Families)
 	mustApply(t, w.Pod, rs, rules.Families)
-	wantArmed(t, w.Pod, false, true)
+	wantGate(t, w.Pod, false, true)
 	checkPackets(t, w, "out udp 9.9.9.9:53 uid=1500 -> outside\n"+proxied, 15001)
 	for range 2 {
 		for _, d := range differences(t, w.Pod, table.String()) {
 			t.Errorf("CHECK finds %s", d)
 		}
 		mustApply(t, w.Pod, rs, rules.Families)
-		wantArmed(t, w.Pod, true, true)
+		wantGate(t, w.Pod, true, true)
 		checkPackets(t, w, proxied)
 	}
 	within(t, w.Pod, Remove)
 	mustApply(t, w.Pod, rs, rules.Families)
-	wantArmed(t, w.Pod, false, true)
+	wantGate(t, w.Pod, false, true)
 }
 
-func TestWithoutAGateThereIsNothingToArm(t *testing.T) {
+func TestWithoutAGate(t *testing.T) {
 	ns := nettest.StartNamespace(t, "ungated")
-	wantArmed(t, ns, false, false)
+	wantGate(t, ns, false, false)
 	mustApply(t, ns, policy(nil).Ruleset(), rules.Families)
-	wantArmed(t, ns, false, false)
+	wantGate(t, ns, false, false)
 }
 
-// The packet that arms is one of those that follow: mangle is asked ahead of nat.
-func TestThePacketThatArmsIsRedirectedItself(t *testing.T) {
+// mangle runs ahead of nat, so the packet that opens the gate meets an open one.
+func TestThePacketThatOpensTheGateIsRedirectedItself(t *testing.T) {
 	rs := gated(policy(nil).Ruleset(), nettest.AppUID)
 	w := nettest.StartWorld(t)
 	mustApply(t, w.Pod, rs, rules.Families)

@@ -3,27 +3,29 @@ package nftables
 import (
 	"fmt"
 	"strings"
+
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 )
 
 // tableName is the name of the one table, of family inet.
 const tableName = "detour"
 
-// Listing is a table in words: what String of a Table says, or what the kernel has.
+// Listing is a table in nft's language: a compiled one, or the kernel's.
 type Listing []block
 
-// block is a set, whose one line is what it is like, or a chain, whose lines are the hook of a base chain and the rules.
+// block is a set, whose one line is its type, or a chain, whose lines are its hook, if it is a base chain, and its rules.
 type block struct {
 	name  string
 	lines []string
 }
 
-// String prints the table as input for `nft -f`: in one transaction it takes the place of what is there.
+// String prints the table as input for `nft -f`, which replaces an existing table in one transaction.
 func (t Table) String() string { return t.listing().String() }
 
 func (t Table) listing() Listing {
 	var l Listing
 	if t.gated {
-		l = append(l, block{"set " + armedSet, []string{setHead(mark.id, armedSize, armedFlags)}})
+		l = append(l, block{"set " + gateSet, []string{setHead(nft.Mark.ID, gateSize, gateFlags)}})
 	}
 	for _, c := range t.chains {
 		l = append(l, c.block())
@@ -31,9 +33,9 @@ func (t Table) listing() Listing {
 	return l
 }
 
-// setHead says what a set with a name is like.
+// setHead is the type of a named set.
 func setHead(kind, size, flags uint32) string {
-	if kind != mark.id || flags != armedFlags {
+	if kind != nft.Mark.ID || flags != gateFlags {
 		return fmt.Sprintf("%s%d; size %d; flags %#x;", typePrefix, kind, size, flags)
 	}
 	return fmt.Sprintf("%smark; size %d; flags dynamic;", typePrefix, size)
@@ -56,7 +58,7 @@ func (h hook) line(policy string) string {
 	return fmt.Sprintf("%s%s hook %s priority %d; policy %s;", typePrefix, h.kind, h.name, h.priority, policy)
 }
 
-// typePrefix begins the line that says what a set or a base chain is, and no rule.
+// typePrefix begins the line of a set or of a hook, and no rule.
 const typePrefix = "type "
 
 const (

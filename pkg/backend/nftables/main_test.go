@@ -34,8 +34,8 @@ func mustApply(t testing.TB, ns *nettest.Namespace, rs rules.Ruleset, families [
 	return table
 }
 
-// nft runs nft in the namespace, with the input as its file.
-func nft(t testing.TB, ns *nettest.Namespace, input string, args ...string) string {
+// runNFT runs nft in the namespace, with the input as its file.
+func runNFT(t testing.TB, ns *nettest.Namespace, input string, args ...string) string {
 	t.Helper()
 	nettest.RequireProgram(t, "nft")
 	var out []byte
@@ -54,7 +54,7 @@ func nft(t testing.TB, ns *nettest.Namespace, input string, args ...string) stri
 // listed is the table as nft lists it.
 func listed(t testing.TB, ns *nettest.Namespace) string {
 	t.Helper()
-	return nft(t, ns, "", "--numeric", "--stateless", "list", "table", "inet", "detour")
+	return runNFT(t, ns, "", "--numeric", "--stateless", "list", "table", "inet", "detour")
 }
 
 func differences(t testing.TB, ns *nettest.Namespace, programmed string) []string {

@@ -10,36 +10,38 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
+	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// key is a value in a set: as many bytes of it as its datatype has, in network order, the rest zero.
+// key is a value in a set: as many bytes as its datatype has, in network order, followed by zeros.
 type key [16]byte
 
-// span is all values from one to another, both included.
+// span is a range of values, both ends included.
 type span struct{ from, to key }
 
 // set is the list that one rule looks up.
 type set struct {
-	name string // the rule knows it by; the kernel gives one in place of anonymousName
-	id   uint32 // its transaction knows it by
-	of   *datatype
-	// intervals are what the kernel keeps of ranges; single values are found faster.
+	name string // in the rule; the kernel replaces anonymousName
+	id   uint32 // in the transaction
+	of   *nft.Datatype
+	// intervals is whether the set has ranges. The kernel finds single values faster.
 	intervals bool
 	// spans are in order and apart from each other.
 	spans []span
 }
 
-// anonymousName has the kernel choose one.
+// anonymousName lets the kernel choose a name.
 const anonymousName = "__set%d"
 
-// maxBitmap is how many ports a set of single values holds at the most. For values this short the kernel makes a bitmap, and
-// compares each new one with all that are in it: 32,768 take 4 s, and as intervals 0.1 s.
+// maxBitmap is how many ports a set of single values holds at most. The kernel makes a bitmap of such short values and
+// compares each new one with all that it has: 32,768 take 4 s, and as intervals 0.1 s.
 const maxBitmap = 500
 
-func newSet(id uint32, of *datatype, spans []span) set {
+func newSet(id uint32, of *nft.Datatype, spans []span) set {
 	isRange := func(s span) bool { return s.from != s.to }
-	intervals := slices.ContainsFunc(spans, isRange) || of == &port && len(spans) > maxBitmap
+	intervals := slices.ContainsFunc(spans, isRange) || of == &nft.Port && len(spans) > maxBitmap
 	return set{anonymousName, id, of, intervals, spans}
 }
 
@@ -63,9 +65,9 @@ func portSpan(r rules.PortRange) (s span) {
 	return s
 }
 
-// next is the value after k; the highest has none.
-func (d *datatype) next(k key) (next key, ok bool) {
-	for i := d.size - 1; i >= 0; i-- {
+// next is the value after k. The highest has none.
+func (k key) next(d *nft.Datatype) (next key, ok bool) {
+	for i := d.Size - 1; i >= 0; i-- {
 		if k[i]++; k[i] != 0 {
 			return k, true
 		}
@@ -73,8 +75,8 @@ func (d *datatype) next(k key) (next key, ok bool) {
 	return k, false
 }
 
-func (d *datatype) previous(k key) key {
-	for i := d.size - 1; i >= 0; i-- {
+func (k key) previous(d *nft.Datatype) key {
+	for i := d.Size - 1; i >= 0; i-- {
 		if k[i]--; k[i] != 0xff {
 			break
 		}
@@ -82,36 +84,27 @@ func (d *datatype) previous(k key) key {
 	return k
 }
 
-func (d *datatype) highest() (k key) {
-	copy(k[:], d.leading(8*d.size))
+func highest(d *nft.Datatype) (k key) {
+	copy(k[:], leading(d.Size, 8*d.Size))
 	return k
 }
 
-// leading is the mask of so many leading bits.
-func (d *datatype) leading(bits int) []byte {
-	mask := make([]byte, d.size)
+// leading is a mask of this size in bytes with so many leading bits.
+func leading(size, bits int) []byte {
+	mask := make([]byte, size)
 	for i := range bits {
 		mask[i/8] |= 0x80 >> (i % 8)
 	}
 	return mask
 }
 
-// maskLength is how many leading bits a mask keeps, if it keeps those alone.
-func (d *datatype) maskLength(mask []byte) (length int, ok bool) {
-	s := span{to: d.highest()} // of what is left out
-	for i, bits := range mask {
-		s.to[i] ^= bits
-	}
-	return d.prefixLength(s)
-}
-
-// normalize sorts spans and makes those one that overlap or, of what has prefixes, are neighbours: the kernel refuses the
-// former, and so a list has one form. It works in place.
-func (d *datatype) normalize(spans []span) []span {
+// normalize sorts spans and joins those that overlap, which the kernel refuses, and neighbours if the datatype has prefixes.
+// So a list has one form. It works in place.
+func normalize(d *nft.Datatype, spans []span) []span {
 	slices.SortFunc(spans, func(a, b span) int { return bytes.Compare(a.from[:], b.from[:]) })
 	out := spans[:0]
 	for _, s := range spans {
-		if n := len(out); n > 0 && d.meets(out[n-1], s) {
+		if n := len(out); n > 0 && out[n-1].meets(s, d) {
 			if bytes.Compare(s.to[:], out[n-1].to[:]) > 0 {
 				out[n-1].to = s.to
 			}
@@ -122,17 +115,16 @@ func (d *datatype) normalize(spans []span) []span {
 	return out
 }
 
-// meets reports whether b, which begins no earlier than a, leaves no gap behind a.
-func (d *datatype) meets(a, b span) bool {
-	next, ok := d.next(a.to)
-	return bytes.Compare(b.from[:], a.to[:]) <= 0 || d.prefixes && ok && b.from == next
+// meets reports whether there is no gap between s and b, which begins no earlier.
+func (s span) meets(b span, d *nft.Datatype) bool {
+	next, ok := s.to.next(d)
+	return bytes.Compare(b.from[:], s.to[:]) <= 0 || d.Prefixes && ok && b.from == next
 }
 
-// prefixLength is how many leading bits all values of the span have in common, if they are all that have, and if it is
-// one value or the datatype has prefixes.
-func (d *datatype) prefixLength(s span) (length int, ok bool) {
-	size := d.size * 8
-	if s.from != s.to && !d.prefixes {
+// prefixLength is the length of the prefix that the span is. A single value is one, and of datatypes with prefixes others.
+func (s span) prefixLength(d *nft.Datatype) (length int, ok bool) {
+	size := d.Size * 8
+	if s.from != s.to && !d.Prefixes {
 		return 0, false
 	}
 	bit := func(k key, i int) byte { return k[i/8] >> (7 - i%8) & 1 }
@@ -147,32 +139,31 @@ func (d *datatype) prefixLength(s span) (length int, ok bool) {
 	return length, true
 }
 
-func (d *datatype) formatSpan(s span) string {
-	from := d.format(s.from[:d.size])
+func (s span) format(d *nft.Datatype) string {
+	from := d.Format(s.from[:d.Size])
 	if s.from == s.to {
 		return from
 	}
-	if length, ok := d.prefixLength(s); ok {
+	if length, ok := s.prefixLength(d); ok {
 		return from + "/" + strconv.Itoa(length)
 	}
-	return from + "-" + d.format(s.to[:d.size])
+	return from + "-" + d.Format(s.to[:d.Size])
 }
 
-// String is the set's content as nft has it.
+// String is the set's content in nft's language.
 func (s set) String() string {
 	words := make([]string, len(s.spans))
 	for i, span := range s.spans {
-		words[i] = s.of.formatSpan(span)
+		words[i] = span.format(s.of)
 	}
 	return "{ " + strings.Join(words, ", ") + " }"
 }
 
-// maxElements is how many bytes of elements one message has, at the least, where there are more to come: an attribute's
-// length is 16 bits, and there must be room for one more range.
-const maxElements = 1<<16 - 1 - attributeHeader - 2*elementSize
+// maxElements is how many bytes of elements a message may have before one more range. An attribute's length is 16 bits.
+const maxElements = 1<<16 - 1 - netlink.AttributeHeader - 2*elementSize
 
-// elements are the set's content as the kernel takes it, in parts. A range is two elements, its beginning and, marked so,
-// what comes behind its end.
+// elements are the set's content as the kernel takes it, split between messages. A range is two elements: its first value and,
+// marked as an end, the value after its last.
 func (s set) elements() [][]byte {
 	var parts [][]byte
 	var part []byte
@@ -184,40 +175,40 @@ func (s set) elements() [][]byte {
 		if part == nil {
 			part = make([]byte, 0, min(len(s.spans)*2*elementSize, 1<<16))
 		}
-		part = s.of.appendElement(part, span.from, 0)
-		if end, ok := s.of.next(span.to); s.intervals && ok {
-			part = s.of.appendElement(part, end, unix.NFT_SET_ELEM_INTERVAL_END)
+		part = span.from.appendElement(part, s.of.Size, 0)
+		if end, ok := span.to.next(s.of); s.intervals && ok {
+			part = end.appendElement(part, s.of.Size, unix.NFT_SET_ELEM_INTERVAL_END)
 		}
 	}
 	return append(parts, part)
 }
 
-// elementSize is the most that an element takes.
-const elementSize = 4*attributeHeader + len(key{}) + 4
+// elementSize is the maximum size of an element.
+const elementSize = 4*netlink.AttributeHeader + len(key{}) + 4
 
-func (d *datatype) appendElement(b []byte, k key, flags uint32) []byte {
-	padded := (d.size + 3) &^ 3
-	length := 3*attributeHeader + padded
+func (k key) appendElement(b []byte, size int, flags uint32) []byte {
+	padded := (size + 3) &^ 3
+	length := 3*netlink.AttributeHeader + padded
 	if flags != 0 {
-		length += attributeHeader + 4
+		length += netlink.AttributeHeader + 4
 	}
-	b = appendHeader(b, unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, length)
+	b = netlink.AppendAttributeHeader(b, unix.NLA_F_NESTED|unix.NFTA_LIST_ELEM, length)
 	if flags != 0 {
-		b = appendHeader(b, unix.NFTA_SET_ELEM_FLAGS, attributeHeader+4)
+		b = netlink.AppendAttributeHeader(b, unix.NFTA_SET_ELEM_FLAGS, netlink.AttributeHeader+4)
 		b = binary.BigEndian.AppendUint32(b, flags)
 	}
-	b = appendHeader(b, unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_KEY, 2*attributeHeader+padded)
-	b = appendHeader(b, unix.NFTA_DATA_VALUE, attributeHeader+d.size)
+	b = netlink.AppendAttributeHeader(b, unix.NLA_F_NESTED|unix.NFTA_SET_ELEM_KEY, 2*netlink.AttributeHeader+padded)
+	b = netlink.AppendAttributeHeader(b, unix.NFTA_DATA_VALUE, netlink.AttributeHeader+size)
 	return append(b, k[:padded]...)
 }
 
-// border is one end of a range: where it begins, or what comes behind it.
+// border is one end of a range: its first value, or the value after its last.
 type border struct {
 	key
 	end bool
 }
 
-// spansOf puts what the kernel lists together again; the last range may go up to the highest value.
+// spansOf joins the borders that the kernel lists. The last range has no end if it goes up to the highest value.
 func (s set) spansOf(borders []border) []span {
 	slices.SortFunc(borders, border.compare)
 	var spans []span
@@ -227,16 +218,16 @@ func (s set) spansOf(borders []border) []span {
 		case b.end:
 			continue
 		case s.intervals && i+1 < len(borders):
-			to = s.of.previous(borders[i+1].key)
+			to = borders[i+1].previous(s.of)
 		case s.intervals:
-			to = s.of.highest()
+			to = highest(s.of)
 		}
 		spans = append(spans, span{b.key, to})
 	}
 	return spans
 }
 
-// compare has a range end before the next begins.
+// compare sorts the end of a range ahead of the next range's begin.
 func (b border) compare(o border) int {
 	if c := bytes.Compare(b.key[:], o.key[:]); c != 0 || b.end == o.end {
 		return c

@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -106,19 +107,19 @@ func TestNormalizedListsHoldTheSame(t *testing.T) {
 			p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, 0, byte(dice.IntN(64))}), 26+dice.IntN(7)).Masked()
 			list, spans = append(list, p), append(spans, prefixSpan(p))
 		}
-		spans = ipv4Addr.normalize(spans)
+		spans = normalize(&nft.IPv4Addr, spans)
 		for last := range 256 {
 			a := netip.AddrFrom4([4]byte{10, 0, 0, byte(last)})
 			want := slices.ContainsFunc(list, func(p netip.Prefix) bool { return p.Contains(a) })
 			k := addrKey(a)
 			got := slices.ContainsFunc(spans, func(s span) bool { return string(s.from[:]) <= string(k[:]) && string(k[:]) <= string(s.to[:]) })
 			if got != want {
-				t.Fatalf("%v becomes %s: %s is in it: %t, not %t", list, set{of: &ipv4Addr, spans: spans}, a, got, want)
+				t.Fatalf("%v becomes %s: %s is in it: %t, not %t", list, set{of: &nft.IPv4Addr, spans: spans}, a, got, want)
 			}
 		}
 		for i := range len(spans) - 1 {
-			if next, _ := ipv4Addr.next(spans[i].to); string(next[:]) >= string(spans[i+1].from[:]) {
-				t.Fatalf("%v becomes %s", list, set{of: &ipv4Addr, spans: spans})
+			if next, _ := spans[i].to.next(&nft.IPv4Addr); string(next[:]) >= string(spans[i+1].from[:]) {
+				t.Fatalf("%v becomes %s", list, set{of: &nft.IPv4Addr, spans: spans})
 			}
 		}
 	}

@@ -2,30 +2,31 @@ package route
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net/netip"
 	"slices"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// object is one thing that the kernel must have once, as the message that adds it.
+// object is one thing that the kernel must have exactly once, as the message that adds it.
 type object struct {
 	kind       kind
 	family     rules.Family
 	name       string
 	header     []byte
-	attributes []*nl.RtAttr
+	attributes []netlink.Attribute
 }
 
-// kind is what the objects of one kind have in common. An object that the kernel lists is ours if its header agrees with
-// ours at identity and its attributes, but for the incidental ones, are ours and no others: one that detour has never
-// heard of makes it another's.
+// kind is what the objects of one kind have in common. A listed object is ours if its header agrees with ours at identity
+// and its attributes, without the incidental ones, are exactly ours. An attribute that detour doesn't know makes it
+// somebody else's.
 type kind struct {
-	tool           string // goes before the name where nothing else says that it is about routing
+	tool           string // precedes the name if nothing else says that it is about routing
 	add, del, list int    // types of netlink messages
 	identity       []int  // offsets
 	incidental     []uint16
@@ -43,7 +44,7 @@ var (
 		[]uint16{unix.IFA_LABEL, unix.IFA_FLAGS, unix.IFA_CACHEINFO, unix.IFA_BROADCAST, ifaProto}}
 )
 
-// ifaProto is IFA_PROTO, which golang.org/x/sys lacks: who has made an address.
+// ifaProto is IFA_PROTO, which golang.org/x/sys lacks: who made an address.
 const ifaProto = 11
 
 // lo is the index of every namespace's loopback interface.
@@ -51,42 +52,40 @@ const lo = 1
 
 // newRule is `ip rule add fwmark MARK lookup TABLE`.
 func newRule(f rules.Family, r rules.LocalRoute) object {
-	header := unix.RtMsg{Family: af(f), Type: unix.FR_ACT_TO_TBL}
 	return object{ipRule, f, fmt.Sprintf("rule fwmark %d lookup %d", r.Mark, r.Table),
-		(&nl.RtMsg{RtMsg: header}).Serialize(),
-		[]*nl.RtAttr{
-			nl.NewRtAttr(unix.FRA_TABLE, nl.Uint32Attr(uint32(r.Table))),
-			nl.NewRtAttr(unix.FRA_FWMARK, nl.Uint32Attr(r.Mark)),
-			nl.NewRtAttr(unix.FRA_FWMASK, nl.Uint32Attr(^uint32(0))),
-			nl.NewRtAttr(unix.FRA_SUPPRESS_PREFIXLEN, nl.Uint32Attr(^uint32(0))), // none, which the kernel lists too
+		[]byte{af(f), 0, 0, 0, 0, 0, 0, unix.FR_ACT_TO_TBL, 0, 0, 0, 0}, // struct fib_rule_hdr
+		[]netlink.Attribute{
+			netlink.Native(unix.FRA_TABLE, uint32(r.Table)),
+			netlink.Native(unix.FRA_FWMARK, r.Mark),
+			netlink.Native(unix.FRA_FWMASK, ^uint32(0)),
+			netlink.Native(unix.FRA_SUPPRESS_PREFIXLEN, ^uint32(0)), // none, which the kernel lists too
 		}}
 }
 
 // newRoute is `ip route add local default dev lo table TABLE`.
 func newRoute(f rules.Family, r rules.LocalRoute) object {
-	header := unix.RtMsg{Family: af(f), Protocol: unix.RTPROT_BOOT, Scope: unix.RT_SCOPE_HOST, Type: unix.RTN_LOCAL}
 	return object{localRoute, f, fmt.Sprintf("local route on lo in table %d", r.Table),
-		(&nl.RtMsg{RtMsg: header}).Serialize(),
-		[]*nl.RtAttr{
-			nl.NewRtAttr(unix.RTA_TABLE, nl.Uint32Attr(uint32(r.Table))),
-			nl.NewRtAttr(unix.RTA_OIF, nl.Uint32Attr(lo)),
+		[]byte{af(f), 0, 0, 0, 0, unix.RTPROT_BOOT, unix.RT_SCOPE_HOST, unix.RTN_LOCAL, 0, 0, 0, 0}, // struct rtmsg
+		[]netlink.Attribute{
+			netlink.Native(unix.RTA_TABLE, uint32(r.Table)),
+			netlink.Native(unix.RTA_OIF, lo),
 		}}
 }
 
 // newAddress is `ip addr add PREFIX dev lo`, with nodad for IPv6.
 func newAddress(f rules.Family, prefix netip.Prefix) object {
-	header := unix.IfAddrmsg{Family: af(f), Prefixlen: uint8(prefix.Bits()), Index: lo}
-	attributes := []*nl.RtAttr{nl.NewRtAttr(unix.IFA_ADDRESS, prefix.Addr().AsSlice())}
+	var flags, scope byte
+	attributes := []netlink.Attribute{{Kind: unix.IFA_ADDRESS, Data: prefix.Addr().AsSlice()}}
 	if f == rules.IPv6 {
-		header.Flags = unix.IFA_F_NODAD
+		flags = unix.IFA_F_NODAD
 	} else {
-		attributes = append(attributes, nl.NewRtAttr(unix.IFA_LOCAL, prefix.Addr().AsSlice()))
+		attributes = append(attributes, netlink.Attribute{Kind: unix.IFA_LOCAL, Data: prefix.Addr().AsSlice()})
 	}
 	if prefix.Addr().IsLoopback() {
-		header.Scope = unix.RT_SCOPE_HOST
+		scope = unix.RT_SCOPE_HOST
 	}
-	return object{loAddress, f, fmt.Sprintf("address %s on lo", prefix),
-		(&nl.IfAddrmsg{IfAddrmsg: header}).Serialize(), attributes}
+	header := binary.NativeEndian.AppendUint32([]byte{af(f), byte(prefix.Bits()), flags, scope}, lo) // struct ifaddrmsg
+	return object{loAddress, f, fmt.Sprintf("address %s on lo", prefix), header, attributes}
 }
 
 func af(f rules.Family) uint8 {
@@ -106,15 +105,11 @@ func (o object) is(listed []byte) bool {
 			return false
 		}
 	}
-	attributes, err := nl.ParseRouteAttr(listed[len(o.header):])
-	if err != nil {
-		return false
-	}
 	agreeing := 0
-	for _, a := range attributes {
+	for a := range netlink.Attributes(listed[len(o.header):]) {
 		switch {
-		case slices.Contains(o.kind.incidental, a.Attr.Type):
-		case o.has(a.Attr.Type, a.Value):
+		case slices.Contains(o.kind.incidental, a.Kind):
+		case o.has(a):
 			agreeing++
 		default:
 			return false
@@ -123,8 +118,8 @@ func (o object) is(listed []byte) bool {
 	return agreeing == len(o.attributes)
 }
 
-func (o object) has(attribute uint16, value []byte) bool {
-	return slices.ContainsFunc(o.attributes, func(a *nl.RtAttr) bool {
-		return a.Type == attribute && bytes.Equal(a.Data, value)
+func (o object) has(listed netlink.Attribute) bool {
+	return slices.ContainsFunc(o.attributes, func(a netlink.Attribute) bool {
+		return a.Kind == listed.Kind && bytes.Equal(a.Data, listed.Data)
 	})
 }

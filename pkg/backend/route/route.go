@@ -1,6 +1,6 @@
-// Package route sets up what rules need of a network namespace beside netfilter: addresses on lo, and ip rules that look
-// marked packets up in a table that delivers them locally. It works in the network namespace of the calling thread, which
-// the caller has entered and locked.
+// Package route sets up what rules need of a network namespace beyond netfilter: addresses on lo, and ip rules that send
+// marked packets to a table that delivers them locally. It works in the network namespace of the calling thread, which the
+// caller has entered and locked.
 package route
 
 import (
@@ -11,12 +11,12 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Apply makes what s says for the families: all of it or, on an error, nothing more than there was. What is there already
-// stays as it is and surplus copies of it go, so that the result is the same however often it runs. What others have set
-// up stays; where it is in the way, as another default route in the same table, that is an error. A new rule gets the
-// priority that `ip rule add` gives it: ahead of all rules but the one for table local. An empty s costs no system call.
+// Apply makes what s says for the families: all of it or, on an error, nothing. It leaves what exists already and removes
+// surplus copies, so that the result is the same however often it runs. What others have set up stays; if it is in the way,
+// such as another default route in the same table, that is an error. A new rule gets the priority that `ip rule add` gives
+// it: ahead of all rules but the one for table local. An empty s costs no system call.
 func Apply(s rules.Setup, families []rules.Family) error {
-	return withKernel(s, families, func(k *kernel, objects []object) error {
+	return withKernel(s, families, func(k kernel, objects []object) error {
 		var made []object
 		if err := complete(k, objects, &made); err != nil {
 			return errors.Join(err, removeAll(k, made))
@@ -25,17 +25,17 @@ func Apply(s rules.Setup, families []rules.Family) error {
 	})
 }
 
-// complete adds each object that is missing and notes it in made first: one that fails may have been made. When all are there it removes the copies behind
-// the first of each, which is the one that packets meet.
-func complete(k *kernel, objects []object, made *[]object) error {
+// complete adds each missing object, and notes it in made first: adding may fail after the object was made. Once all exist
+// it removes all copies of each but the first, which is the one that packets meet.
+func complete(k kernel, objects []object, made *[]object) error {
 	var surplus []listed
 	for _, o := range objects {
-		there, err := k.find(o)
+		existing, err := k.find(o)
 		if err != nil {
 			return err
 		}
-		if len(there) > 0 {
-			surplus = append(surplus, there[1:]...)
+		if len(existing) > 0 {
+			surplus = append(surplus, existing[1:]...)
 			continue
 		}
 		*made = append(*made, o)
@@ -51,19 +51,19 @@ func complete(k *kernel, objects []object, made *[]object) error {
 	return nil
 }
 
-// Remove takes what s says out of the families, whoever has made it. What is not there is no error; whatever fails, the
-// rest is tried.
+// Remove removes what s says of the families, whoever made it. What doesn't exist is no error. If something fails, it goes
+// on with the rest.
 func Remove(s rules.Setup, families []rules.Family) error {
 	return withKernel(s, families, removeAll)
 }
 
-// removeAll takes the objects out, the last first.
-func removeAll(k *kernel, objects []object) error {
+// removeAll removes the objects, the last first.
+func removeAll(k kernel, objects []object) error {
 	var errs []error
 	for _, o := range slices.Backward(objects) {
-		there, err := k.find(o)
+		existing, err := k.find(o)
 		errs = append(errs, err)
-		for _, l := range there {
+		for _, l := range existing {
 			errs = append(errs, k.remove(l))
 		}
 	}
@@ -73,16 +73,16 @@ func removeAll(k *kernel, objects []object) error {
 // Differences says, one sentence each, what of s the families lack or have more than once: family by family, in s's order.
 func Differences(s rules.Setup, families []rules.Family) ([]string, error) {
 	var found []string
-	err := withKernel(s, families, func(k *kernel, objects []object) error {
+	err := withKernel(s, families, func(k kernel, objects []object) error {
 		for _, o := range objects {
-			there, err := k.find(o)
+			existing, err := k.find(o)
 			switch {
 			case err != nil:
 				return err
-			case len(there) == 0:
+			case len(existing) == 0:
 				found = append(found, fmt.Sprintf("%s: %s is missing", o.family, o.kind.tool+o.name))
-			case len(there) > 1:
-				found = append(found, fmt.Sprintf("%s: %s is there %d times", o.family, o.kind.tool+o.name, len(there)))
+			case len(existing) > 1:
+				found = append(found, fmt.Sprintf("%s: %s is there %d times", o.family, o.kind.tool+o.name, len(existing)))
 			}
 		}
 		return nil
@@ -91,7 +91,7 @@ func Differences(s rules.Setup, families []rules.Family) ([]string, error) {
 }
 
 // withKernel calls fn with the objects of s, unless there are none.
-func withKernel(s rules.Setup, families []rules.Family, fn func(*kernel, []object) error) error {
+func withKernel(s rules.Setup, families []rules.Family, fn func(kernel, []object) error) error {
 	objects := objectsOf(s, families)
 	if len(objects) == 0 {
 		return nil
@@ -100,7 +100,7 @@ func withKernel(s rules.Setup, families []rules.Family, fn func(*kernel, []objec
 	if err != nil {
 		return err
 	}
-	defer k.close()
+	defer k.Close()
 	return fn(k, objects)
 }
 

@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
 )
@@ -234,9 +234,9 @@ func TestWhatDoesTheSameWillDo(t *testing.T) {
 	done
 	ip addr add 10.1.2.3/24 brd + dev lo label lo:1`)
 	err := ns.Do(func() error {
-		return withKernel(rules.Setup{Loopback: tproxy().Loopback}, rules.Families, func(k *kernel, objects []object) error {
+		return withKernel(rules.Setup{Loopback: tproxy().Loopback}, rules.Families, func(k kernel, objects []object) error {
 			withMaker := objects[0]
-			withMaker.attributes = append(withMaker.attributes, nl.NewRtAttr(ifaProto, []byte{9})) // ip 6.1 can't
+			withMaker.attributes = append(withMaker.attributes, netlink.Attribute{Kind: ifaProto, Data: []byte{9}}) // ip 6.1 can't
 			return k.add(withMaker)
 		})
 	})
@@ -378,15 +378,15 @@ func TestAFailureLeavesWhatWasThereAndIsNamed(t *testing.T) {
 		is           error
 	}{
 		"IPv6 is disabled": {"sysctl -qw net.ipv6.conf.all.disable_ipv6=1",
-			"add IPv6 address ::6/128 on lo: permission denied: ipv6: IPv6 is disabled on this device", unix.EACCES},
+			"add IPv6 address ::6/128 on lo: permission denied (the kernel says: ipv6: IPv6 is disabled on this device)", unix.EACCES},
 		"another's default route in the table": {"ip route add unreachable default table 133",
 			"add IPv4 local route on lo in table 133: file exists", unix.EEXIST},
 		"another's IPv6 default route in the table": {"ip -6 route add unreachable default table 133 metric 1024; ip rule add fwmark 1337 lookup 133; ip rule add fwmark 1337 lookup 133",
 			"add IPv6 local route on lo in table 133: file exists", unix.EEXIST},
 		"the address with another length": {"ip addr add ::6/64 dev lo",
-			"add IPv6 address ::6/128 on lo: file exists: ipv6: address already assigned", unix.EEXIST},
+			"add IPv6 address ::6/128 on lo: file exists (the kernel says: ipv6: address already assigned)", unix.EEXIST},
 		"lo is down": {"ip link set lo down",
-			"add IPv6 local route on lo in table 133: network is down: Nexthop device is not up", unix.ENETDOWN},
+			"add IPv6 local route on lo in table 133: network is down (the kernel says: Nexthop device is not up)", unix.ENETDOWN},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -427,7 +427,7 @@ func TestAFamilyThatTheKernelLacksHasNothing(t *testing.T) {
 	ns := nettest.StartNamespace(t, "lacking")
 	mustApply(t, ns, tproxy())
 	err := ns.Do(func() error {
-		return withKernel(tproxy(), rules.Families, func(k *kernel, objects []object) error {
+		return withKernel(tproxy(), rules.Families, func(k kernel, objects []object) error {
 			for _, o := range objects {
 				o.header[0] = unix.AF_DECnet
 				if found, err := k.find(o); err != nil || found != nil {
