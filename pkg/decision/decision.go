@@ -25,7 +25,12 @@ type Options struct {
 }
 
 // DefaultExclusions are the ExcludeNamespaces of a net conf that has none.
-func DefaultExclusions(d mesh.Dialect) []string { return []string{"kube-system", d.Config.Namespace} }
+func DefaultExclusions(d mesh.Dialect) []string {
+	if d.Config.Namespace == "" {
+		return []string{"kube-system"}
+	}
+	return []string{"kube-system", d.Config.Namespace}
+}
 
 // Input is what is known of one pod.
 type Input struct {

@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -102,7 +103,7 @@ const probePod = "detour-status"
 
 // Ready makes the requests of a Lookup without a pod and fails as that would, also if only one of them does.
 func (a *API) Ready(ctx context.Context, c mesh.ConfigRef) error {
-	if _, err := a.pod(ctx, c.Namespace, probePod); err != nil && !errors.Is(err, ErrNotFound) {
+	if _, err := a.pod(ctx, cmp.Or(c.Namespace, defaultNamespace), probePod); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	_, _, err := a.config(ctx, c)
@@ -113,9 +114,12 @@ func (a *API) pod(ctx context.Context, namespace, name string) ([]byte, error) {
 	return a.get(ctx, target{version: "v1", resource: "pods", namespace: namespace, name: name})
 }
 
-// config asks version after version until the server serves one. It returns why there is no configuration if neither the
-// object nor an error is to be had.
+// config asks version after version until the server serves one. absent says why there is no configuration. A mesh without a
+// configuration object has neither, and costs no request.
 func (a *API) config(ctx context.Context, c mesh.ConfigRef) (body []byte, absent string, err error) {
+	if c.Kind == "" {
+		return nil, "", nil
+	}
 	for _, version := range c.Versions {
 		body, err := a.get(ctx, target{group: c.Group, version: version, resource: c.Resource, namespace: c.Namespace, name: c.Name})
 		status, isStatus := errors.AsType[*StatusError](err)

@@ -17,7 +17,7 @@ var ErrNotFound = errors.New("no such pod")
 // Request asks for one pod and the configuration of its mesh.
 type Request struct {
 	pod.ID
-	Config mesh.ConfigRef
+	Config mesh.ConfigRef // zero if the mesh has no configuration object
 	// ConfigFor names the configuration of a pod with these annotations and labels where Config is not that of all pods.
 	ConfigFor func(annotations, labels map[string]string) mesh.ConfigRef
 }
@@ -46,7 +46,7 @@ func (r Request) configOf(pod []byte) mesh.ConfigRef {
 type Objects struct {
 	Pod    []byte
 	Config []byte // nil if absent
-	// ConfigAbsent says why Config is nil, as half a sentence for a warning.
+	// ConfigAbsent says why Config is nil although the mesh has a configuration object, as half a sentence for a warning.
 	ConfigAbsent string
 	// Fallback says why the agent had no answer, if the API server was asked instead.
 	Fallback string

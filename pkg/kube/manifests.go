@@ -219,6 +219,9 @@ func (m *Manifests) Lookup(_ context.Context, r Request) (Objects, error) {
 		return Objects{}, fmt.Errorf("find pod %s/%s in %s: %w; %s", r.Namespace, r.Name, m.path, ErrNotFound, m.whatIsThere())
 	}
 	c := r.configOf(pod.json)
+	if c.Kind == "" {
+		return Objects{Pod: pod.json}, nil
+	}
 	config, ok := m.objects[key{group: c.Group, kind: c.Kind, namespace: c.Namespace, name: c.Name}]
 	switch {
 	case !ok:
