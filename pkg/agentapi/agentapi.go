@@ -74,7 +74,7 @@ var ErrNobody = errors.New("the agent does not answer")
 
 // Conn is a connection to the agent, for one request after the other.
 type Conn struct {
-	conn   net.Conn
+	conn   *net.UnixConn
 	answer *json.Decoder
 }
 
@@ -100,8 +100,14 @@ func (c *Conn) Call(r Request, deadline time.Time) (Answer, error) {
 	return a, err
 }
 
-// Tell sends a report. The agent's answer says nothing: nobody waits for it.
-func (c *Conn) Tell(r Report, deadline time.Time) error { return c.send(Request{Report: &r}, deadline) }
+// Tell sends a report, at most until the deadline. It must be the last request: nobody reads the answer. The error is ErrNobody.
+func (c *Conn) Tell(r Report, deadline time.Time) error {
+	// Closing a socket with an unread answer resets the connection, and the agent would count a malformed request.
+	if err := c.conn.CloseRead(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNobody, err)
+	}
+	return c.send(Request{Report: &r}, deadline)
+}
 
 func (c *Conn) send(r Request, deadline time.Time) error {
 	err := c.conn.SetDeadline(deadline)
@@ -138,14 +144,17 @@ const (
 
 // connect connects to the socket. The kernel does not let a connection wait while the socket's queue is full, it fails with
 // EAGAIN at once: connect tries again until the agent has accepted some.
-func connect(ctx context.Context, socket string, deadline time.Time) (net.Conn, error) {
+func connect(ctx context.Context, socket string, deadline time.Time) (*net.UnixConn, error) {
 	if end := time.Now().Add(connectTime); end.Before(deadline) {
 		deadline = end
 	}
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		if err == nil {
+			return conn.(*net.UnixConn), nil
+		}
 		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(deadline) {
-			return conn, err
+			return nil, err
 		}
 		time.Sleep(connectPause)
 	}
