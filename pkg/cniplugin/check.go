@@ -20,9 +20,9 @@ func check(c *call) error {
 	ctx, cancel := c.deadline()
 	defer cancel()
 	record, err := c.loadRecord()
-	a := &addition{call: c}
-	lost := errors.Is(err, fs.ErrNotExist)
-	if lost {
+	var a *attempt // unless the record is there
+	if errors.Is(err, fs.ErrNotExist) {
+		a = newAttempt(c)
 		err = a.predict(ctx)
 		record = a.record
 	}
@@ -35,7 +35,7 @@ func check(c *call) error {
 	}
 	defer ns.Close()
 	return ns.Do(func() error {
-		if lost {
+		if a != nil {
 			program, err := backend.Prepare(ctx, c.conf.Backend, a.decision.Rules, a.decision.Families)
 			if err != nil {
 				return err
@@ -66,19 +66,10 @@ func (c *call) loadRecord() (attachment.Record, error) {
 	return record, err
 }
 
-// predict decides as an ADD would now, and fills in the record that it would leave.
-func (a *addition) predict(ctx context.Context) error {
-	a.record = a.newRecord()
-	err := a.find(ctx)
-	if err == nil && a.decision.Skip == "" {
-		err = a.decide(a.addresses)
-	}
-	if err != nil {
+// predict decides as an ADD would now.
+func (a *attempt) predict(ctx context.Context) error {
+	if err := a.plan(ctx); err != nil || a.decision.Skip != "" {
 		return err
-	}
-	if a.decision.Skip != "" {
-		a.record.Outcome = attachment.Skipped
-		return nil
 	}
 	n := &namespace{call: a.call}
 	if err := n.look(""); err != nil {
@@ -93,6 +84,6 @@ func (c *call) compare(ctx context.Context, record attachment.Record) error {
 	if err != nil || len(different) == 0 {
 		return err
 	}
-	c.log.Error("the kernel's rules differ from what was programmed", "event", "check-different", "pod", record.Pod, "podUID", record.PodUID, "differences", different)
+	c.log.Error("rules differ from those that ADD programmed", "event", "check-different", "code", agentapi.CodeDifferent, "differences", different)
 	return types.NewError(agentapi.CodeDifferent, fmt.Sprintf("pod %s: %s", record.Pod, different[0]), fmt.Sprintf("%d differences in all; recreate the pod", len(different)))
 }

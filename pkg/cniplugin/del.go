@@ -1,32 +1,33 @@
 package cniplugin
 
 import (
-	"context"
 	"errors"
-	"log/slog"
 	"slices"
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // del removes the pod's rules and state. It succeeds without state, API server and namespace, and whatever is wrong with
 // the net conf: a pod must always be able to end, and its rules end with its namespace at the latest.
 func del(c *call) error {
-	if c.invalid != nil {
-		c.log.Warn("DEL goes on without the parts of the net conf that are wrong", "event", "net-conf-invalid", "error", c.invalid.Error())
+	if c.confErr != nil {
+		c.log.Warn("DEL ignores the invalid parts of the net conf", "event", "net-conf-invalid", "reason", c.confErr.Error())
 	}
 	record, err := c.detach()
-	attrs := []slog.Attr{slog.String("pod", record.Pod), slog.String("podUID", record.PodUID)}
-	if err != nil {
-		attrs = append(attrs, slog.String("event", "del-incomplete"), slog.String("error", err.Error()))
-		c.log.LogAttrs(context.Background(), slog.LevelWarn, "pod deleted, but not all of it could be removed", attrs...)
-		return nil
+	log := c.log
+	if c.pod == (pod.ID{}) && record.Pod != "" { // CNI_ARGS don't name it
+		log = log.With("pod", record.Pod, "podUID", record.PodUID)
 	}
-	c.log.LogAttrs(context.Background(), slog.LevelInfo, "pod deleted", append(attrs, slog.String("event", "del-done"))...)
+	if err != nil {
+		log.Warn("pod deleted, but not all of it could be removed", "event", "del-incomplete", "reason", err.Error())
+	} else {
+		log.Info("pod deleted", "event", "del-done")
+	}
 	return nil
 }
 
