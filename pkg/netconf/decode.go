@@ -35,19 +35,19 @@ type wire struct {
 		Namespace string `json:"namespace"`
 		Name      string `json:"name"`
 	} `json:"meshConfig"`
-	AgentSocket             string        `json:"agentSocket"`
-	Kubeconfig              string        `json:"kubeconfig"`
-	Manifests               string        `json:"manifests"`
-	Proxy                   mesh.Override `json:"proxy"`
-	ExcludeNamespaces       *[]string     `json:"excludeNamespaces"`
-	DirectInitContainers    []string      `json:"directInitContainers"`
-	RedirectAfterProxyStart bool          `json:"redirectAfterProxyStart"`
-	Backend                 string        `json:"backend"`
-	OnError                 string        `json:"onError"`
-	Timeout                 string        `json:"timeout"`
-	StateDir                string        `json:"stateDir"`
-	LogFile                 string        `json:"logFile"`
-	LogLevel                string        `json:"logLevel"`
+	AgentSocket             string         `json:"agentSocket"`
+	Kubeconfig              string         `json:"kubeconfig"`
+	Manifests               string         `json:"manifests"`
+	Proxy                   *mesh.Override `json:"proxy"`
+	ExcludeNamespaces       *[]string      `json:"excludeNamespaces"`
+	DirectInitContainers    []string       `json:"directInitContainers"`
+	RedirectAfterProxyStart bool           `json:"redirectAfterProxyStart"`
+	Backend                 string         `json:"backend"`
+	OnError                 string         `json:"onError"`
+	Timeout                 string         `json:"timeout"`
+	StateDir                string         `json:"stateDir"`
+	LogFile                 string         `json:"logFile"`
+	LogLevel                string         `json:"logLevel"`
 }
 
 // specPrefix begins the keys that the CNI specification reserves. Runtimes send them with whatever verb they like.

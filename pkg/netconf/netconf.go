@@ -119,10 +119,13 @@ func (n wire) options(wrong *mistakes) decision.Options {
 	if o.Dialect, known = mesh.Find(n.Mesh); !known {
 		wrong.add("mesh: %q is none of %s", n.Mesh, strings.Join(mesh.Names(), ", "))
 	}
-	if d, err := o.Dialect.With(n.Proxy); err == nil {
-		o.Dialect = d
-	} else if known {
-		wrong.add("%v", err)
+	if known && n.Proxy != nil {
+		d, err := o.Dialect.With(*n.Proxy)
+		if err != nil {
+			wrong.add("%v", err)
+		} else {
+			o.Dialect = d
+		}
 	}
 	override := func(field, value string, target *string) {
 		if value != "" && !mesh.IsName(value) {

@@ -127,9 +127,9 @@ func TestRenderReadsTheNetConf(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		`{"mesh": "osm", "excludeNamespaces": ["shop"]}`: "namespace shop is excluded",
-		`{"plugins": [{"type": "bridge"}]}`:              "its list of plugins has none of type detour",
+		`{"plugins": [{"type": "bridge"}]}`:              "plugins: 0 entries are of type detour, want one",
 		`{"plugins": 1}`:                                 "plugins: ",
-		`[]`:                                             "it is no JSON object",
+		`[]`:                                             "it is not a JSON object",
 		`{"mesh": "osm", "exclude": []}`:                 "exclude: there is no such field",
 		`{"plugins": [{"type": "detour", "mesh": "istio-cni"}]}`: `mesh: "istio-cni" is none of osm`,
 	} {
