@@ -163,9 +163,9 @@ func (a *attempt) program(ctx context.Context) error {
 	return err
 }
 
-// programIn runs in the namespace, which is locked.
+// programIn runs in the namespace and under its lock.
 func (a *attempt) programIn(ctx context.Context, n *namespace) error {
-	// Where no detour has been and nothing is, there are no records to look for.
+	// A namespace without rules, which no detour has entered before, has no records.
 	if n.fresh = backend.Fresh(); !n.fresh || !n.ns.First {
 		if err := n.look(a.record.NamespaceID); err != nil {
 			return err
@@ -189,7 +189,7 @@ func (a *attempt) programIn(ctx context.Context, n *namespace) error {
 		}
 	}
 	if err == nil {
-		err = n.settle(&a.record)
+		err = n.syncRecords(&a.record)
 	}
 	if err != nil {
 		return errors.Join(err, n.undo(ctx, a.record))
@@ -197,11 +197,11 @@ func (a *attempt) programIn(ctx context.Context, n *namespace) error {
 	return nil
 }
 
-// apply programs the rules in the place of all that is stale. The record, with what may be there, is written ahead: whatever
-// comes after a kill can mend it.
+// apply programs the rules and removes what is stale. It saves the record first, stale part included, so that a later call can
+// clean up if this one is killed.
 func (a *attempt) apply(ctx context.Context, n *namespace, program *backend.Program, stale []attachment.Record) error {
 	program.Keep(&a.record)
-	a.record.Stale = replaced(stale, a.record)
+	a.record.Stale = onlyStale(stale, a.record)
 	if err := a.store.Save(a.record); err != nil {
 		return err
 	}
@@ -210,8 +210,8 @@ func (a *attempt) apply(ctx context.Context, n *namespace, program *backend.Prog
 	return program.Apply(ctx, n.lock, a.record.Stale...)
 }
 
-// join decides anew if the namespace has other attachments: with the addresses of all, so that the decision can only be wider
-// than theirs. A pod that two meshes want is refused.
+// join decides again, with the addresses of all attachments, if the namespace has others: the decision can only become wider. It
+// refuses a pod that two meshes want.
 func (a *attempt) join(n *namespace) error {
 	if other, ok := n.programmed(); ok && other.Mesh != a.record.Mesh {
 		return refused(fmt.Errorf("pod %s: network %q has it in mesh %s by interface %s, and network %q wants it in mesh %s by %s: take detour out of one of them, or add the namespace to its excludeNamespaces",
@@ -227,7 +227,7 @@ func (a *attempt) join(n *namespace) error {
 	return a.decide(addresses)
 }
 
-// leaveAlone keeps why the pod is left alone. It touches the namespace only for what an earlier ADD programmed there for this
+// leaveAlone records why the pod is left alone. It enters the namespace only to remove what an earlier ADD programmed for this
 // attachment.
 func (a *attempt) leaveAlone(ctx context.Context) error {
 	id, first, err := netns.Mark(a.conf.StateDir, a.netns)

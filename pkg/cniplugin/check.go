@@ -14,7 +14,7 @@ import (
 	"github.com/detour-cni/detour/pkg/netns"
 )
 
-// check compares the kernel with what ADD programmed and fails with the first difference. Where the state was lost it
+// check compares the kernel's rules with those that ADD programmed and fails with the first difference. If the record was lost, it
 // compares with what ADD would program now.
 func check(c *call) error {
 	ctx, cancel := c.deadline()
@@ -46,8 +46,8 @@ func check(c *call) error {
 	})
 }
 
-// loadRecord loads the attachment's state: ADD's, or else the node agent's, of a pod that it has repaired, or else that of
-// another interface, as the namespace is one.
+// loadRecord loads the attachment's record, or else the node agent's if it has repaired the pod, or else that of another
+// interface, which shares the namespace.
 func (c *call) loadRecord() (attachment.Record, error) {
 	record, err := c.store.Load(c.key)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -78,7 +78,7 @@ func (a *attempt) predict(ctx context.Context) error {
 	return a.join(n)
 }
 
-// compare runs in the pod's namespace. The error has the first difference, the log has all.
+// compare runs in the pod's namespace. The error names the first difference, the log all of them.
 func (c *call) compare(ctx context.Context, record attachment.Record) error {
 	different, err := backend.Differences(ctx, record)
 	if err != nil || len(different) == 0 {

@@ -40,10 +40,10 @@ func (a *attempt) allow() {
 	_ = a.store.Save(a.record) // the log has it already
 }
 
-// reportPatience is how long the agent may take to hear what became of a pod; nobody waits for it longer.
+// reportPatience bounds how long a pod waits for the agent to take the report.
 const reportPatience = 100 * time.Millisecond
 
-// report tells the agent, if there is one, what became of a pod's ADD.
+// report tells the agent, if there is one, the outcome of a pod's ADD.
 func (a *attempt) report(err error) {
 	if a.conf.AgentSocket == "" || a.pod == (pod.ID{}) {
 		return

@@ -7,7 +7,7 @@ import (
 	"github.com/detour-cni/detour/pkg/mesh"
 )
 
-// source is where the pod and the mesh's configuration come from.
+// source provides pods and their mesh's configuration.
 type source interface {
 	Lookup(context.Context, kube.Request) (kube.Objects, error)
 	Ready(context.Context, mesh.ConfigRef) error

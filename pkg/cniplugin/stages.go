@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// stages takes the time of one stage after the other, in milliseconds.
+// stages measures consecutive stages, in milliseconds.
 type stages struct {
 	began, last time.Time
 	taken       []stage
@@ -21,7 +21,7 @@ func startStages() *stages {
 	return &stages{began: now, last: now}
 }
 
-// done ends the stage that ran since the last call.
+// done ends the stage that began with the last call.
 func (s *stages) done(name string) {
 	now := time.Now()
 	s.taken = append(s.taken, stage{name, milliseconds(now.Sub(s.last))})
@@ -36,7 +36,7 @@ func (s *stages) attr() slog.Attr {
 	return slog.Group("ms", append(attrs, slog.Float64("total", milliseconds(time.Since(s.began))))...)
 }
 
-// byName are the stages by their names.
+// byName returns the milliseconds by the stages' names.
 func (s *stages) byName() map[string]float64 {
 	m := map[string]float64{}
 	for _, t := range s.taken {
