@@ -127,7 +127,7 @@ func FuzzParse(f *testing.F) {
 		`{"mesh":"osm","manifests":"m","meshConfig":{"namespace":"a","name":"b"},"excludeNamespaces":[],"timeout":"1s","onError":"allow","logLevel":"debug"}`,
 		`{"mesh":"osm","manifests":"m","prevResult":{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1/8"}]}}`,
 		`{"name":"net","plugins":[{"type":"detour","mesh":"osm","agentSocket":"/s"}]}`,
-		`{"mesh":1}`, `{"timeout":"-1s"}`, `{"meshConfig":{"name":"../x"}}`, `{"unknown":null}`, `{"cni.dev/attachments":[]}`, `[]`, `null`, ``,
+		`{"mesh":"osm","agentSocket":"/s","prevResult":null}`, `{"mesh":1}`, `{"timeout":"-1s"}`, `{"meshConfig":{"name":"../x"}}`, `{"unknown":null}`, `{"cni.dev/attachments":[]}`, `[]`, `null`, ``,
 	} {
 		f.Add([]byte(seed))
 	}
