@@ -36,7 +36,7 @@ func TestEveryOutcomeHasItsLine(t *testing.T) {
 			says: map[string]string{"reason": "it is the host's network namespace"}},
 		"check-different": {ahead: []string{"ADD"}, spoil: func(a *attachment) { a.shell("iptables -t nat -F PROXY_INBOUND; ip6tables -t nat -F PROXY_INBOUND") }, verb: "CHECK", level: "ERROR",
 			message: "rules differ from those that ADD programmed",
-			says:    map[string]string{"code": "101", "differences": "IPv4 nat: rule 1 of PROXY_INBOUND is missing", " differences": "IPv6 nat: rule 1 of PROXY_INBOUND is missing"}},
+			says:    map[string]string{"code": "101", "differences": "IPv6 nat: rule 1 of PROXY_INBOUND is missing"}},
 		"check-failed": {spoil: unreadable, verb: "CHECK", level: "ERROR", message: "CHECK failed", says: map[string]string{"code": "999", "reason": "manifests.yaml"}},
 		"gc-failed": {spoil: func(a *attachment) { a.file("state", "") }, verb: "GC", level: "ERROR", message: "GC failed", nameless: true,
 			says: map[string]string{"code": "999", "reason": "not a directory"}},
@@ -73,7 +73,7 @@ func TestEveryOutcomeHasItsLine(t *testing.T) {
 				}
 			}
 			for field, part := range c.says {
-				if got := fmt.Sprint(line[strings.TrimSpace(field)]); !strings.Contains(got, part) {
+				if got := fmt.Sprint(line[field]); !strings.Contains(got, part) {
 					t.Errorf("%s is %s, want %s", field, got, part)
 				}
 			}
