@@ -1,5 +1,5 @@
-// Package agentapi is what the plugin and the node agent say to each other over the agent's Unix socket: one JSON object a
-// line, requests and their answers in turn. It imports nothing that the plugin would pay for at its start.
+// Package agentapi is the protocol between plugin and node agent over the agent's Unix socket: requests and their answers in turn,
+// one JSON object a line. It imports nothing that slows the plugin's start.
 package agentapi
 
 import (
@@ -15,23 +15,23 @@ import (
 	"github.com/detour-cni/detour/pkg/pod"
 )
 
-// Request is one of the three things that the plugin wants of the agent.
+// Request is exactly one of a lookup, a report and a question for readiness.
 type Request struct {
-	// Lookup asks for a pod and the configuration of the agent's mesh. A cached pod with another UID is no answer.
+	// Lookup asks for a pod and its mesh's configuration. The agent doesn't answer with a cached pod that has another UID.
 	Lookup *pod.ID `json:"lookup,omitempty"`
 	Report *Report `json:"report,omitempty"`
-	// Ready asks whether a Lookup could be answered now; Answer.Error says why not.
+	// Ready asks whether the agent could answer a Lookup now; Answer.Error says why not.
 	Ready bool `json:"ready,omitempty"`
 }
 
-// Report tells the agent what became of an ADD.
+// Report tells the agent the outcome of an ADD.
 type Report struct {
 	pod.ID
 	Outcome attachment.Outcome `json:"outcome"`
 	Reason  string             `json:"reason,omitempty"`
 	Code    uint               `json:"code,omitempty"` // the CNI error code of a failure
 	Backend string             `json:"backend,omitempty"`
-	// Fallback is true if the plugin asked the API server itself, because the agent had no answer.
+	// Fallback is true if the agent had no answer and the plugin asked the API server.
 	Fallback bool               `json:"fallback,omitempty"`
 	Stages   map[string]float64 `json:"stages"` // milliseconds, by the names of Stages
 }
@@ -42,10 +42,10 @@ const (
 	CodeDifferent uint = 101 // CHECK found that the kernel's rules differ from those that ADD programmed
 )
 
-// The stages of an ADD whose time is taken, in their order.
+// The stages of an ADD that are timed, in their order.
 const (
-	StageConf   = "conf"   // the net conf is parsed
-	StageLookup = "lookup" // pod and mesh configuration are there
+	StageConf   = "conf"   // net conf, CNI_ARGS and prevResult are parsed
+	StageLookup = "lookup" // pod and mesh configuration have arrived
 	StageDecide = "decide" // the rules are known
 	StageEnter  = "enter"  // the namespace is locked and its records are read
 	StageSave   = "save"   // the record is written
@@ -55,13 +55,13 @@ const (
 // Stages are the names that Report.Stages may have.
 var Stages = []string{StageConf, StageLookup, StageDecide, StageEnter, StageSave, StageApply}
 
-// Answer is the agent's answer to a Lookup; to a Report, and to Ready if the agent is, it is empty.
+// Answer is the agent's answer to a Lookup. The answer to a Report is empty, and so is a ready agent's to Ready.
 type Answer struct {
 	Pod    json.RawMessage `json:"pod,omitempty"`
 	Config json.RawMessage `json:"config,omitempty"`
 	// ConfigAbsent says why Config is missing, as half a sentence.
 	ConfigAbsent string `json:"configAbsent,omitempty"`
-	// Error is why there is no answer, and NotFound whether that is because there is no such pod.
+	// Error says why there is no answer. NotFound is true if that is because the pod does not exist.
 	Error    string `json:"error,omitempty"`
 	NotFound bool   `json:"notFound,omitempty"`
 }
@@ -69,16 +69,16 @@ type Answer struct {
 // MaxLine is the length of the longest request or answer, in bytes.
 const MaxLine = 8 << 20
 
-// ErrNobody says that nobody answers at the socket, so that whoever asks may ask elsewhere.
+// ErrNobody says that nobody answers at the socket. The caller may ask the API server instead.
 var ErrNobody = errors.New("the agent does not answer")
 
-// Conn is a connection to the agent, for one request after the other.
+// Conn is a connection to the agent. It carries one request at a time.
 type Conn struct {
-	conn   net.Conn
+	conn   *net.UnixConn
 	answer *json.Decoder
 }
 
-// Dial connects to the agent's socket, at most until the deadline. The error is ErrNobody.
+// Dial connects to the agent's socket, at most until the deadline. An error is ErrNobody.
 func Dial(ctx context.Context, socket string, deadline time.Time) (*Conn, error) {
 	conn, err := connect(ctx, socket, deadline)
 	if err != nil {
@@ -87,8 +87,8 @@ func Dial(ctx context.Context, socket string, deadline time.Time) (*Conn, error)
 	return &Conn{conn, json.NewDecoder(conn)}, nil
 }
 
-// Call sends a request and waits for the answer, at most until the deadline. The error is ErrNobody if none comes; the connection
-// is of no use then.
+// Call sends a request and waits for the answer, at most until the deadline. An error is ErrNobody, and the connection can't be
+// used any more.
 func (c *Conn) Call(r Request, deadline time.Time) (Answer, error) {
 	var a Answer
 	err := c.send(r, deadline)
@@ -100,8 +100,14 @@ func (c *Conn) Call(r Request, deadline time.Time) (Answer, error) {
 	return a, err
 }
 
-// Tell sends a report. The agent's answer says nothing: nobody waits for it.
-func (c *Conn) Tell(r Report, deadline time.Time) error { return c.send(Request{Report: &r}, deadline) }
+// Tell sends a report, at most until the deadline. It must be the last request, as nobody reads the answer. An error is ErrNobody.
+func (c *Conn) Tell(r Report, deadline time.Time) error {
+	// Closing a socket with an unread answer resets the connection, and the agent would count a malformed request.
+	if err := c.conn.CloseRead(); err != nil {
+		return fmt.Errorf("%w: %w", ErrNobody, err)
+	}
+	return c.send(Request{Report: &r}, deadline)
+}
 
 func (c *Conn) send(r Request, deadline time.Time) error {
 	err := c.conn.SetDeadline(deadline)
@@ -117,8 +123,8 @@ func (c *Conn) send(r Request, deadline time.Time) error {
 // Close ends the connection.
 func (c *Conn) Close() error { return c.conn.Close() }
 
-// Call asks the agent over a connection of its own. patience is how long it waits for the answer; the error is ErrNobody if none
-// comes. If nobody listens it fails at once.
+// Call asks the agent over a connection of its own and waits for the answer for up to patience. An error is ErrNobody. If nobody
+// listens, Call fails at once.
 func Call(ctx context.Context, socket string, r Request, patience time.Duration) (Answer, error) {
 	deadline := time.Now().Add(patience)
 	c, err := Dial(ctx, socket, deadline)
@@ -130,22 +136,25 @@ func Call(ctx context.Context, socket string, r Request, patience time.Duration)
 }
 
 const (
-	// connectTime is how long connect tries while the queue of the socket is full. An agent that is not there is found out at
-	// once, and one that lives empties its queue in milliseconds, also on a busy node.
+	// connectTime is how long connect retries while the socket's queue is full. A live agent empties its queue in milliseconds,
+	// even on a busy node.
 	connectTime  = 2 * time.Second
 	connectPause = 2 * time.Millisecond
 )
 
-// connect connects to the socket. The kernel does not let a connection wait while the socket's queue is full, it fails with
-// EAGAIN at once: connect tries again until the agent has accepted some.
-func connect(ctx context.Context, socket string, deadline time.Time) (net.Conn, error) {
+// connect connects to the socket. If the socket's queue is full, the kernel fails with EAGAIN at once, so connect retries until the
+// agent has accepted some connections.
+func connect(ctx context.Context, socket string, deadline time.Time) (*net.UnixConn, error) {
 	if end := time.Now().Add(connectTime); end.Before(deadline) {
 		deadline = end
 	}
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+		if err == nil {
+			return conn.(*net.UnixConn), nil
+		}
 		if !errors.Is(err, syscall.EAGAIN) || time.Now().After(deadline) {
-			return conn, err
+			return nil, err
 		}
 		time.Sleep(connectPause)
 	}

@@ -3,6 +3,7 @@ package agentapi
 import (
 	"encoding/json"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -92,5 +93,38 @@ func TestWhoDoesNotAnswerIsNobodyInTime(t *testing.T) {
 	}
 	if _, err := Call(t.Context(), path+".gone", Request{Ready: true}, time.Hour); !errors.Is(err, ErrNobody) || !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got error %v", err)
+	}
+}
+
+// An answer that nobody reads would make the kernel reset the connection, which the agent takes for a malformed request.
+func TestTheAgentSeesAReportAndThenTheEnd(t *testing.T) {
+	t.Parallel()
+	path, l := listen(t, 1)
+	answered, end := make(chan error, 1), make(chan error, 1)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			end <- err
+			return
+		}
+		defer conn.Close()
+		requests := json.NewDecoder(conn)
+		_ = requests.Decode(new(Request))
+		answered <- json.NewEncoder(conn).Encode(Answer{})
+		end <- requests.Decode(new(Request))
+	}()
+	c, err := Dial(t.Context(), path, time.Now().Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Tell(Report{Outcome: "programmed"}, time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-answered; !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("the answer: got %v, want %v", err, syscall.EPIPE)
+	}
+	c.Close()
+	if err := <-end; !errors.Is(err, io.EOF) {
+		t.Errorf("the end: got %v, want %v", err, io.EOF)
 	}
 }

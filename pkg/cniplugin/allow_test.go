@@ -141,3 +141,43 @@ func TestDelOfAPodThatWasAllowedToStartLooksWhatIsThere(t *testing.T) {
 	a.must("DEL")
 	a.empty()
 }
+
+// Without a net conf that says so, and without a result to pass on, no pod can be allowed to start.
+func TestOnErrorAllowNeedsANetConfAndAPrevResult(t *testing.T) {
+	for name, c := range map[string]struct {
+		spoil func(a *attachment)
+		code  uint
+	}{
+		"an invalid net conf":                   {func(a *attachment) { a.conf["backend"] = "ebpf" }, 7},
+		"no prevResult":                         {func(a *attachment) { delete(a.conf, "prevResult") }, 7},
+		"prevResult is null":                    {func(a *attachment) { a.conf["prevResult"] = nil }, 7},
+		"a prevResult that is not an object":    {func(a *attachment) { a.conf["prevResult"] = "x" }, 7},
+		"a prevResult of an unknown version":    {func(a *attachment) { a.conf["prevResult"] = map[string]any{"cniVersion": "7"} }, 6},
+		"a prevResult with a malformed address": {func(a *attachment) { a.conf["prevResult"] = prevResult("10.0.0") }, 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAttachment(t, meshedPod(), meshConfig)
+			a.conf["onError"] = "allow"
+			c.spoil(a)
+			a.fails("ADD", c.code)
+			a.untouched()
+			if line := a.logged()[0]; line["event"] != "add-failed" || line["code"] != float64(c.code) {
+				t.Errorf("logged %v", line)
+			}
+			a.must("DEL")
+		})
+	}
+}
+
+func TestOnErrorAllowCoversMalformedArguments(t *testing.T) {
+	t.Parallel()
+	a := newAttachment(t, meshedPod(), meshConfig)
+	a.conf["onError"], a.env["CNI_ARGS"] = "allow", "x"
+	a.must("ADD")
+	if line := a.logged()[0]; line["event"] != "add-allowed" || line["code"] != 4.0 {
+		t.Errorf("logged %v", line)
+	}
+	a.must("DEL")
+	a.empty()
+}

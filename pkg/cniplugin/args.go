@@ -9,8 +9,8 @@ import (
 	"github.com/detour-cni/detour/pkg/pod"
 )
 
-// parseArgs reads the pod that CNI_ARGS names. It is the zero ID for a container that is not Kubernetes'. Podman names its
-// containers by K8S_POD_NAME as well, but without a namespace. Errors are CNI errors with code 4.
+// parseArgs returns the pod that CNI_ARGS name, the zero ID for a container that is not Kubernetes'. Podman sets K8S_POD_NAME too,
+// but no namespace. Errors are CNI errors with code 4.
 func parseArgs(args string) (pod.ID, error) {
 	var a struct {
 		types.CommonArgs

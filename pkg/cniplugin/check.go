@@ -14,15 +14,15 @@ import (
 	"github.com/detour-cni/detour/pkg/netns"
 )
 
-// check compares the kernel with what ADD programmed and fails with the first difference. Where the state was lost it
+// check compares the kernel's rules with those that ADD programmed and fails with the first difference. If the record was lost, it
 // compares with what ADD would program now.
 func check(c *call) error {
 	ctx, cancel := c.deadline()
 	defer cancel()
 	record, err := c.loadRecord()
-	a := &addition{call: c}
-	lost := errors.Is(err, fs.ErrNotExist)
-	if lost {
+	var a *attempt // unless the record is there
+	if errors.Is(err, fs.ErrNotExist) {
+		a = newAttempt(c)
 		err = a.predict(ctx)
 		record = a.record
 	}
@@ -35,7 +35,7 @@ func check(c *call) error {
 	}
 	defer ns.Close()
 	return ns.Do(func() error {
-		if lost {
+		if a != nil {
 			program, err := backend.Prepare(ctx, c.conf.Backend, a.decision.Rules, a.decision.Families)
 			if err != nil {
 				return err
@@ -46,8 +46,8 @@ func check(c *call) error {
 	})
 }
 
-// loadRecord loads the attachment's state: ADD's, or else the node agent's, of a pod that it has repaired, or else that of
-// another interface, as the namespace is one.
+// loadRecord loads the attachment's record, or else the node agent's if it has repaired the pod, or else that of another
+// interface, which shares the namespace.
 func (c *call) loadRecord() (attachment.Record, error) {
 	record, err := c.store.Load(c.key)
 	if !errors.Is(err, fs.ErrNotExist) {
@@ -66,19 +66,10 @@ func (c *call) loadRecord() (attachment.Record, error) {
 	return record, err
 }
 
-// predict decides as an ADD would now, and fills in the record that it would leave.
-func (a *addition) predict(ctx context.Context) error {
-	a.record = a.newRecord()
-	err := a.find(ctx)
-	if err == nil && a.decision.Skip == "" {
-		err = a.decide(a.addresses)
-	}
-	if err != nil {
+// predict decides as an ADD would now.
+func (a *attempt) predict(ctx context.Context) error {
+	if err := a.plan(ctx); err != nil || a.decision.Skip != "" {
 		return err
-	}
-	if a.decision.Skip != "" {
-		a.record.Outcome = attachment.Skipped
-		return nil
 	}
 	n := &namespace{call: a.call}
 	if err := n.look(""); err != nil {
@@ -87,12 +78,12 @@ func (a *addition) predict(ctx context.Context) error {
 	return a.join(n)
 }
 
-// compare runs in the pod's namespace. The error has the first difference, the log has all.
+// compare runs in the pod's namespace. The error names the first difference, the log all of them.
 func (c *call) compare(ctx context.Context, record attachment.Record) error {
 	different, err := backend.Differences(ctx, record)
 	if err != nil || len(different) == 0 {
 		return err
 	}
-	c.log.Error("the kernel's rules differ from what was programmed", "event", "check-different", "pod", record.Pod, "podUID", record.PodUID, "differences", different)
+	c.log.Error("rules differ from those that ADD programmed", "event", "check-different", "code", agentapi.CodeDifferent, "differences", different)
 	return types.NewError(agentapi.CodeDifferent, fmt.Sprintf("pod %s: %s", record.Pod, different[0]), fmt.Sprintf("%d differences in all; recreate the pod", len(different)))
 }

@@ -1,37 +1,38 @@
 package cniplugin
 
 import (
-	"context"
 	"errors"
-	"log/slog"
 	"slices"
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// del removes the pod's rules and state. It succeeds without state, API server and namespace, and whatever is wrong with
-// the net conf: a pod must always be able to end, and its rules end with its namespace at the latest.
+// del removes the pod's rules and records. It succeeds without records, API server or namespace, and with an invalid net conf: a
+// pod must always be able to end, and its rules end with its namespace at the latest.
 func del(c *call) error {
-	if c.invalid != nil {
-		c.log.Warn("DEL goes on without the parts of the net conf that are wrong", "event", "net-conf-invalid", "error", c.invalid.Error())
+	if c.confErr != nil {
+		c.log.Warn("DEL ignores the invalid parts of the net conf", "event", "net-conf-invalid", "reason", c.confErr.Error())
 	}
 	record, err := c.detach()
-	attrs := []slog.Attr{slog.String("pod", record.Pod), slog.String("podUID", record.PodUID)}
-	if err != nil {
-		attrs = append(attrs, slog.String("event", "del-incomplete"), slog.String("error", err.Error()))
-		c.log.LogAttrs(context.Background(), slog.LevelWarn, "pod deleted, but not all of it could be removed", attrs...)
-		return nil
+	log := c.log
+	if c.pod == (pod.ID{}) && record.Pod != "" { // CNI_ARGS don't name it
+		log = log.With("pod", record.Pod, "podUID", record.PodUID)
 	}
-	c.log.LogAttrs(context.Background(), slog.LevelInfo, "pod deleted", append(attrs, slog.String("event", "del-done"))...)
+	if err != nil {
+		log.Warn("pod deleted, but not all of it could be removed", "event", "del-incomplete", "reason", err.Error())
+	} else {
+		log.Info("pod deleted", "event", "del-done")
+	}
 	return nil
 }
 
-// detach takes the attachment's rules, unless other attachments share them, and its records out of the node, and returns the
-// record. Without one it takes out whatever of any mesh may be there, with every iptables that the host has.
+// detach removes the attachment's rules, unless other attachments share them, and its records, and returns the record. Without a
+// record it removes the rules of every mesh, with every backend that the host has.
 func (c *call) detach() (attachment.Record, error) {
 	n := &namespace{call: c}
 	ns, err := netns.Open(c.netns)
@@ -48,7 +49,7 @@ func (c *call) detach() (attachment.Record, error) {
 	return n.record(), errors.Join(err, n.forget())
 }
 
-// detach takes the rules out of a namespace that is there. Where the state folder is of no use, it does without.
+// detach removes the rules from an existing namespace. It does without a state folder that can't be used.
 func (n *namespace) detach() (err error) {
 	ctx, cancel := n.deadline()
 	defer cancel()
@@ -66,7 +67,7 @@ func (n *namespace) detach() (err error) {
 	return err
 }
 
-// unmark removes the lock of a namespace that is gone after its last attachment.
+// unmark removes the lock of a namespace that is gone, unless it has other attachments.
 func (n *namespace) unmark() error {
 	id := n.record().NamespaceID
 	if id == "" || len(n.others) > 0 {

@@ -1,6 +1,7 @@
 package cniplugin
 
 import (
+	"bytes"
 	"errors"
 	"testing"
 
@@ -10,26 +11,31 @@ import (
 	"github.com/detour-cni/detour/pkg/netconf"
 )
 
-func FuzzNetConf(f *testing.F) {
+func FuzzPrevResult(f *testing.F) {
 	for _, seed := range []string{
-		`{"cniVersion":"1.1.0","name":"net","type":"detour","mesh":"osm","kubeconfig":"/etc/kubeconfig"}`,
-		`{"mesh":"osm","manifests":"m","meshConfig":{"namespace":"a","name":"b"},"excludeNamespaces":[],"timeout":"1s","onError":"allow","logLevel":"debug"}`,
-		`{"mesh":"osm","manifests":"m","prevResult":{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1/8"}]}}`,
-		`{"mesh":1}`, `{"timeout":"-1s"}`, `{"meshConfig":{"name":"../x"}}`, `{"unknown":null}`, `[]`, `null`, ``,
+		`{"cniVersion":"1.1.0","ips":[{"address":"10.0.0.1/8"},{"address":"fd00::1/64"}]}`, `{"ips":[{"version":"4","address":"10.0.0.1/8"}]}`,
+		`{"cniVersion":"0.2.0"}`, `{"ips":[null]}`, `{"ips":[{"address":"::ffff:10.0.0.1/128"}]}`, `{"ips":[{"address":"10.0.0.1"}]}`, `{}`, `[]`, `{`,
 	} {
-		f.Add([]byte(seed))
+		for _, v := range Versions().SupportedVersions() {
+			f.Add(v, []byte(seed))
+		}
 	}
-	f.Fuzz(func(t *testing.T, data []byte) {
-		conf, err := netconf.Parse(data)
-		if conf.Timeout <= 0 {
-			t.Errorf("timeout %s: DEL could not work", conf.Timeout)
+	f.Fuzz(func(t *testing.T, version string, data []byte) {
+		if !bytes.HasPrefix(data, []byte("{")) {
+			t.Skip("netconf takes objects only")
 		}
+		result, addresses, err := parsePrevResult(netconf.Conf{CNIVersion: version, PrevResult: data})
 		var cniErr *types.Error
-		if err != nil && (!errors.As(err, &cniErr) || cniErr.Code != types.ErrInvalidNetworkConfig) {
-			t.Errorf("%v is no CNI error with code 7", err)
+		if err != nil && (!errors.As(err, &cniErr) || cniErr.Code != types.ErrDecodingFailure) {
+			t.Errorf("%v is no CNI error with code 6", err)
 		}
-		if err == nil && (conf.Dialect.Name == "" || conf.StateDir == "" || (conf.Kubeconfig == "" && conf.AgentSocket == "") == (conf.Manifests == "")) {
-			t.Errorf("accepted %+v", conf)
+		if err == nil && result == nil {
+			t.Error("there is no result")
+		}
+		for _, a := range addresses {
+			if !a.IsValid() || a.Is4In6() {
+				t.Errorf("address %s", a)
+			}
 		}
 	})
 }

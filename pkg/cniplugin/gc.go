@@ -10,8 +10,7 @@ import (
 	"github.com/detour-cni/detour/pkg/netns"
 )
 
-// gc drops the state of attachments that are not among the valid ones of this network, and the locks of namespaces that no
-// state is about.
+// gc deletes the records of this network's attachments that are no longer valid, and the locks of namespaces without records.
 func gc(c *call) error {
 	keys, err := c.store.Keys(c.conf.Name)
 	if err != nil {

@@ -15,17 +15,17 @@ import (
 	"github.com/detour-cni/detour/pkg/netns"
 )
 
-// namespace is a pod's network namespace, and what the records say it holds. Rules belong to the namespace, records to its
-// attachments: each record of an attachment that was programmed says all that the namespace holds.
+// namespace is a pod's network namespace and the records about it. Rules belong to the namespace, records to its attachments: the
+// record of every programmed attachment lists all that the namespace holds.
 type namespace struct {
 	*call
 	ns   *netns.Pod // nil unless entered
 	lock *os.File
-	// own are the attachment's records: ADD's, and the node agent's if that has repaired the pod.
+	// own are the attachment's records: ADD's, and the node agent's if it has repaired the pod.
 	own []attachment.Record
-	// others are those of the namespace's other attachments, the oldest first.
+	// others are the records of the namespace's other attachments, oldest first.
 	others []attachment.Record
-	// fresh is whether the namespace is known to have no rules at all.
+	// fresh is true if the namespace certainly has no rules.
 	fresh bool
 }
 
@@ -45,14 +45,14 @@ func (n *namespace) enter(ctx context.Context) (err error) {
 	return err
 }
 
-// look reads the records of the namespace, whose ID is empty if it is not known.
+// look reads the namespace's records. id is the namespace's, or empty if unknown.
 func (n *namespace) look(id string) error {
 	n.own, n.others = nil, nil
 	records, err := n.store.Of(n.key.ContainerID, n.pod.UID)
 	for _, r := range records {
 		repair := r.Network == attachment.RepairNetwork
 		switch {
-		case repair && r.Netns != n.netns && (id == "" || r.NamespaceID != id): // of a sandbox that the pod had before
+		case repair && r.Netns != n.netns && (id == "" || r.NamespaceID != id): // of an earlier sandbox of the pod
 		case r.Key == n.key, repair && r.IfName == n.key.IfName:
 			n.own = append(n.own, r)
 		default:
@@ -66,10 +66,10 @@ func is(o attachment.Outcome) func(attachment.Record) bool {
 	return func(r attachment.Record) bool { return r.Outcome == o }
 }
 
-// unreadable is the outcome in the place of a record that makes no sense.
+// unreadable is the outcome of a record that can't be read.
 const unreadable attachment.Outcome = ""
 
-// programmed is the record of another attachment that was programmed, if there is one.
+// programmed returns the record of another attachment that was programmed, if there is one.
 func (n *namespace) programmed() (attachment.Record, bool) {
 	i := slices.IndexFunc(n.others, is(attachment.Programmed))
 	if i < 0 {
@@ -78,7 +78,7 @@ func (n *namespace) programmed() (attachment.Record, bool) {
 	return n.others[i], true
 }
 
-// record is the attachment's own.
+// record returns the attachment's own record, or an empty one.
 func (n *namespace) record() attachment.Record {
 	if len(n.own) == 0 {
 		return attachment.Record{}
@@ -86,12 +86,12 @@ func (n *namespace) record() attachment.Record {
 	return n.own[0]
 }
 
-// leftAlone reports whether all that ever became of the attachment is that it was left alone.
+// leftAlone reports whether every ADD has left the attachment alone.
 func (n *namespace) leftAlone() bool {
 	return !slices.ContainsFunc(n.own, func(r attachment.Record) bool { return r.Outcome != attachment.Skipped || r.Stale != nil })
 }
 
-// since is when the attachment was added first; now, if that is unknown.
+// since returns when the attachment was first added, or now if that is unknown.
 func (n *namespace) since(now time.Time) time.Time {
 	for _, r := range n.own {
 		if !r.Time.IsZero() && r.Time.Before(now) {
@@ -101,7 +101,7 @@ func (n *namespace) since(now time.Time) time.Time {
 	return now
 }
 
-// addresses are the pod's of all attachments, in the order in which these were added.
+// addresses returns the addresses of all attachments, in the order of their first ADDs.
 func (n *namespace) addresses(own attachment.Record) []netip.Addr {
 	all := append(slices.Clone(n.others), own)
 	slices.SortStableFunc(all, func(a, b attachment.Record) int { return a.Time.Compare(b.Time) })
@@ -116,7 +116,7 @@ func (n *namespace) addresses(own attachment.Record) []netip.Addr {
 	return out
 }
 
-// stale is what the namespace may hold before an ADD. Where no record tells, that is anything, unless the namespace is fresh.
+// stale returns what the namespace may hold before an ADD: anything, if no record says so and the namespace is not fresh.
 func (n *namespace) stale() []attachment.Record {
 	all := slices.Concat(n.own, n.others)
 	known := slices.ContainsFunc(n.own, is(attachment.Skipped)) || slices.ContainsFunc(all, is(attachment.Programmed))
@@ -130,8 +130,8 @@ func (n *namespace) stale() []attachment.Record {
 	return stale
 }
 
-// replaced is what of stale the record does not say itself, each thing once.
-func replaced(stale []attachment.Record, record attachment.Record) []attachment.Record {
+// onlyStale returns each entry of stale that the record itself does not cover, once.
+func onlyStale(stale []attachment.Record, record attachment.Record) []attachment.Record {
 	record.Stale = nil
 	seen := record.Traces()
 	var out []attachment.Record
@@ -143,8 +143,8 @@ func replaced(stale []attachment.Record, record attachment.Record) []attachment.
 	return out
 }
 
-// settle has each record of the namespace say what it holds now. As a rule there is one, which says so already.
-func (n *namespace) settle(record *attachment.Record) error {
+// syncRecords makes every record of the namespace list what it holds now. Usually there is only record, which does so already.
+func (n *namespace) syncRecords(record *attachment.Record) error {
 	if err := n.rewrite(*record); err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func (n *namespace) settle(record *attachment.Record) error {
 	return n.store.Save(*record)
 }
 
-// rewrite has the other attachments' records, but for those that were left alone, say what the namespace holds.
+// rewrite makes the records of the other attachments list what the namespace holds, except for those left alone.
 func (n *namespace) rewrite(holds attachment.Record) error {
 	for _, old := range n.others {
 		if old.Outcome == attachment.Skipped {
@@ -177,10 +177,10 @@ func (n *namespace) rewrite(holds attachment.Record) error {
 	return nil
 }
 
-// undoTimeout bounds the removal of what a failed ADD did. The ADD's own deadline may have passed.
+// undoTimeout bounds undo. The ADD's own deadline may have passed by then.
 const undoTimeout = 5 * time.Second
 
-// undo takes back an ADD that failed. If it can't, the record stays, for DEL.
+// undo reverts a failed ADD. If that fails too, the record stays for DEL.
 func (n *namespace) undo(ctx context.Context, failed attachment.Record) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoTimeout)
 	defer cancel()
@@ -203,13 +203,13 @@ func (n *namespace) forget() error {
 	return errors.Join(errs...)
 }
 
-// leave takes what the attachment's records say out of the namespace, and anything if no record tells, unless another
-// attachment shares it. It runs in the namespace, which is locked.
+// leave removes what the attachment's records list, and anything else of detour's if unknown, unless another attachment needs it.
+// It runs in the namespace and under its lock.
 func (n *namespace) leave(ctx context.Context, unknown bool) error {
 	if r, ok := n.programmed(); ok {
 		return n.mend(ctx, r)
 	}
-	if slices.ContainsFunc(n.others, is(unreadable)) { // the rules may be that attachment's as well
+	if slices.ContainsFunc(n.others, is(unreadable)) { // the rules may be that attachment's too
 		return nil
 	}
 	stale := slices.Clone(n.own)
@@ -219,8 +219,8 @@ func (n *namespace) leave(ctx context.Context, unknown bool) error {
 	return backend.Remove(ctx, n.lock, stale...)
 }
 
-// mend ends what a killed ADD of this attachment began in a namespace that it shares: either all of it is there, or what
-// another attachment's record says is put back.
+// mend completes what a killed ADD of this attachment began in a shared namespace: if not all of it is there, mend restores what
+// the other attachment's record lists.
 func (n *namespace) mend(ctx context.Context, other attachment.Record) error {
 	i := slices.IndexFunc(n.own, func(r attachment.Record) bool { return r.Stale != nil })
 	if i < 0 {

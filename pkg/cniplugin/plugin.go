@@ -1,10 +1,9 @@
-// Package cniplugin serves the CNI verbs. It puts net conf, pod, decision and backend into their order and turns what comes
-// of it into results, errors, log lines and attachment state.
+// Package cniplugin serves the CNI verbs. It connects net conf, pod, decision and backend, and turns the outcome into results,
+// errors, log lines and records.
 package cniplugin
 
 import (
 	"errors"
-	"log/slog"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -19,7 +18,7 @@ func Funcs(build string) skel.CNIFuncs {
 	verb := func(name string, serve func(*call) error) func(*skel.CmdArgs) error {
 		return func(args *skel.CmdArgs) error {
 			c := newCall(name, build, args)
-			defer c.file.Close()
+			defer c.logFile.Close()
 			if err := serve(c); err != nil {
 				return cniError(err)
 			}
@@ -28,24 +27,28 @@ func Funcs(build string) skel.CNIFuncs {
 	}
 	return skel.CNIFuncs{
 		Add:    verb("ADD", add),
-		Check:  verb("CHECK", failing("check-failed", check)),
+		Check:  verb("CHECK", logged("check-failed", check)),
 		Del:    verb("DEL", del),
-		GC:     verb("GC", failing("gc-failed", gc)),
-		Status: verb("STATUS", failing("status-failed", status)),
+		GC:     verb("GC", logged("gc-failed", gc)),
+		Status: verb("STATUS", logged("status-failed", status)),
 	}
 }
 
-// failing logs the error of a verb that needs a valid net conf.
-func failing(event string, serve func(*call) error) func(*call) error {
+// logged serves a verb that needs a valid net conf, and logs its failure as event.
+func logged(event string, serve func(*call) error) func(*call) error {
 	return func(c *call) error {
-		err := c.invalid
+		err := c.confErr
 		if err == nil {
 			err = serve(c)
 		}
-		if err != nil {
-			c.log.Error(err.Error(), slog.String("event", event), slog.Uint64("code", uint64(cniError(err).Code)))
+		if err == nil {
+			return nil
 		}
-		return err
+		coded := cniError(err)
+		if coded.Code != agentapi.CodeDifferent { // check has logged all differences
+			c.log.Error(c.verb+" failed", "event", event, "code", coded.Code, "reason", err.Error())
+		}
+		return coded
 	}
 }
 
@@ -54,7 +57,7 @@ func Versions() version.PluginInfo {
 	return version.PluginSupports("0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 }
 
-// refusedError marks an error that only a change of the pod or of the mesh's configuration mends.
+// refusedError marks an error that goes away only if somebody changes the pod or the mesh's configuration.
 type refusedError struct{ error }
 
 func refused(err error) error { return refusedError{err} }

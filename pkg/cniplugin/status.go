@@ -6,8 +6,7 @@ import (
 	"github.com/detour-cni/detour/pkg/backend"
 )
 
-// status fails with code 50 if an ADD could not be served now. Pods that run are never affected, so code 51 does not
-// occur.
+// status fails with code 50 if detour can't serve an ADD now. Running pods are never affected, so there is no code 51.
 func status(c *call) error {
 	if err := c.ready(); err != nil {
 		return types.NewError(types.ErrPluginNotAvailable, "detour can't serve an ADD: "+err.Error(), "")

@@ -1,6 +1,7 @@
 package cniplugin_test
 
 import (
+	"fmt"
 	"maps"
 	"os"
 	"slices"
@@ -71,13 +72,14 @@ func TestDelRemovesTheRulesAndTheState(t *testing.T) {
 		}
 	}
 	for name, spoil := range map[string]func(a *attachment){
-		"as it should be":                func(*attachment) {},
-		"without state":                  forget,
-		"with state that makes no sense": func(a *attachment) { a.file("state/attachments/net/c1@eth0.json", "{") },
-		"without prevResult":             func(a *attachment) { delete(a.conf, "prevResult") },
-		"with a net conf that is wrong":  func(a *attachment) { a.conf["mesh"], a.conf["timeout"], a.conf["nonsense"] = "x", "x", 1 },
-		"without its source":             func(a *attachment) { a.file("manifests.yaml", "[") },
-		"without CNI_ARGS":               func(a *attachment) { a.env["CNI_ARGS"] = "" },
+		"as it should be":                       func(*attachment) {},
+		"without state":                         forget,
+		"with state that makes no sense":        func(a *attachment) { a.file("state/attachments/net/c1@eth0.json", "{") },
+		"without prevResult":                    func(a *attachment) { delete(a.conf, "prevResult") },
+		"with a net conf that is wrong":         func(a *attachment) { a.conf["mesh"], a.conf["timeout"], a.conf["nonsense"] = "x", "x", 1 },
+		"without its source":                    func(a *attachment) { a.file("manifests.yaml", "[") },
+		"with a prevResult that makes no sense": func(a *attachment) { a.conf["prevResult"] = map[string]any{"cniVersion": "1.1.0", "ips": []any{nil}} },
+		"without CNI_ARGS":                      func(a *attachment) { a.env["CNI_ARGS"] = "" },
 		"of rules that were tampered with": func(a *attachment) {
 			a.shell("iptables -t nat -F PROXY_OUTPUT; iptables -t nat -A OUTPUT -p tcp -j PROXY_OUTPUT; ip6tables -t nat -D OUTPUT 1")
 		},
@@ -120,7 +122,7 @@ func TestDelDoesNotTouchTheHost(t *testing.T) {
 	a := newAttachment(t, meshedPod(), meshConfig)
 	a.env["CNI_NETNS"], a.env["CNI_NETNS_OVERRIDE"] = "/proc/self/ns/net", "1"
 	a.must("DEL")
-	if lines := a.logged(); len(lines) != 1 || !strings.Contains(lines[0]["error"].(string), "it is the host's network namespace") {
+	if lines := a.logged(); len(lines) != 1 || !strings.Contains(fmt.Sprint(lines[0]["reason"]), "it is the host's network namespace") {
 		t.Errorf("logged %v", lines)
 	}
 }

@@ -1,6 +1,5 @@
-// Package decision says what is to be programmed for a pod: net conf, pod, mesh configuration and addresses go in, rules or
-// the reason why there are none come out. It is pure, and the only place that decides: plugin, agent, command line and tests
-// all ask it.
+// Package decision decides what to program for a pod: net conf, pod, mesh configuration and addresses go in; rules, or the reason
+// for leaving the pod alone, come out. It is pure. Plugin, agent, command line and tests all use it.
 package decision
 
 import (
@@ -36,21 +35,21 @@ func DefaultExclusions(d mesh.Dialect) []string {
 type Input struct {
 	// ID names the pod as the runtime does.
 	ID pod.ID
-	// Pod is the API server's JSON of it, Config that of its mesh's configuration. Without Config the mesh's defaults hold, and
-	// ConfigAbsent says why, as half a sentence.
+	// Pod is the pod as the API server's JSON, Config its mesh's configuration. Without Config the mesh's defaults apply;
+	// ConfigAbsent says why it is missing, as half a sentence, and is empty if the mesh has no such object.
 	Pod, Config  []byte
 	ConfigAbsent string
 	// Addresses are the pod's own, of all its interfaces.
 	Addresses []netip.Addr
 }
 
-// Decision is what the mesh wants of the pod, and the rules that do it.
+// Decision is what the mesh wants of the pod, and the rules for it.
 type Decision struct {
 	mesh.Decision
 	Rules rules.Ruleset
 }
 
-// Excluded returns why the pods of a namespace are left alone whatever they are, "" if they are not.
+// Excluded returns why all pods of the namespace are left alone, or "".
 func (o Options) Excluded(namespace string) string {
 	if slices.Contains(o.ExcludeNamespaces, namespace) {
 		return fmt.Sprintf("namespace %s is excluded", namespace)
@@ -58,8 +57,8 @@ func (o Options) Excluded(namespace string) string {
 	return ""
 }
 
-// Decide returns what is to be programmed for the pod. Every error is a refusal: only a change of the pod or of the mesh's
-// configuration mends it.
+// Decide returns what to program for the pod. Every error is a refusal: it goes away only if somebody changes the pod or the mesh's
+// configuration.
 func (o Options) Decide(in Input) (Decision, error) {
 	if skip := o.Excluded(in.ID.Namespace); skip != "" {
 		return Decision{Decision: mesh.Decision{Skip: skip}}, nil

@@ -2,6 +2,7 @@ package decision
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 
@@ -52,6 +53,9 @@ func TestWhatTheNetConfSaysCounts(t *testing.T) {
 		"those of another namespace":  {func(o *Options, _ *Input) { o.DirectInit = []string{"other"} }, func(d Decision) bool { return !has(d, "migrate") }},
 		"a gate":                      {func(o *Options, _ *Input) { o.Gated = true }, func(d Decision) bool { return d.Rules.Gated() }},
 		"a runtime that names no UID": {func(_ *Options, in *Input) { in.ID.UID = "" }, func(d Decision) bool { return d.Skip == "" }},
+		"a mesh without a configuration object": {func(o *Options, in *Input) { o.Dialect.Config, in.ConfigAbsent = mesh.ConfigRef{}, "" }, func(d Decision) bool {
+			return d.Skip == "" && len(d.Rules.Rules) > 0 && len(d.Warnings) == 0
+		}},
 		"a configuration": {func(_ *Options, in *Input) {
 			in.Config = []byte(`{"kind":"MeshConfig","spec":{"traffic":{"outboundPortExclusionList":[6379]}}}`)
 		}, func(d Decision) bool { return has(d, "outboundPortExclusionList (6379)") && len(d.Warnings) == 0 }},
@@ -59,6 +63,16 @@ func TestWhatTheNetConfSaysCounts(t *testing.T) {
 		if d, err := decide(t, c.change); err != nil || !c.as(d) {
 			t.Errorf("%s: got %+v, %v", name, d, err)
 		}
+	}
+}
+
+func TestDefaultExclusions(t *testing.T) {
+	osm, _ := mesh.Find("osm")
+	if got := DefaultExclusions(osm); !slices.Equal(got, []string{"kube-system", "osm-system"}) {
+		t.Errorf("got %q", got)
+	}
+	if got := DefaultExclusions(mesh.Dialect{}); !slices.Equal(got, []string{"kube-system"}) {
+		t.Errorf("without a configuration object: got %q", got)
 	}
 }
 

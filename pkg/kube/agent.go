@@ -12,16 +12,16 @@ import (
 	"github.com/detour-cni/detour/pkg/mesh"
 )
 
-// Agent looks objects up at the node agent, and at the API server if the agent does not answer. It is for one goroutine: the
-// connection of a Lookup also carries the Report.
+// Agent asks the node agent, and the API server if the agent does not answer. It is not safe for concurrent use: the connection of
+// a Lookup also carries the Report.
 type Agent struct {
 	socket   string
 	fallback func() (*API, error) // nil: there is none
 	conn     *agentapi.Conn       // of the last Lookup that got an answer
 }
 
-// NewAgent prepares to ask the agent at a Unix socket; it makes no request. kubeconfig is the way to the API server if
-// the agent does not answer, "" if there is none. It is not read before it is needed.
+// NewAgent prepares to ask the agent at a Unix socket; it makes no request. kubeconfig is for the API server, which is asked if the
+// agent does not answer; "" means never. It is read only when needed.
 func NewAgent(socket, kubeconfig string) *Agent {
 	a := &Agent{socket: socket}
 	if kubeconfig != "" {
@@ -30,10 +30,9 @@ func NewAgent(socket, kubeconfig string) *Agent {
 	return a
 }
 
-// Lookup asks the agent and then, if that gives no answer, the API server as API.Lookup does; Objects.Fallback says so, also
-// beside an error. If there is no API server to ask, or it refuses the token, Lookup tries the agent again until ctx ends: the
-// token is bound to an agent's pod and ends with it, and an agent that is being replaced is back in seconds. ctx needs a
-// deadline.
+// Lookup asks the agent, and if it has no answer the API server as API.Lookup does; Objects.Fallback says so, even with an error.
+// If there is no API server to ask, or it refuses the token, Lookup retries the agent until ctx ends: the token is bound to an
+// agent's pod and expires with it, and an agent that is being replaced is back within seconds. ctx needs a deadline.
 func (a *Agent) Lookup(ctx context.Context, r Request) (Objects, error) {
 	var refused error
 	for attempt := 1; ; attempt++ {
@@ -73,8 +72,8 @@ func tokenRefused(err error) bool {
 	return ok && status.Code == http.StatusUnauthorized
 }
 
-// patience is how long the agent may take to answer. It answers from memory, or as soon as the API server does, but on a busy
-// node it may have to wait for a processor. One that hangs must leave time to ask the API server instead: half of what there is.
+// patience is how long the agent may take to answer. Usually it answers from memory, but on a busy node it may wait for a processor.
+// If it hangs, half of the time must be left for the API server.
 func (a *Agent) patience(ctx context.Context) time.Duration {
 	deadline, _ := ctx.Deadline()
 	left := time.Until(deadline)
@@ -84,8 +83,7 @@ func (a *Agent) patience(ctx context.Context) time.Duration {
 	return left / 2
 }
 
-// Ready reports whether a Lookup could be answered now. An agent knows that without a request to the API server. ctx needs a
-// deadline.
+// Ready fails unless a Lookup could be answered now. The agent knows that without asking the API server. ctx needs a deadline.
 func (a *Agent) Ready(ctx context.Context, c mesh.ConfigRef) error {
 	answer, err := agentapi.Call(ctx, a.socket, agentapi.Request{Ready: true}, a.patience(ctx))
 	if err == nil && answer.Error != "" {
@@ -142,8 +140,8 @@ func (a *Agent) hangUp() {
 	}
 }
 
-// Report tells the agent what became of an ADD: over the connection of the Lookup if there is one, else over a new one. It waits
-// at most until the deadline for the agent to take it.
+// Report tells the agent the outcome of an ADD, over the Lookup's connection, or over a new one if that is gone. It waits at most
+// until the deadline.
 func (a *Agent) Report(ctx context.Context, r agentapi.Report, deadline time.Time) error {
 	defer a.hangUp()
 	if a.conn != nil && a.conn.Tell(r, deadline) == nil {

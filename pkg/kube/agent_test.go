@@ -197,3 +197,109 @@ func TestARefusedTokenIsNoReasonToFailWhileTheAgentMayComeBack(t *testing.T) {
 		t.Errorf("got error %v", err)
 	}
 }
+
+// talk serves one connection after the other with serve, which sees its requests, and counts the connections.
+func talk(t *testing.T, serve func(n int, conn net.Conn, requests *json.Decoder)) (socket string) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		n := 0
+		for conn, err := l.Accept(); err == nil; conn, err = l.Accept() {
+			n++
+			serve(n, conn, json.NewDecoder(conn))
+		}
+	}()
+	return socket
+}
+
+func TestTheReportGoesOverTheLookupsConnectionWhileThatLives(t *testing.T) {
+	for name, c := range map[string]struct {
+		hangUp     bool // after the lookup, as agents of earlier versions do
+		connection int
+	}{"the agent waits for more": {false, 1}, "the agent hangs up after an answer": {true, 2}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			type report struct {
+				agentapi.Report
+				connection int
+			}
+			reports, hungUp := make(chan report, 2), make(chan bool, 2)
+			socket := talk(t, func(n int, conn net.Conn, requests *json.Decoder) {
+				defer conn.Close()
+				var r agentapi.Request
+				for requests.Decode(&r) == nil {
+					if r.Report != nil {
+						reports <- report{*r.Report, n}
+						return
+					}
+					_ = json.NewEncoder(conn).Encode(cached)
+					if c.hangUp {
+						conn.Close()
+						hungUp <- true
+						return
+					}
+					r = agentapi.Request{}
+				}
+			})
+			a := NewAgent(socket, "")
+			if _, err := a.Lookup(within(t, 10*time.Second), request); err != nil {
+				t.Fatal(err)
+			}
+			if c.hangUp {
+				<-hungUp
+			}
+			if err := a.Report(t.Context(), agentapi.Report{ID: request.ID, Outcome: "programmed"}, time.Now().Add(10*time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if r := <-reports; r.ID != request.ID || r.Outcome != "programmed" || r.connection != c.connection {
+				t.Errorf("got %+v, want connection %d", r, c.connection)
+			}
+		})
+	}
+}
+
+func TestNobodyWaitsLongForAReport(t *testing.T) {
+	long := agentapi.Report{ID: request.ID, Reason: strings.Repeat("x", 4<<20)} // more than a socket takes
+	for name, serve := range map[string]func(l *net.UnixListener, conn net.Conn){
+		"the agent has died":               func(l *net.UnixListener, conn net.Conn) { l.Close(); conn.Close() },
+		"the agent reads nothing any more": func(*net.UnixListener, net.Conn) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			socket := filepath.Join(t.TempDir(), "s")
+			l, err := net.Listen("unix", socket)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+			done := make(chan net.Conn, 1)
+			go func() {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_ = json.NewDecoder(conn).Decode(new(agentapi.Request))
+				_ = json.NewEncoder(conn).Encode(cached)
+				serve(l.(*net.UnixListener), conn)
+				done <- conn
+			}()
+			a := NewAgent(socket, "")
+			if _, err := a.Lookup(within(t, 10*time.Second), request); err != nil {
+				t.Fatal(err)
+			}
+			defer (<-done).Close()
+			began := time.Now()
+			if err := a.Report(t.Context(), long, began.Add(100*time.Millisecond)); !errors.Is(err, agentapi.ErrNobody) {
+				t.Errorf("got error %v", err)
+			}
+			if took := time.Since(began); took > 5*time.Second {
+				t.Errorf("it took %s", took)
+			}
+		})
+	}
+}

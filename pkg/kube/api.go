@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,12 +18,12 @@ type API struct {
 	client     *http.Client
 	header     http.Header // of every request
 	server     string      // scheme, host and path prefix, without credentials
-	kubeconfig string      // path, or what else errors call the place of the credential
+	kubeconfig string      // path, or another name in errors for where the credential comes from
 	sleep      func(context.Context, time.Duration)
 }
 
-// NewAPI reads kubeconfig (a path) and prepares a client; it makes no request. A path inside the file is relative to the
-// file. It fails if the file, or one that it refers to, is missing or makes no sense; the error never quotes a credential.
+// NewAPI reads kubeconfig (a path) and prepares a client; it makes no request. Paths inside the file are relative to the file. It
+// fails if the file, or one that it refers to, is missing or invalid; the error never quotes a credential.
 func NewAPI(kubeconfig string) (*API, error) { return newAPI(kubeconfig, sleep) }
 
 func newAPI(kubeconfig string, sleep func(context.Context, time.Duration)) (*API, error) {
@@ -38,14 +39,13 @@ func newAPI(kubeconfig string, sleep func(context.Context, time.Duration)) (*API
 	return api, nil
 }
 
-// NewAPIOver asks server over a transport that adds the credential by itself; origin is what errors call the place that it
-// comes from.
+// NewAPIOver asks server over a transport that adds the credential; errors name origin as its source.
 func NewAPIOver(transport http.RoundTripper, server *url.URL, origin string) *API {
 	base := url.URL{Scheme: server.Scheme, Host: server.Host, Path: server.Path}
 	return &API{
 		client: &http.Client{
 			Transport: transport,
-			// The credential is in every request, and would be in one that a redirect sends to another host.
+			// A redirect to another host would send the credential there.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 		header:     http.Header{"Accept": {"application/json"}, "User-Agent": {"detour"}},
@@ -58,11 +58,10 @@ func NewAPIOver(transport http.RoundTripper, server *url.URL, origin string) *AP
 // errStopped is the end of a request whose sibling has failed for good.
 var errStopped = errors.New("stopped because the other request failed")
 
-// Lookup gets the pod and the configuration side by side over one connection, and once more a configuration that only the pod
-// names. Connection errors, 429 and 5xx are retried until ctx's deadline; any other failure ends both requests at once. If
-// both fail, the pod's error is returned. An absent configuration is no error. It fails with a *StatusError for an API
-// answer, which is also ErrNotFound for a pod that does not exist, and with an error that is context.Cause(ctx) when time ran
-// out.
+// Lookup gets pod and configuration concurrently over one connection, and then another configuration if the pod names one. It
+// retries connection errors, 429 and 5xx until ctx's deadline; any other failure ends both requests at once. If both fail, it
+// returns the pod's error. An absent configuration is not an error. The error is a *StatusError for an API answer, also ErrNotFound
+// if the pod does not exist, and context.Cause(ctx) when time ran out.
 func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
 	both, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -97,12 +96,12 @@ func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
 	return out, nil
 }
 
-// probePod is a pod that does not exist: that the API server says so shows that it answers and lets itself be asked.
+// probePod is a pod that does not exist. The answer that it doesn't shows that the API server answers and permits the request.
 const probePod = "detour-status"
 
 // Ready makes the requests of a Lookup without a pod and fails as that would, also if only one of them does.
 func (a *API) Ready(ctx context.Context, c mesh.ConfigRef) error {
-	if _, err := a.pod(ctx, c.Namespace, probePod); err != nil && !errors.Is(err, ErrNotFound) {
+	if _, err := a.pod(ctx, cmp.Or(c.Namespace, defaultNamespace), probePod); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
 	_, _, err := a.config(ctx, c)
@@ -113,9 +112,12 @@ func (a *API) pod(ctx context.Context, namespace, name string) ([]byte, error) {
 	return a.get(ctx, target{version: "v1", resource: "pods", namespace: namespace, name: name})
 }
 
-// config asks version after version until the server serves one. It returns why there is no configuration if neither the
-// object nor an error is to be had.
+// config asks version after version until the server serves one. absent says why there is no configuration. A mesh without a
+// configuration object has neither, and costs no request.
 func (a *API) config(ctx context.Context, c mesh.ConfigRef) (body []byte, absent string, err error) {
+	if c.IsZero() {
+		return nil, "", nil
+	}
 	for _, version := range c.Versions {
 		body, err := a.get(ctx, target{group: c.Group, version: version, resource: c.Resource, namespace: c.Namespace, name: c.Name})
 		status, isStatus := errors.AsType[*StatusError](err)
@@ -136,7 +138,7 @@ type target struct {
 	group, version, resource, namespace, name string
 }
 
-// path returns the object's URL path. It refuses names that would change which object or list the path means.
+// path returns the object's URL path. It refuses names that would make the path mean another object or a list.
 func (t target) path() (string, error) {
 	for _, s := range []string{t.namespace, t.name} {
 		if s == "" || s == "." || s == ".." {

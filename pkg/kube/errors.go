@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// StatusError is an answer of the API server other than 200. A 404 that names a pod is also ErrNotFound.
+// StatusError is an API server's answer other than 200. A 404 that names a pod is also ErrNotFound.
 type StatusError struct {
 	Code                            int // HTTP
 	Verb, Resource, Namespace, Name string
@@ -43,7 +43,7 @@ func newStatusError(t target, resp *http.Response, body []byte, kubeconfig strin
 	}
 }
 
-// oneLine trims a message to one line; what isn't a Status may be a proxy's whole page.
+// oneLine shortens a message to one line. If it isn't a Status, it may be a proxy's whole page.
 func oneLine(s string) string {
 	const most = 300 // runes
 	line := []rune(strings.Join(strings.Fields(s), " "))
@@ -53,7 +53,7 @@ func oneLine(s string) string {
 	return string(line)
 }
 
-// Error returns what was asked, the answer, and for an authentication or authorization failure what to do.
+// Error returns the request, the answer and, after an authentication or authorization failure, what to do.
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("%s %s %s/%s: %s%s", e.Verb, e.Resource, e.Namespace, e.Name, e.answer(), e.advice())
 }

@@ -22,8 +22,7 @@ const (
 	maxBackoff   = time.Second
 )
 
-// get returns the object's JSON. It tries again, with exponential backoff, until ctx is done, as long as a later attempt may
-// do better; anything else ends it at once.
+// get returns the object's JSON. It retries with exponential backoff until ctx is done, unless an error is permanent.
 func (a *API) get(ctx context.Context, t target) ([]byte, error) {
 	path, err := t.path()
 	if err != nil {
@@ -89,7 +88,7 @@ func (a *API) roundTrip(ctx context.Context, path string) (*http.Response, []byt
 	return resp, body, nil
 }
 
-// withoutURL takes off what http.Client puts before an error: our own errors name the object.
+// withoutURL removes http.Client's prefix from an error: our own errors name the object.
 func withoutURL(err error) error {
 	if wrapped, ok := errors.AsType[*url.Error](err); ok {
 		return wrapped.Err
@@ -97,12 +96,12 @@ func withoutURL(err error) error {
 	return err
 }
 
-// permanentError is a failure that no later attempt mends.
+// permanentError is a failure that a retry can't fix.
 type permanentError struct{ error }
 
 func (e permanentError) Unwrap() error { return e.error }
 
-// permanent reports whether the attempt's error would be the same the next time. Whatever isn't known to be is retried.
+// permanent reports whether the next attempt would certainly fail in the same way.
 func permanent(err error) bool {
 	if status, ok := errors.AsType[*StatusError](err); ok {
 		return status.Code != http.StatusTooManyRequests && status.Code < 500

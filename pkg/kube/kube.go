@@ -1,4 +1,4 @@
-// Package kube fetches a pod and its mesh's configuration, from the API server or from YAML manifests. It decides nothing:
+// Package kube fetches a pod and its mesh's configuration from the node agent, the API server or YAML manifests. It decides nothing:
 // it returns JSON as served.
 package kube
 
@@ -10,19 +10,19 @@ import (
 	"github.com/detour-cni/detour/pkg/pod"
 )
 
-// ErrNotFound is found by errors.Is in the error of a Lookup whose pod does not exist. Only a server that names the pod in
-// its answer counts: a 404 from something that is no API server is not ErrNotFound.
+// ErrNotFound is the error of a Lookup whose pod does not exist. The server must name the pod in its answer: a 404 from something
+// other than an API server is not ErrNotFound.
 var ErrNotFound = errors.New("no such pod")
 
 // Request asks for one pod and the configuration of its mesh.
 type Request struct {
 	pod.ID
-	Config mesh.ConfigRef
-	// ConfigFor names the configuration of a pod with these annotations and labels where Config is not that of all pods.
+	Config mesh.ConfigRef // zero if the mesh has no configuration object
+	// ConfigFor names the configuration for a pod with these annotations and labels. It is nil if Config is that of all pods.
 	ConfigFor func(annotations, labels map[string]string) mesh.ConfigRef
 }
 
-// NewRequest asks for what the mesh wants to know of a pod.
+// NewRequest asks for all that the decision about a pod needs.
 func NewRequest(d mesh.Dialect, id pod.ID) Request {
 	r := Request{ID: id, Config: d.Config}
 	if d.Revision != "" { // each revision has its own
@@ -31,7 +31,7 @@ func NewRequest(d mesh.Dialect, id pod.ID) Request {
 	return r
 }
 
-// configOf names the configuration of the pod. What is no pod is the caller's to find out.
+// configOf names the pod's configuration. It does not report a malformed pod.
 func (r Request) configOf(pod []byte) mesh.ConfigRef {
 	var object struct {
 		Metadata struct{ Annotations, Labels map[string]string }
@@ -42,11 +42,11 @@ func (r Request) configOf(pod []byte) mesh.ConfigRef {
 	return r.ConfigFor(object.Metadata.Annotations, object.Metadata.Labels)
 }
 
-// Objects is the answer, JSON as the server or the manifest has it.
+// Objects is the answer to a Request, as JSON from the server or the manifest.
 type Objects struct {
 	Pod    []byte
 	Config []byte // nil if absent
-	// ConfigAbsent says why Config is nil, as half a sentence for a warning.
+	// ConfigAbsent says why Config is nil although the mesh has a configuration object, as half a sentence for a warning.
 	ConfigAbsent string
 	// Fallback says why the agent had no answer, if the API server was asked instead.
 	Fallback string

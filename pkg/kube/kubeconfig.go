@@ -18,8 +18,8 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// configFile is what detour reads of a kubeconfig. It does without client-go, which reads everything: that would cost
-// each start of the plugin a millisecond, whether it asks an API server or not.
+// configFile is the part of a kubeconfig that detour reads. client-go would read all of it, but costs every start of the plugin a
+// millisecond.
 type configFile struct {
 	Kind           string  `json:"kind"`
 	CurrentContext string  `json:"current-context"`
@@ -71,9 +71,9 @@ type access struct {
 	token  string // "" if there is none
 }
 
-// transport never has more than one connection to a host. Without the limit two requests side by side dial twice, as
-// neither can know that the other's connection will speak HTTP/2; with it the second waits for the first's handshake and
-// shares its connection (HTTP/1.1: takes it over when the first is done).
+// transport limits connections to one for each host. Otherwise two concurrent requests dial twice, because neither knows yet that
+// the other's connection will speak HTTP/2. With the limit the second waits for the first's handshake and shares its connection,
+// or with HTTP/1.1 takes it over.
 func (a access) transport() *http.Transport {
 	return &http.Transport{Proxy: a.proxy, TLSClientConfig: a.tls, ForceAttemptHTTP2: true, MaxConnsPerHost: 1}
 }
@@ -91,7 +91,7 @@ func readKubeconfig(path string) (access, error) {
 	return k.access(filepath.Dir(path))
 }
 
-// parseKubeconfig takes JSON, and YAML more slowly.
+// parseKubeconfig accepts JSON and, more slowly, YAML.
 func parseKubeconfig(data []byte) (configFile, error) {
 	var k configFile
 	if !json.Valid(data) {
@@ -110,7 +110,7 @@ func parseKubeconfig(data []byte) (configFile, error) {
 	return k, err
 }
 
-// withoutQuotes cuts a parser's error where it begins to quote, which may be a credential.
+// withoutQuotes cuts off a parser's error at its first quotation, which may be a credential.
 func withoutQuotes(err error) error {
 	text := oneLine(err.Error())
 	if quote := strings.IndexAny(text, "\"'`"); quote >= 0 {
@@ -230,7 +230,7 @@ func (u user) addTo(a *access, dir string) error {
 	return nil
 }
 
-// content returns data, or else what is in the file, which must not be empty; nil if there is neither.
+// content returns data, or else the file's content, which must not be empty, or nil if there is neither.
 func content(dir, path string, data []byte) ([]byte, error) {
 	if len(data) > 0 {
 		return data, nil

@@ -18,7 +18,7 @@ import (
 // defaultNamespace is where kubectl apply puts an object that names none.
 const defaultNamespace = "default"
 
-// Manifests looks objects up in YAML or JSON manifests that were read once. It is safe for concurrent use.
+// Manifests finds objects in YAML or JSON manifests, which are read once. It is safe for concurrent use.
 type Manifests struct {
 	path    string
 	objects map[key]manifest
@@ -35,9 +35,9 @@ type manifest struct {
 	place   string // file and document, for errors
 }
 
-// NewManifests reads a YAML file, or all .yaml, .yml and .json files of a folder (not recursive, by name order). It fails on
-// a document that is no manifest, on an object that is there twice, and if there is no object at all; the error names file
-// and document, which count from 1.
+// NewManifests reads a YAML file, or all .yaml, .yml and .json files of a folder, sorted by name, not recursively. It fails on a
+// document that is not a manifest, on a duplicate object, and if there is no object. The error names file and document, counted
+// from 1.
 func NewManifests(path string) (*Manifests, error) {
 	files, err := manifestFiles(path)
 	if err != nil {
@@ -101,8 +101,8 @@ func (m *Manifests) read(file string, data []byte) error {
 	return nil
 }
 
-// documents splits YAML at its document markers: lines of three dashes, after which a comment or content may follow. What
-// precedes the first marker is a document only if it holds more than comments and directives.
+// documents splits YAML at its document markers: lines that begin with three dashes, which a comment or content may follow. The text
+// before the first marker is a document only if it has more than comments and directives.
 func documents(data []byte) [][]byte {
 	var docs [][]byte
 	var doc []byte
@@ -122,7 +122,7 @@ func documents(data []byte) [][]byte {
 	return append(docs, doc)
 }
 
-// head is what a manifest is told apart by.
+// head identifies a manifest.
 type head struct {
 	APIVersion string
 	Kind       string
@@ -177,7 +177,7 @@ func (m *Manifests) addAll(place string, items []json.RawMessage) error {
 	return nil
 }
 
-// withNamespace sets the namespace that kubectl apply would. All else stays as it is, to the digit.
+// withNamespace sets the namespace that kubectl apply would, and keeps everything else to the digit.
 func withNamespace(object []byte, namespace string) ([]byte, error) {
 	var fields, metadata map[string]json.RawMessage
 	if err := json.Unmarshal(object, &fields); err != nil {
@@ -199,7 +199,7 @@ func withNamespace(object []byte, namespace string) ([]byte, error) {
 	return json.Marshal(fields)
 }
 
-// Pods returns the pods that are there as sorted NAMESPACE/NAME.
+// Pods returns all pods as NAMESPACE/NAME, sorted.
 func (m *Manifests) Pods() []string {
 	var pods []string
 	for k := range m.objects {
@@ -211,14 +211,17 @@ func (m *Manifests) Pods() []string {
 	return pods
 }
 
-// Lookup returns the pod and the configuration from the manifests. A pod without a namespace is in "default", and its JSON
-// says so. It fails with ErrNotFound, naming up to five pods that are there. An absent configuration is no error.
+// Lookup returns pod and configuration from the manifests. A pod without a namespace is in "default", and its JSON says so. The
+// error is ErrNotFound and names up to five existing pods. An absent configuration is not an error.
 func (m *Manifests) Lookup(_ context.Context, r Request) (Objects, error) {
 	pod, ok := m.objects[key{kind: "Pod", namespace: r.Namespace, name: r.Name}]
 	if !ok || pod.version != "v1" {
 		return Objects{}, fmt.Errorf("find pod %s/%s in %s: %w; %s", r.Namespace, r.Name, m.path, ErrNotFound, m.whatIsThere())
 	}
 	c := r.configOf(pod.json)
+	if c.IsZero() {
+		return Objects{Pod: pod.json}, nil
+	}
 	config, ok := m.objects[key{group: c.Group, kind: c.Kind, namespace: c.Namespace, name: c.Name}]
 	switch {
 	case !ok:

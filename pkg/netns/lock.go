@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// ID names the namespace among those that live now, by the device and the inode of its file.
+// ID identifies the namespace while it lives, by its file's device and inode.
 func (p *Pod) ID() (string, error) {
 	var stat unix.Stat_t
 	if err := unix.Fstat(int(p.file.Fd()), &stat); err != nil {
@@ -23,13 +23,13 @@ func (p *Pod) ID() (string, error) {
 
 func idOf(stat unix.Stat_t) string { return fmt.Sprintf("%d-%d", stat.Dev, stat.Ino) }
 
-// retryLock is how often Lock asks again.
+// retryLock is how often Lock retries.
 const retryLock = 5 * time.Millisecond
 
-// Lock waits until no other detour with this state folder programs this namespace, at most until ctx ends, and returns the
-// locked file. A program that inherits it keeps the lock until it has ended too, so that nothing a killed detour left running
-// can still write. Each namespace has a lock of its own: pods do not wait for each other. It lies in the state folder, where
-// no process of the pod gets at it: the namespace's own file may be locked by anybody who can open it.
+// Lock waits until no other detour with this state folder programs this namespace, at most until ctx ends, and returns the locked
+// file. A program that inherits the file keeps the lock until it ends, so nothing that a killed detour left running can still
+// write. Pods do not wait for each other. The file is in the state folder because a process of the pod could lock the namespace's
+// own file.
 func (p *Pod) Lock(ctx context.Context, stateDir string) (*os.File, error) {
 	fail := func(err error) (*os.File, error) {
 		return nil, fmt.Errorf("lock network namespace %s: %w", p.path, err)
@@ -61,8 +61,8 @@ func (p *Pod) Lock(ctx context.Context, stateDir string) (*os.File, error) {
 	}
 }
 
-// Mark makes the file of the lock of the namespace at path, without entering or locking it, and returns its ID and whether
-// the file was not there.
+// Mark creates the lock file of the namespace at path without entering or locking it. It returns the namespace's ID, and first if
+// the file did not exist.
 func Mark(stateDir, path string) (id string, first bool, err error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err != nil {
@@ -73,12 +73,11 @@ func Mark(stateDir, path string) (id string, first bool, err error) {
 	return id, first, err
 }
 
-// Forget removes the lock's file, for when nothing in the namespace is detour's any more. The caller has the lock, and has it
-// no more from here on: the next one makes a file of its own. Whoever waits for this one finds out that it is no more the lock.
+// Forget removes the lock file once detour has nothing in the namespace any more. The caller must hold the lock and loses it: the next
+// Lock creates a new file, and those that wait for this one notice.
 func (p *Pod) Forget() error { return remove(p.lock.Name()) }
 
-// Forget removes the file of the lock of a namespace that is gone, by its ID. One that is locked stays: the kernel gives an
-// ID to another namespace when the first has ended.
+// Forget removes the lock file of a namespace that is gone, unless it is locked: the kernel reuses IDs.
 func Forget(stateDir, id string) error {
 	file, err := tryLock(lockPath(stateDir, id))
 	if errors.Is(err, errLocked) || errors.Is(err, fs.ErrNotExist) {
@@ -91,7 +90,7 @@ func Forget(stateDir, id string) error {
 	return remove(file.Name())
 }
 
-// Locks lists the IDs of all namespaces that have a lock's file.
+// Locks lists the IDs of all namespaces with a lock file.
 func Locks(stateDir string) ([]string, error) {
 	files, err := os.ReadDir(lockPath(stateDir, ""))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -106,10 +105,10 @@ func Locks(stateDir string) ([]string, error) {
 
 func lockPath(stateDir, id string) string { return filepath.Join(stateDir, "namespaces", id) }
 
-// errLocked says that a lock may be had later.
+// errLocked says that the lock may be free later.
 var errLocked = errors.New("it is locked")
 
-// mark makes a lock's file, unless it is there.
+// mark creates a lock file, unless it exists.
 func mark(path string) (first bool, err error) {
 	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_RDONLY | unix.O_CLOEXEC
 	fd, err := unix.Open(path, flags, 0o600)
@@ -128,7 +127,7 @@ func mark(path string) (first bool, err error) {
 	return true, unix.Close(fd)
 }
 
-// tryLock opens and locks a file, which must still be the one at its path when it is locked.
+// tryLock opens and locks a file. Once locked, it must still be the file at its path.
 func tryLock(path string) (*os.File, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -154,7 +153,7 @@ func flock(file *os.File) error {
 		return err
 	}
 	if there, err := os.Lstat(file.Name()); err != nil || !os.SameFile(there, locked) {
-		return errLocked // by somebody who has removed it
+		return errLocked // its holder has removed it
 	}
 	return nil
 }

@@ -1,4 +1,4 @@
-// Package netns is the one place that enters a pod's network namespace.
+// Package netns enters pods' network namespaces. No other package does.
 package netns
 
 import (
@@ -23,12 +23,12 @@ type Pod struct {
 	path string
 	file *os.File
 	lock *os.File // nil unless Lock took it
-	// First is whether Lock has made the lock's file: no other detour has been in this namespace, or it has called Forget.
+	// First is true if Lock has created the lock file: no detour was in this namespace before, or it has called Forget.
 	First bool
 }
 
-// Open opens the namespace at path. It fails with ErrGone if nothing is there or it is no network namespace, and with
-// ErrHost if it is the one that this process is in: the container runtime runs plugins in the host's.
+// Open opens the namespace at path. The error is ErrGone if there is no network namespace, and ErrHost if it is this process's own:
+// container runtimes run plugins in the host's.
 func Open(path string) (*Pod, error) {
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -69,8 +69,8 @@ func (p *Pod) Close() error {
 	return p.file.Close()
 }
 
-// Do runs fn in the namespace; programs that fn starts inherit it. If the thread can't get back afterwards, the calling
-// goroutine stays locked to it, so that the thread ends with the goroutine and serves nobody else.
+// Do runs fn in the namespace; programs that fn starts inherit it. If the thread can't return to its own namespace, the goroutine
+// stays locked to it, so that the thread ends with the goroutine and serves no other.
 func (p *Pod) Do(fn func() error) error {
 	runtime.LockOSThread()
 	own, err := netns.Get()

@@ -46,9 +46,9 @@ func renderCommand() *cobra.Command {
 		Long: `Print exactly what ADD would program for a pod, as input for iptables-restore --noflush or for nft -f.
 The net conf decides as it does in ADD: --conf takes one, or a conflist as in /etc/cni/net.d; --mesh stands for one that has
 only the mesh. Pod and mesh configuration come from --manifests.
-Format auto prints what backend auto would take on this machine, and says which that is.
-Without --pod-ips and --family, both families are printed; the real ADD takes those that the mesh wants for the pod's addresses.
-Exit code 3: the pod would be left alone, and why is said on standard error.`,
+Format auto prints the rules of the net conf's backend; for backend auto it says which one this machine gets.
+Without --pod-ips and --family, both families are printed; ADD programs those that the mesh wants for the pod's addresses.
+Exit code 3: the pod would be left alone; standard error says why.`,
 		Example: `  detourctl render --mesh osm --manifests testdata/demo/osm --pod shop/web --explain
   detourctl render --conf /etc/cni/net.d/10-net.conflist --manifests pods.yaml --pod shop/web
   detourctl render --mesh osm --manifests pods.yaml --pod shop/web --family 4 | iptables-restore --noflush --test`,
@@ -65,7 +65,7 @@ Exit code 3: the pod would be left alone, and why is said on standard error.`,
 	f.StringSliceVar(&o.podIPs, "pod-ips", nil, "the pod's addresses, which decide the families")
 	f.IntVar(&o.family, "family", 0, "print only this family: 4 or 6")
 	f.StringVar(&o.format, "format", "auto", "output format: auto, iptables, nft or json")
-	f.BoolVar(&o.explain, "explain", false, "say ahead of each rule why it is there; nft's always have it as their comment")
+	f.BoolVar(&o.explain, "explain", false, "explain each rule in a comment ahead of it; nft's rules always have one")
 	for _, name := range []string{"manifests", "pod"} {
 		if err := c.MarkFlagRequired(name); err != nil {
 			panic(err)
@@ -127,11 +127,11 @@ func (o renderOptions) printProgram(ctx context.Context, out io.Writer, choice s
 	return err
 }
 
-// netConf is the one that --conf or --mesh stands for, with --manifests as the source.
+// netConf returns the net conf of --conf or --mesh, with --manifests as the source.
 func (o renderOptions) netConf() (netconf.Conf, error) {
 	entry := map[string]json.RawMessage{}
 	if o.conf != "" {
-		data, err := os.ReadFile(o.conf)
+		data, err := readConf(o.conf)
 		if err != nil {
 			return netconf.Conf{}, fmt.Errorf("--conf: %w", err)
 		}
@@ -152,6 +152,22 @@ func (o renderOptions) netConf() (netconf.Conf, error) {
 		return netconf.Conf{}, err
 	}
 	return netconf.Parse(data)
+}
+
+// maxConf is the most bytes that a net conf or conflist may have: more is some other file.
+const maxConf = 1 << 20
+
+func readConf(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxConf+1))
+	if err == nil && len(data) > maxConf {
+		err = fmt.Errorf("%s is larger than 1 MiB", path)
+	}
+	return data, err
 }
 
 func quoted(s string) json.RawMessage {
@@ -191,7 +207,7 @@ func (o renderOptions) addresses() ([]netip.Addr, error) {
 	return out, nil
 }
 
-// families are those that the mesh decided on for the addresses, or both if none is given, narrowed by --family.
+// families returns the families that the mesh wants for the addresses, or both without addresses, narrowed by --family.
 func (o renderOptions) families(addresses []netip.Addr, decided []rules.Family) ([]rules.Family, error) {
 	if f := rules.Family(o.family); o.family != 0 {
 		if !slices.Contains(rules.Families, f) {

@@ -117,6 +117,7 @@ func TestRenderReadsTheNetConf(t *testing.T) {
 		return out, err
 	}
 	for text, want := range map[string]string{
+		`{"cniVersion": "9.9.9", "plugins": [{"type": "detour", "mesh": "osm", "backend": "nftables", "agentSocket": "/s"}]}`: "# nft -f\n", // ADD needs a name and a known version, render neither
 		`{"mesh": "osm", "backend": "iptables"}`: "# IPv4: iptables-restore --noflush\n*nat\n",
 		`{"type": "detour", "mesh": "osm", "agentSocket": "/s", "kubeconfig": "/k", "proxy": {"uid": 4711}}`:                                                             "--uid-owner 4711 ",
 		`{"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "bridge"}, {"type": "detour", "mesh": "osm", "redirectAfterProxyStart": true, "agentSocket": "/s"}]}`: "backend auto takes nftables\n# nft -f\n",
@@ -127,10 +128,13 @@ func TestRenderReadsTheNetConf(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		`{"mesh": "osm", "excludeNamespaces": ["shop"]}`: "namespace shop is excluded",
-		`{"plugins": [{"type": "bridge"}]}`:              "its list of plugins has none of type detour",
+		`{"plugins": [{"type": "bridge"}]}`:              "plugins: 0 entries are of type detour, want one",
 		`{"plugins": 1}`:                                 "plugins: ",
-		`[]`:                                             "it is no JSON object",
-		`{"mesh": "osm", "exclude": []}`:                 "exclude: there is no such field",
+		`null`:                                           "it is not a JSON object",
+		`{"plugins": [{"type": "detour", "mesh": "osm"}, {"type": "detour", "mesh": "istio"}]}`: "plugins: 2 entries are of type detour, want one",
+		strings.Repeat(" ", maxConf) + `{"mesh": "osm"}`:                                        "is larger than 1 MiB",
+		`[]`:                             "it is not a JSON object",
+		`{"mesh": "osm", "exclude": []}`: "exclude: there is no such field",
 		`{"plugins": [{"type": "detour", "mesh": "istio-cni"}]}`: `mesh: "istio-cni" is none of osm`,
 	} {
 		if _, err := run(text); err == nil || !strings.Contains(err.Error(), want) {

@@ -17,7 +17,7 @@ import (
 	"github.com/detour-cni/detour/pkg/netns"
 )
 
-// errDifferent says that a pod is not as it was programmed.
+// errDifferent says that some pod's rules differ from those that were programmed.
 var errDifferent = errors.New("not every pod is as detour programmed it")
 
 type verifyOptions struct{ stateDir string }
@@ -60,7 +60,7 @@ func (o verifyOptions) verify(ctx context.Context, out io.Writer, pods []string)
 	return nil
 }
 
-// records are those of the pods, or of all; a pod without one is an error.
+// records returns the records of the pods, or of all pods if none is named. A named pod without a record is an error.
 func (o verifyOptions) records(pods []string) ([]attachment.Record, error) {
 	var records []attachment.Record
 	var unreadable []error
@@ -83,7 +83,7 @@ func (o verifyOptions) records(pods []string) ([]attachment.Record, error) {
 	return records, nil
 }
 
-// state says, a line each, how the pod is; ok unless it is not as programmed.
+// state describes the pod's rules, line by line. ok is false if they differ from those that were programmed.
 func state(ctx context.Context, r attachment.Record) (lines []string, ok bool) {
 	if r.Outcome != attachment.Programmed {
 		return []string{fmt.Sprintf("%s: %s", r.Outcome, r.Reason)}, r.Outcome == attachment.Skipped
