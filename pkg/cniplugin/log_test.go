@@ -40,7 +40,7 @@ func TestEveryOutcomeHasItsLine(t *testing.T) {
 		"check-failed": {spoil: unreadable, verb: "CHECK", level: "ERROR", message: "CHECK failed", says: map[string]string{"code": "999", "reason": "manifests.yaml"}},
 		"gc-failed": {spoil: func(a *attachment) { a.file("state", "") }, verb: "GC", level: "ERROR", message: "GC failed", nameless: true,
 			says: map[string]string{"code": "999", "reason": "not a directory"}},
-		"status-failed": {spoil: unreadable, verb: "STATUS", level: "ERROR", message: "STATUS failed", nameless: true,
+		"status-failed": {spoil: func(a *attachment) { unreadable(a); a.conf["logLevel"] = "debug" }, verb: "STATUS", level: "DEBUG", message: "STATUS failed", nameless: true,
 			says: map[string]string{"code": "50", "reason": "detour can't serve an ADD"}},
 	} {
 		t.Run(event, func(t *testing.T) {
@@ -90,7 +90,7 @@ func TestEveryOutcomeHasItsLine(t *testing.T) {
 func TestAnInvalidNetConfIsLogged(t *testing.T) {
 	t.Parallel()
 	a := newAttachment(t, meshedPod(), meshConfig)
-	a.conf["backend"] = "ebpf"
+	a.conf["backend"], a.conf["logLevel"] = "ebpf", "debug"
 	for verb, events := range map[string][]string{"ADD": {"add-failed"}, "CHECK": {"check-failed"}, "STATUS": {"status-failed"}, "GC": {"gc-failed"}, "DEL": {"net-conf-invalid", "del-done"}} {
 		before := len(a.logged())
 		_, _ = a.run(verb)

@@ -3,7 +3,9 @@
 package cniplugin
 
 import (
+	"context"
 	"errors"
+	"log/slog"
 
 	"github.com/containernetworking/cni/pkg/skel"
 	"github.com/containernetworking/cni/pkg/types"
@@ -27,15 +29,15 @@ func Funcs(build string) skel.CNIFuncs {
 	}
 	return skel.CNIFuncs{
 		Add:    verb("ADD", add),
-		Check:  verb("CHECK", logged("check-failed", check)),
+		Check:  verb("CHECK", logged(slog.LevelError, "check-failed", check)),
 		Del:    verb("DEL", del),
-		GC:     verb("GC", logged("gc-failed", gc)),
-		Status: verb("STATUS", logged("status-failed", status)),
+		GC:     verb("GC", logged(slog.LevelError, "gc-failed", gc)),
+		Status: verb("STATUS", logged(slog.LevelDebug, "status-failed", status)), // a runtime asks every few seconds, and logs it itself
 	}
 }
 
 // logged serves a verb that needs a valid net conf, and logs its failure as event.
-func logged(event string, serve func(*call) error) func(*call) error {
+func logged(level slog.Level, event string, serve func(*call) error) func(*call) error {
 	return func(c *call) error {
 		err := c.confErr
 		if err == nil {
@@ -46,7 +48,7 @@ func logged(event string, serve func(*call) error) func(*call) error {
 		}
 		coded := cniError(err)
 		if coded.Code != agentapi.CodeDifferent { // check has logged all differences
-			c.log.Error(c.verb+" failed", "event", event, "code", coded.Code, "reason", err.Error())
+			c.log.Log(context.Background(), level, c.verb+" failed", "event", event, "code", coded.Code, "reason", err.Error())
 		}
 		return coded
 	}

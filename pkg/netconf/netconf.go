@@ -131,6 +131,9 @@ func (n wire) options(wrong *mistakes) decision.Options {
 		if value != "" && !mesh.IsName(value) {
 			wrong.add("meshConfig.%s: %q is not a Kubernetes name", field, value)
 		}
+		if value != "" && known && o.Dialect.Config.IsZero() {
+			wrong.add("meshConfig.%s: mesh %s has no configuration object", field, n.Mesh)
+		}
 		*target = cmp.Or(value, *target)
 	}
 	override("namespace", n.MeshConfig.Namespace, &o.Dialect.Config.Namespace)
