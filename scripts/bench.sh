@@ -13,4 +13,10 @@ export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
 scripts/deps.sh iptables nft
 scripts/build.sh ./plugin/detour ./scripts/bench/...
 
+# A node runs a copy, and a copy starts up to 0.7 ms faster than what the linker wrote.
+for program in bin/*; do
+	cp "$program" "$program.copy"
+	mv "$program.copy" "$program"
+done
+
 exec bin/bench scripts/bench/plots
