@@ -2,13 +2,16 @@ package install
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
 // maxConfSize is the size of the largest file that is looked at; containerd takes none that is larger either.
@@ -40,6 +43,62 @@ func (i *Installer) Uninstall() (pods []string, _ error) {
 		return nil, fmt.Errorf("uninstall %s: %w", PartBinary, err)
 	}
 	return nil, nil
+}
+
+// UninstallOptions say how UninstallAll goes on.
+type UninstallOptions struct {
+	// Once does what can be done now and leaves the binary if pods need it. Otherwise UninstallAll tries again after each Pause.
+	Once  bool
+	Pause time.Duration
+	// Socket is the name of the agent's socket in StateDir.
+	Socket string
+}
+
+// UninstallAll uninstalls again and again until nothing is left, not even state. Told to stop before, it leaves the binary, which
+// does no harm; another run goes on. done reports whether nothing is left.
+func (i *Installer) UninstallAll(ctx context.Context, log *slog.Logger, o UninstallOptions) (done bool, _ error) {
+	var said []string
+	for {
+		pods, err := i.Uninstall()
+		if err != nil {
+			return false, err
+		}
+		if len(pods) == 0 {
+			break
+		}
+		if !slices.Equal(pods, said) {
+			log.Info("no new pod starts with detour; its binary stays until these pods have ended, as the runtime may call it for them", "event", "uninstall-waiting", "pods", pods)
+			said = pods
+		}
+		if o.Once || stopped(ctx, o.Pause) {
+			return false, nil
+		}
+	}
+	if err := removeState(i.conf.StateDir, o.Socket); err != nil {
+		return false, err
+	}
+	log.Info("detour is uninstalled from this node", "event", "uninstalled")
+	return true, nil
+}
+
+// stopped waits, and reports whether the context ended meanwhile.
+func stopped(ctx context.Context, pause time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return true
+	case <-time.After(pause):
+		return false
+	}
+}
+
+// removeState removes what the plugin and the agent have in their folder, and then the folder if it is empty and not a mount.
+func removeState(dir, socket string) error {
+	var failed error
+	for _, name := range []string{"attachments", "namespaces", socket} {
+		failed = errors.Join(failed, os.RemoveAll(filepath.Join(dir, name)))
+	}
+	_ = os.Remove(dir)
+	return failed
 }
 
 // restore puts back the files that lists were made of.
