@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -196,6 +197,37 @@ func TestTheConfigurationIsFollowed(t *testing.T) {
 	defer mu.Unlock()
 	if !slices.Equal(versions, []string{"v1alpha1", "v1alpha2"}) {
 		t.Errorf("versions found: %q", versions)
+	}
+}
+
+// A mesh without a configuration object is decided by its pods alone: nobody asks for an object, and nothing is missing.
+func TestAMeshMayHaveNoConfigurationObject(t *testing.T) {
+	t.Parallel()
+	nettest.RequireNetns(t) // root: the socket serves nobody else
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	var log strings.Builder
+	a := newTestAgent(t, s, func(c *Config) {
+		c.Dialect.Config = mesh.ConfigRef{}
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	stop := start(t, a)
+	agenttest.Eventually(t, "the agent is ready", func() bool { return a.isSynced() && len(a.Missing(t.Context())) == 0 })
+	if answer := ask(t, a, "a", "uid-a"); answer.Error != "" || len(answer.Pod) == 0 || answer.Config != nil || answer.ConfigAbsent != "" {
+		t.Errorf("got %+v", answer)
+	}
+	agenttest.Eventually(t, "the repair decides", func() bool {
+		_, text := get(a, "/metrics")
+		return strings.Contains(text, "\ndetour_pods_unprogrammed 1\n")
+	})
+	stop()
+	for _, r := range s.Requests() {
+		if strings.HasPrefix(r, "GET") && !strings.HasPrefix(r, "GET /api/v1/pods?") {
+			t.Errorf("request %s", r)
+		}
+	}
+	if strings.Contains(log.String(), "config") {
+		t.Errorf("the log has %s", log.String())
 	}
 }
 
