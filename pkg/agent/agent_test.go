@@ -97,17 +97,17 @@ func start(t testing.TB, a *Agent) (stop func()) {
 	return stop
 }
 
-// startServed returns an agent that knows pod shop/a, and its stop.
-func startServed(t testing.TB, change func(*Config)) (*agenttest.Server, *Agent, func()) {
+// startServed returns an agent that knows pod shop/a.
+func startServed(t testing.TB, change func(*Config)) (*agenttest.Server, *Agent) {
 	t.Helper()
 	nettest.RequireNetns(t) // root, whom alone the socket serves
 	s := agenttest.NewServer(t)
 	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
 	s.Put(agenttest.ConfigPath, agenttest.Config())
 	a := newTestAgent(t, s, change)
-	stop := start(t, a)
+	start(t, a)
 	agenttest.Eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.Serving() })
-	return s, a, stop
+	return s, a
 }
 
 // isSynced reports whether the agent knows the cluster.

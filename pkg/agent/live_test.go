@@ -110,7 +110,7 @@ func TestLookupsThatWaitForTheAPIServerHoldNoCachedOneUp(t *testing.T) {
 
 func TestALookupThatGetsNoSlotSaysSoInTime(t *testing.T) {
 	t.Parallel()
-	_, a, _ := startServed(t, nil)
+	_, a := startServed(t, nil)
 	for range maxLive {
 		a.lives <- struct{}{}
 	}

@@ -19,7 +19,7 @@ func longPod(name string) agenttest.Fields {
 
 func TestALongPodIsAskedForAndNotKept(t *testing.T) {
 	t.Parallel()
-	s, a, _ := startServed(t, func(c *Config) { c.ExcludeNamespaces = []string{"shop"} })
+	s, a := startServed(t, func(c *Config) { c.ExcludeNamespaces = []string{"shop"} })
 	wordy := agenttest.Pod("wordy")
 	wordy["spec"].(agenttest.Fields)["containers"] = []agenttest.Fields{
 		{"name": "app", "env": []agenttest.Fields{{"name": "LONG", "value": strings.Repeat("x", 2*cache.MaxKept)}}, "args": []string{strings.Repeat("x", 2*cache.MaxKept)}}, {"name": "envoy"},

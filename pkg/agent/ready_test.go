@@ -141,7 +141,7 @@ func TestAPeerThatLeavesIsNoReasonToBeUnready(t *testing.T) {
 
 func TestReadinessSaysThatTheAPIServerIsSilent(t *testing.T) {
 	t.Parallel()
-	_, a, _ := startServed(t, nil)
+	_, a := startServed(t, nil)
 	if code, body := get(a, "/readyz"); code != 200 || body != "ok\n" {
 		t.Errorf("at first: %d %q", code, body)
 	}
@@ -152,7 +152,7 @@ func TestReadinessSaysThatTheAPIServerIsSilent(t *testing.T) {
 
 func TestMetricsAreServed(t *testing.T) {
 	t.Parallel()
-	_, a, _ := startServed(t, nil)
+	_, a := startServed(t, nil)
 	if code, _ := get(a, "/metrics"); code != 200 {
 		t.Error(code)
 	}
@@ -205,7 +205,7 @@ func TestTheTaintGoesWhenTheNodeIsReady(t *testing.T) {
 
 func TestTheTaintStaysUnlessAsked(t *testing.T) {
 	t.Parallel()
-	s, _, _ := startServed(t, nil)
+	s, _ := startServed(t, nil)
 	s.Put(agenttest.NodePath, node(ours))
 	time.Sleep(100 * time.Millisecond)
 	if n := s.Count("GET /api/v1/nodes"); n != 0 {

@@ -64,7 +64,7 @@ func malformed(t testing.TB, socket string) {
 
 func TestReportsAreCounted(t *testing.T) {
 	t.Parallel()
-	_, a, _ := startServed(t, func(c *Config) { c.Version, c.ExcludeNamespaces = "v1.2.3", []string{"shop"} })
+	_, a := startServed(t, func(c *Config) { c.Version, c.ExcludeNamespaces = "v1.2.3", []string{"shop"} })
 	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "a", UID: "uid-a"}, Outcome: "programmed", Backend: "iptables-nft", Stages: map[string]float64{"total": 8.5, "apply": 4, "invented": 1, "lookup": -1}})
 	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "b"}, Outcome: "skipped", Reason: "it has no container", Fallback: true})
 	tell(t, a, agentapi.Report{Outcome: "skipped", Reason: "it is not a Kubernetes pod"})
@@ -107,7 +107,7 @@ func TestReportsAreCounted(t *testing.T) {
 
 func TestAPodsOwnerIsToldOnceWhatOnlyHeCanMend(t *testing.T) {
 	t.Parallel()
-	s, a, _ := startServed(t, func(c *Config) { c.ExcludeNamespaces = []string{"shop"} }) // no pod counts as unprogrammed
+	s, a := startServed(t, func(c *Config) { c.ExcludeNamespaces = []string{"shop"} }) // no pod counts as unprogrammed
 	refused := agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "a", UID: "uid-a"}, Outcome: "failed", Code: 100, Reason: strings.Repeat("ü", 1000)}
 	for range 5 {
 		tell(t, a, refused)
@@ -138,7 +138,7 @@ func TestAPodsOwnerIsToldOnceWhatOnlyHeCanMend(t *testing.T) {
 // The API server hangs; neither the socket nor whoever records waits for it.
 func TestEventsNeverBlock(t *testing.T) {
 	t.Parallel()
-	s, a, _ := startServed(t, nil)
+	s, a := startServed(t, nil)
 	var hanging, most atomic.Int64
 	s.Update(func() {
 		s.Refuse["POST /api/v1/namespaces/shop/events"] = func(_ http.ResponseWriter, r *http.Request) {

@@ -40,7 +40,7 @@ func (q requests) next() (agentapi.Request, error) {
 		return r, check(r)
 	}
 	_, unread := errors.AsType[*net.OpError](err)
-	rest, _ := io.ReadAll(q.json.Buffered()) //nolint:errcheck // it is in memory
+	rest, _ := io.ReadAll(q.json.Buffered())
 	if (unread || errors.Is(err, io.EOF)) && len(bytes.TrimSpace(rest)) == 0 {
 		err = errNoMore
 	}
