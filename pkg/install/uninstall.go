@@ -14,15 +14,14 @@ import (
 	"time"
 )
 
-// maxConfSize is the size of the largest file that is looked at; containerd takes none that is larger either.
+// maxConfSize is the size in bytes of the largest file to read; containerd reads no larger one either.
 const maxConfSize = 2 << 20
 
-// Uninstall takes out exactly what is ours: the entry from every list in the folder, whatever its file is called by now,
-// then the credentials, then the binary. A .conf that a list was made of is put back, unless somebody has changed the list
-// since: then it stays, without our entry, and the original beside it. If the entry can't be taken out, the rest stays, as
-// the runtime could start no pod otherwise. The binary stays as long as the runtime may call it for the DEL of a pod: pods are the
-// names of those, and an Uninstall after their end removes it. Uninstall may be repeated. No Run may be going on, here or in
-// another process.
+// Uninstall removes what is ours: the entry from every list in the folder, whatever the name of its file, then the credentials, then
+// the binary. It restores a .conf that was converted to a list; if another program has changed the list since, the list stays,
+// without our entry, and the original beside it. If an entry can't be removed, the rest stays, as the runtime could start no pod
+// otherwise. The binary stays while the runtime may call it for the DEL of a pod: pods has their names, and an Uninstall after
+// they have ended removes it. Uninstall is idempotent. No Run may be going on, here or in another process.
 func (i *Installer) Uninstall() (pods []string, _ error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -101,7 +100,7 @@ func removeState(dir, socket string) error {
 	return failed
 }
 
-// restore puts back the files that lists were made of.
+// restore restores the files that were converted to lists.
 func (i *Installer) restore() error {
 	names, err := i.regular()
 	if err != nil {
@@ -124,16 +123,15 @@ func (i *Installer) restoreFile(file string) error {
 	if err != nil {
 		return err
 	}
-	// If it is there already, we were killed before the list was replaced by it or it by the list, or somebody has written
-	// it anew.
+	// If it exists already, an earlier run was killed halfway, or another program has written it again.
 	back := exists(original)
 	names := targets(file)
-	for _, name := range slices.Backward(names[:]) { // where the second is ours, the first was somebody else's
+	for _, name := range slices.Backward(names[:]) { // if the second is ours, the first belongs to another program
 		n, err := readFile(i.conf.ConfDir, name)
 		if err != nil || !i.isUnchanged(n.text, text) {
 			continue
 		}
-		// A second name and not another one, so that a list that nobody needs any more is recognised after a crash.
+		// A link, not a rename, so that after a crash the list is still recognised as ours.
 		if !back {
 			if err := i.files.link(kept, original); err != nil {
 				return err
@@ -151,7 +149,7 @@ func (i *Installer) restoreFile(file string) error {
 	return err
 }
 
-// dropEntries takes the entry out of all lists.
+// dropEntries removes the entry from all lists.
 func (i *Installer) dropEntries() error {
 	names, err := i.regular()
 	if err != nil {
@@ -169,13 +167,13 @@ func (i *Installer) dropEntries() error {
 func (i *Installer) dropFrom(name string) error {
 	n, err := readFile(i.conf.ConfDir, name)
 	if errors.Is(err, fs.ErrPermission) && !slices.Contains(extensions, filepath.Ext(name)) {
-		return nil // somebody's secret, which the runtime does not read
+		return nil // another program's secret, which the runtime does not read
 	}
 	if err != nil {
 		return err
 	}
 	if _, err := parseList(n.text, i.entry.name); err != nil {
-		return nil //nolint:nilerr // no list, so it has no entry
+		return nil //nolint:nilerr // it is no list, so it has no entry
 	}
 	edited, err := dropEntry(n.text, i.entry)
 	if err != nil || bytes.Equal(edited, n.text) {
@@ -184,7 +182,7 @@ func (i *Installer) dropFrom(name string) error {
 	return i.files.rewrite(n.path, edited, ownedBy(n.info), n.text)
 }
 
-// regular lists the folder's files. What a link leads to is one of them, or not ours.
+// regular lists the folder's regular files. A link leads to one of them or to a file that is not ours.
 func (i *Installer) regular() ([]string, error) {
 	entries, err := os.ReadDir(i.conf.ConfDir)
 	if err != nil {

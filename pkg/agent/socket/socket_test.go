@@ -210,6 +210,36 @@ func TestAnAnswerEndsWithItsPeer(t *testing.T) {
 	agenttest.Eventually(t, "it ends", func() bool { return ended.Load() == 1 })
 }
 
+// A request that comes while the one before is answered is not lost.
+func TestARequestDuringAnAnswerIsAnswered(t *testing.T) {
+	t.Parallel()
+	asked, release := make(chan struct{}), make(chan struct{})
+	s := start(t, func(s *served) {
+		s.Answer = func(ctx context.Context, r agentapi.Request) agentapi.Answer {
+			if r.Lookup != nil {
+				close(asked)
+				<-release
+			}
+			return s.answer(ctx, r)
+		}
+	})
+	conn := s.dial(t)
+	fmt.Fprintln(conn, aLookup)
+	<-asked
+	fmt.Fprintln(conn, aReport)
+	time.Sleep(20 * time.Millisecond)
+	close(release)
+	answers := json.NewDecoder(conn)
+	for range 2 {
+		if err := answers.Decode(&agentapi.Answer{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := s.reports.Load(); n != 1 {
+		t.Errorf("%d reports", n)
+	}
+}
+
 // An idle connection does not keep the server from ending.
 func TestIdleConnectionsDoNotHoldUpTheEnd(t *testing.T) {
 	t.Parallel()
