@@ -29,13 +29,11 @@ func ReadNetConf(path string) (NetConf, error) {
 	return fields, nil
 }
 
-// Set sets a field to a string.
-func (n NetConf) Set(field, value string) { n.set(field, value) }
-
-func (n NetConf) set(field string, value any) {
+// Set sets a field to a value that JSON can have.
+func (n NetConf) Set(field string, value any) {
 	data, err := json.Marshal(value)
 	if err != nil {
-		panic(err) // strings, and what was JSON before
+		panic(err)
 	}
 	n[field] = data
 }
@@ -67,6 +65,6 @@ func (n NetConf) WithVersion(version string) (json.RawMessage, error) {
 	}
 	config["versions"] = []string{version}
 	proxy["meshConfig"] = config
-	out.set("proxy", proxy)
+	out.Set("proxy", proxy)
 	return json.Marshal(out)
 }
