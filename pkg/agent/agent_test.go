@@ -100,7 +100,7 @@ func start(t testing.TB, a *Agent) (stop func()) {
 // startServed returns an agent that knows pod shop/a.
 func startServed(t testing.TB, change func(*Config)) (*agenttest.Server, *Agent) {
 	t.Helper()
-	nettest.RequireNetns(t) // root, whom alone the socket serves
+	nettest.RequireNetns(t) // root: the socket serves nobody else
 	s := agenttest.NewServer(t)
 	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
 	s.Put(agenttest.ConfigPath, agenttest.Config())

@@ -15,8 +15,8 @@ import (
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// The plugin's own ADD lets a pod start unmeshed, as it gets no answer; the agent programs the pod; CHECK and DEL of the
-// attachment find what the agent did.
+// ADD gets no answer and lets a pod start unmeshed. Then the agent programs the pod, and the attachment's CHECK and DEL find what
+// the agent did.
 func TestAPodThatWasAllowedToStartIsRepairedForItsOwnCheckAndDel(t *testing.T) {
 	t.Parallel()
 	w := nettest.StartWorld(t)

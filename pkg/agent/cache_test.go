@@ -262,9 +262,9 @@ func runChild(dir string) int {
 	return 1
 }
 
-// The resident memory of a process that is an agent and nothing else. No limits: the numbers are for the note.
+// The resident memory of a process that is only an agent. There is no limit: the numbers are for the log.
 func TestMemoryOfAnAgentWithAHundredPods(t *testing.T) {
-	nettest.RequireNetns(t) // root, whom alone the socket serves
+	nettest.RequireNetns(t) // root: the socket serves nobody else
 	s := agenttest.NewServer(t)
 	for i := range 100 {
 		s.Put(agenttest.PodPath("shop", fmt.Sprintf("web-%d", i)), bigPod(i))
@@ -311,7 +311,7 @@ func TestMemoryOfAnAgentWithAHundredPods(t *testing.T) {
 	t.Logf("after 1000 changes of pods: %s", resident())
 }
 
-// No limit on the heap: the numbers are for the note.
+// There is no limit on the heap: the numbers are for the log.
 func TestMemoryOfTheCacheWithAHundredPods(t *testing.T) {
 	s := agenttest.NewServer(t)
 	for i := range 100 {

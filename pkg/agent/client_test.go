@@ -49,7 +49,7 @@ func TestInAPodLiveLookupsUseItsServiceAccount(t *testing.T) {
 	}
 }
 
-// What is told to come back later must not wait in the client.
+// A write that is told to come back later must not wait in the client.
 func TestAWriteIsTriedOnce(t *testing.T) {
 	t.Parallel()
 	s := agenttest.NewServer(t)

@@ -67,7 +67,7 @@ func askInVain(t *testing.T, a *Agent) (hangUp func()) {
 // startPatient starts an agent that waits for the API server for an hour, and for a request for the time given.
 func startPatient(t *testing.T, request time.Duration) (*agenttest.Server, *Agent) {
 	t.Helper()
-	nettest.RequireNetns(t) // root, whom alone the socket serves
+	nettest.RequireNetns(t) // root: the socket serves nobody else
 	s := agenttest.NewServer(t)
 	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
 	a := newPatientAgent(t, s, nil, func(p *timing) { p.lookup, p.request = time.Hour, request })
@@ -119,7 +119,7 @@ func TestALookupThatGetsNoSlotSaysSoInTime(t *testing.T) {
 	}
 }
 
-// What comes after the request is no end: it may be the request's own end of line.
+// What comes after the request, such as its end of line, does not mean that the peer hangs up.
 func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
 	t.Parallel()
 	s, a := startPatient(t, 2*time.Second)
@@ -149,7 +149,7 @@ func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
 	}
 }
 
-// Where the plugin may not ask the API server itself, one that takes long is no reason to fail.
+// If the plugin may not ask the API server itself, a slow API server is no reason to fail.
 func TestAnAPIServerThatTakesLongIsWaitedForThroughTheAgent(t *testing.T) {
 	t.Parallel()
 	s, a := startPatient(t, hasty.request)

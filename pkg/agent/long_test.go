@@ -49,7 +49,7 @@ func TestALongPodIsAskedForAndNotKept(t *testing.T) {
 	}
 }
 
-// A pod is not hidden by its length, nor does one that can't be asked for hide others.
+// A long pod is found, and one that can't be looked up does not hide others.
 func TestALongPodThatRunsWithoutRedirectionIsFound(t *testing.T) {
 	t.Parallel()
 	s := agenttest.NewServer(t)

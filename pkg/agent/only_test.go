@@ -15,7 +15,7 @@ import (
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// The records of ADD are the runtime's, also of pods that the API server knows no more: DEL comes later, and needs them.
+// ADD's records stay even when the API server no longer has their pods: DEL comes later and needs them.
 func TestOnlyRecordsOfRepairsGoWithTheirPods(t *testing.T) {
 	t.Parallel()
 	s := agenttest.NewServer(t)
@@ -31,10 +31,10 @@ func TestOnlyRecordsOfRepairsGoWithTheirPods(t *testing.T) {
 	}
 }
 
-// A kubelet that makes the folder for a hostPath makes it for everybody.
+// A kubelet creates the folder of a hostPath readable by everybody.
 func TestAFolderThatIsThereIsClosedToOthers(t *testing.T) {
 	t.Parallel()
-	nettest.RequireNetns(t) // root, whom alone the socket serves
+	nettest.RequireNetns(t) // root: the socket serves nobody else
 	a := newTestAgent(t, agenttest.NewServer(t), nil)
 	if err := os.Chmod(a.conf.StateDir, 0o755); err != nil {
 		t.Fatal(err)
@@ -61,7 +61,7 @@ func TestOnlyTheTaintWithTheEffectGoes(t *testing.T) {
 	}
 }
 
-// Whatever an API server makes of the field selector.
+// This holds even if the API server ignores the field selector.
 func TestOnlyTheConfigurationOfTheNameCounts(t *testing.T) {
 	t.Parallel()
 	s := agenttest.NewServer(t)
@@ -80,7 +80,7 @@ func TestOnlyTheConfigurationOfTheNameCounts(t *testing.T) {
 			"metadata": agenttest.Fields{"resourceVersion": "1000"}, "items": []agenttest.Fields{agenttest.Config(), another},
 		})
 	}
-	nettest.RequireNetns(t) // root, whom alone the socket serves
+	nettest.RequireNetns(t) // root: the socket serves nobody else
 	a := newTestAgent(t, s, nil)
 	start(t, a)
 	agenttest.Eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.Serving() })
@@ -89,7 +89,7 @@ func TestOnlyTheConfigurationOfTheNameCounts(t *testing.T) {
 	}
 }
 
-// An address on an interface that is down is nobody's: here another namespace keeps a copy of the pod's.
+// An address on an interface that is down does not count: here another namespace has a copy of the pod's.
 func TestOnlyLinksThatAreUpTellAPodsNamespace(t *testing.T) {
 	t.Parallel()
 	w, other := nettest.StartWorld(t), nettest.StartNamespace(t, "down")

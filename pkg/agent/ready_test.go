@@ -61,9 +61,9 @@ func TestReadinessSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-// Whoever reaches the port may ask, and a runtime asks again and again: none of that may reach the API server.
+// Whoever reaches the port may ask, and a runtime asks again and again. None of that may reach the API server.
 func TestReadinessCostsTheAPIServerNothing(t *testing.T) {
-	nettest.RequireNetns(t) // root, whom alone the socket serves
+	nettest.RequireNetns(t) // root: the socket serves nobody else
 	tests := []struct {
 		name     string
 		whole    bool // the cache is, before the API server becomes as it is
@@ -127,7 +127,7 @@ func TestReadinessIsAskedForAnewInTime(t *testing.T) {
 	agenttest.Eventually(t, "the API server is down", func() bool { return a.noLookups(t.Context()) != "" })
 }
 
-// A peer that goes away while the API server is asked says nothing about the API server.
+// A peer that hangs up during the request says nothing about the API server.
 func TestAPeerThatLeavesIsNoReasonToBeUnready(t *testing.T) {
 	t.Parallel()
 	a := newTestAgent(t, agenttest.NewServer(t), nil)

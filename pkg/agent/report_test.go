@@ -135,7 +135,7 @@ func TestAPodsOwnerIsToldOnceWhatOnlyHeCanMend(t *testing.T) {
 	}
 }
 
-// The API server hangs; neither the socket nor whoever records waits for it.
+// The API server hangs; neither the socket nor the callers of the recorder wait for it.
 func TestEventsNeverBlock(t *testing.T) {
 	t.Parallel()
 	s, a := startServed(t, nil)

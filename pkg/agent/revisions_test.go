@@ -38,7 +38,7 @@ func withIstio(c *Config) { c.Dialect, _ = mesh.Find("istio") }
 // newIstioAgent makes an agent of a mesh with the usual configuration, which does not run yet.
 func newIstioAgent(t testing.TB) (*agenttest.Server, *Agent) {
 	t.Helper()
-	nettest.RequireNetns(t) // root, whom alone the socket serves
+	nettest.RequireNetns(t) // root: the socket serves nobody else
 	s := agenttest.NewServer(t)
 	s.Put(configMapPath("istio"), configMap("istio", 16001))
 	return s, newTestAgent(t, s, withIstio)
@@ -126,7 +126,7 @@ func TestReadinessDoesNotDependOnRevisions(t *testing.T) {
 	}
 }
 
-// What a pod says of itself must not make the agent follow as many objects as there are pods.
+// Pods must not make the agent follow as many objects as there are pods.
 func TestPodsThatNameManyRevisionsAreLookedUpLive(t *testing.T) {
 	t.Parallel()
 	s, a := newIstioAgent(t)
@@ -179,7 +179,7 @@ func TestUnprogrammedPodsAreFoundByTheirRevisionsConfiguration(t *testing.T) {
 	}
 }
 
-// What the cache drops of a pod must not be what says whose configuration it has.
+// The cached pod must name the same configuration as the whole one.
 func TestTheTrimmedPodHasTheConfigurationOfTheWhole(t *testing.T) {
 	t.Parallel()
 	s, a := newIstioAgent(t)

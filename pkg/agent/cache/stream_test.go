@@ -100,7 +100,7 @@ func TestEventsAreReadOneByOne(t *testing.T) {
 	}
 }
 
-// What the cache drops must not count: every scenario is decided alike from the pod as served and as cached.
+// What the cache drops must not count: each scenario has the same decision from the whole pod and from the cached one.
 func TestTheTrimmedPodIsDecidedLikeTheWhole(t *testing.T) {
 	t.Parallel()
 	cases := testcase.Load(t, "../../..")

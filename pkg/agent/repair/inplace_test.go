@@ -33,7 +33,7 @@ func TestAnAddThatCameFirstIsLeftAlone(t *testing.T) {
 	}
 }
 
-// The pod whose ADD let it start unmeshed has one record in the end, which is its attachment's.
+// A pod that started unmeshed has one record after its repair: its attachment's.
 func TestTheRepairOfAPodThatStartedUnmeshedTakesItsRecord(t *testing.T) {
 	t.Parallel()
 	w, r := newRepairer(t)
@@ -95,8 +95,7 @@ func TestADifferenceIsAnErrorAndLeavesNothing(t *testing.T) {
 	wantNoRules(t, w)
 }
 
-// Killed at any moment, an agent leaves a pod that the next sweep programs: the record comes last, and programming again
-// changes nothing.
+// Wherever an agent is killed, the next sweep programs the pod: the record comes last, and programming again changes nothing.
 func TestProgrammingAgainEndsTheSame(t *testing.T) {
 	t.Parallel()
 	w, r := newRepairer(t)

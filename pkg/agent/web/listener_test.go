@@ -96,7 +96,7 @@ func TestAClosedConnectionMakesRoom(t *testing.T) {
 	}
 }
 
-// Not one connection that is never read, but one after the other, as fast as they go.
+// A flood of new connections, as fast as they go.
 func TestAHealthCheckGetsThroughAFlood(t *testing.T) {
 	t.Parallel()
 	l, err := Listen(t.Context(), "127.0.0.1:0")
