@@ -32,22 +32,19 @@ func (p *podObject) DeepCopyObject() runtime.Object {
 	return &out
 }
 
-// podFacts is what the agent reads of a v1 Pod's JSON beside what pod.Trim keeps.
+// podFacts is what the agent reads of a v1 Pod's JSON: what the plugin reads, and more.
 type podFacts struct {
 	Kind     string `json:"kind"`
 	Metadata struct {
-		Namespace         string            `json:"namespace"`
-		Name              string            `json:"name"`
-		UID               types.UID         `json:"uid"`
-		ResourceVersion   string            `json:"resourceVersion"`
-		Annotations       map[string]string `json:"annotations"`
-		Labels            map[string]string `json:"labels"`
-		DeletionTimestamp *string           `json:"deletionTimestamp"`
+		pod.Metadata
+		ResourceVersion   string  `json:"resourceVersion"`
+		DeletionTimestamp *string `json:"deletionTimestamp"`
 		OwnerReferences   []struct {
 			Controller bool `json:"controller"`
 		} `json:"ownerReferences"`
 	} `json:"metadata"`
 	Spec struct {
+		pod.Spec
 		HostNetwork bool `json:"hostNetwork"`
 	} `json:"spec"`
 	Status podStatus `json:"status"`
@@ -99,12 +96,12 @@ func (c *Cache) decode(data []byte) (runtime.Object, error) {
 		return nil, fmt.Errorf("decode a pod: %w", err)
 	}
 	m := f.Metadata
-	p := &podObject{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion}}
+	p := &podObject{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: types.UID(m.UID), ResourceVersion: m.ResourceVersion}}
 	if end, ok := m.Annotations[metav1.InitialEventsAnnotationKey]; ok { // a stream marks the end of its list with it
 		p.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: end}
 	}
 	p.pod = f.pod(c.Dialect)
-	trimmed, err := pod.Trim(data, c.Dialect.Sidecar, c.Dialect.Reads)
+	trimmed, err := pod.Trimmed(m.Metadata, f.Spec.Spec, c.Dialect.Sidecar, c.Dialect.Reads)
 	if err != nil {
 		return nil, fmt.Errorf("trim pod %s: %w", p.pod, err)
 	}
@@ -117,7 +114,7 @@ func (c *Cache) decode(data []byte) (runtime.Object, error) {
 func (f podFacts) pod(dialect mesh.Dialect) nodepod.Pod {
 	m := f.Metadata
 	p := nodepod.Pod{
-		ID:          pod.ID{Namespace: m.Namespace, Name: m.Name, UID: string(m.UID)},
+		ID:          pod.ID{Namespace: m.Namespace, Name: m.Name, UID: m.UID},
 		MirrorOf:    m.Annotations[pod.MirrorAnnotation],
 		Config:      dialect.ConfigFor(m.Annotations, m.Labels).Name,
 		HostNetwork: f.Spec.HostNetwork,
