@@ -6,18 +6,18 @@ import (
 )
 
 // Trim returns the JSON of what Parse reads of a pod, for whoever keeps many. It leaves out annotations and labels that reads
-// does not know, and the arguments and variables of all containers but the one called wordy: those can be long. Trim does
+// does not know, and the arguments and variables of all containers but the one called verbose: those can be long. Trim does
 // not check what Parse checks.
-func Trim(data []byte, wordy string, reads func(name string) bool) ([]byte, error) {
+func Trim(data []byte, verbose string, reads func(name string) bool) ([]byte, error) {
 	var w wire
 	if err := json.Unmarshal(data, &w); err != nil {
 		return nil, fmt.Errorf("decode Pod: %w", err)
 	}
-	return Trimmed(w.Metadata, w.Spec, wordy, reads)
+	return Trimmed(w.Metadata, w.Spec, verbose, reads)
 }
 
 // Trimmed is Trim for a caller that has decoded the pod, with more fields of its own. It changes both.
-func Trimmed(m Metadata, s Spec, wordy string, reads func(name string) bool) ([]byte, error) {
+func Trimmed(m Metadata, s Spec, verbose string, reads func(name string) bool) ([]byte, error) {
 	w := wire{"Pod", "v1", m, s} // the API server leaves kind and version out of a list's items
 	for _, names := range []map[string]string{w.Metadata.Annotations, w.Metadata.Labels} {
 		for name := range names {
@@ -28,7 +28,7 @@ func Trimmed(m Metadata, s Spec, wordy string, reads func(name string) bool) ([]
 	}
 	for _, list := range [][]wireContainer{w.Spec.InitContainers, w.Spec.Containers} {
 		for i := range list {
-			if list[i].Name != wordy {
+			if list[i].Name != verbose {
 				list[i].Args, list[i].Env = nil, nil
 			}
 		}
