@@ -1,8 +1,8 @@
-// Package agent is the node agent's cluster side. It answers the plugin's lookups from a cache of this node's pods and
-// the mesh's configuration, or by a live request where the cache can't be trusted; it counts what the plugin reports,
-// tells a pod's owner by Event what only he can mend, takes the taint off a node that can serve pods, and finds, and by
-// choice repairs, meshed pods that were started without the plugin. It writes nothing on the host but its socket and,
-// for Repair InPlace, attachment records.
+// Package agent is the node agent's cluster side, and wires its rooms. It answers the plugin's lookups from a cache of this node's
+// pods and the mesh's configuration (cache), or by a live request where the cache can't be trusted, at a Unix socket (socket). It
+// counts what the plugin reports, and writes Events about what only a pod's owner can mend (events). It removes the taint of a
+// node that can serve pods, and finds, and if told so repairs, meshed pods that were started without the plugin (repair). web
+// serves its metrics and health. On the host it writes only its socket and, for repair.InPlace, rules and attachment records.
 package agent
 
 import (
@@ -11,106 +11,21 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
-	"strings"
+	"net/http"
 	"sync"
 	"time"
 
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
 
-	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/decision"
+	"github.com/detour-cni/detour/pkg/agent/cache"
+	"github.com/detour-cni/detour/pkg/agent/events"
+	"github.com/detour-cni/detour/pkg/agent/repair"
+	"github.com/detour-cni/detour/pkg/agent/socket"
+	"github.com/detour-cni/detour/pkg/agent/web"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
-	"github.com/detour-cni/detour/pkg/netconf"
 )
-
-// Defaults of Config.
-const (
-	DefaultSocket      = "agent.sock" // in StateDir
-	DefaultMetricsAddr = ":15014"
-	DefaultNetnsDir    = "/run/netns"
-)
-
-// Config is what an agent is made of. Node and Dialect are needed, the rest has defaults.
-type Config struct {
-	// Node is this node's name at the API server.
-	Node string
-	// Options are those of the net conf. Of an excluded namespace no pod counts as unprogrammed.
-	decision.Options
-	// Kubeconfig is a path; empty stands for the pod's ServiceAccount.
-	Kubeconfig string
-	// StateDir is the plugin's. It is made 0700.
-	StateDir string
-	// Socket is the path of the socket, which must be in StateDir.
-	Socket string
-	// MetricsAddr is where metrics and health are served, NetnsDir where the runtime keeps the pods' network namespaces.
-	MetricsAddr string
-	NetnsDir    string
-	// Repair says what becomes of meshed pods that run without redirection.
-	Repair Repair
-	// RemoveTaint takes Taint off the node once it is ready. That needs the right to get and patch nodes.
-	RemoveTaint bool
-	// Installed reports whether the runtime would call the plugin, and if not, what is missing. It must be quick: readiness
-	// calls it. nil stands for true.
-	Installed func() (ok bool, missing string)
-	// ConfigVersion is called, on a goroutine of the agent's, whenever the served version of the mesh's configuration was
-	// found or has changed; that is what the net conf's proxy.meshConfig.versions should have. It must not block.
-	ConfigVersion func(version string)
-	// Version is the build's, for a metric.
-	Version string
-	Log     *slog.Logger
-}
-
-// withDefaults fills in what is empty.
-func (c Config) withDefaults() Config {
-	for _, f := range []struct {
-		target *string
-		value  string
-	}{{&c.StateDir, netconf.DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}, {&c.Version, "development"}} {
-		if *f.target == "" {
-			*f.target = f.value
-		}
-	}
-	c.StateDir = filepath.Clean(c.StateDir)
-	if c.Socket == "" {
-		c.Socket = filepath.Join(c.StateDir, DefaultSocket)
-	}
-	if c.ExcludeNamespaces == nil {
-		c.ExcludeNamespaces = decision.DefaultExclusions(c.Dialect)
-	}
-	if c.Repair == "" {
-		c.Repair = Report
-	}
-	if c.Installed == nil {
-		c.Installed = func() (bool, string) { return true, "" }
-	}
-	if c.Log == nil {
-		c.Log = slog.Default()
-	}
-	return c
-}
-
-func (c Config) check() error {
-	var wrong []string
-	bad := func(format string, args ...any) { wrong = append(wrong, fmt.Sprintf(format, args...)) }
-	if !mesh.IsName(c.Node) {
-		bad("%q is not a node's name", c.Node)
-	}
-	if c.Dialect.Name == "" {
-		bad("there is no mesh")
-	}
-	if filepath.Dir(filepath.Clean(c.Socket)) != c.StateDir {
-		bad("the socket %s is not in the state folder %s", c.Socket, c.StateDir)
-	}
-	if _, err := ParseRepair(string(c.Repair)); err != nil {
-		bad("%v", err)
-	}
-	if wrong != nil {
-		return fmt.Errorf("configure the agent: %s", strings.Join(wrong, "; "))
-	}
-	return nil
-}
 
 // live answers what the cache can't; it is *kube.API.
 type live interface {
@@ -120,35 +35,30 @@ type live interface {
 
 // Agent is a node's agent. Its methods are safe for concurrent use.
 type Agent struct {
-	conf      Config
-	log       *slog.Logger
-	client    *client
-	live      live
-	lives     chan struct{} // a slot for each lookup at the API server
-	probe     probe
-	pods      *podCache
-	config    *configCache // the mesh's usual configuration
-	revisions *revisions   // and others that pods have
-	metrics   *metrics
-	events    *recorder
-	store     attachment.Store
-	socket    socketState
-	timing    timing
-	booted    time.Time       // when the node was
-	told      map[string]bool // UIDs that the last sweep found; its goroutine's
+	conf     Config
+	log      *slog.Logger
+	timing   timing
+	client   *cache.Client
+	cache    *cache.Cache
+	live     live
+	lives    chan struct{} // a slot for each lookup at the API server
+	probe    probe
+	socket   *socket.Server
+	events   *events.Recorder
+	metrics  *metrics
+	repairer *repair.Repairer
 }
 
 // timing is how long the agent waits for what; tests are less patient.
 type timing struct {
-	request time.Duration // for a peer to send its request and to take the answer
+	request time.Duration // for a peer at the socket to send a request and to take the answer
 	lookup  time.Duration // for a live lookup
 	ready   time.Duration // for the API server, if readiness depends on it
 	probe   time.Duration // between looks whether the API server can be asked
-	sweep   time.Duration // between searches for unprogrammed pods
-	settle  time.Duration // a pod must have run that long to be called unprogrammed
+	config  time.Duration // between looks for a configuration that is not served
 	taint   time.Duration // between looks at the node's taints
-	check   time.Duration // between looks at the own socket
-	evict   time.Duration // between evictions
+	check   time.Duration // between looks at the socket, and at a node that is not ready
+	repair  repair.Timing
 }
 
 var patient = timing{
@@ -156,15 +66,16 @@ var patient = timing{
 	lookup:  10 * time.Second,
 	ready:   time.Second,
 	probe:   5 * time.Second,
-	sweep:   30 * time.Second,
-	settle:  30 * time.Second,
+	config:  5 * time.Second,
 	taint:   5 * time.Minute,
 	check:   2 * time.Second,
-	evict:   time.Second,
+	repair:  repair.Timing{Sweep: 30 * time.Second, Check: 2 * time.Second, Settle: 30 * time.Second, Evict: time.Second},
 }
 
-// New makes an agent; it reads the credentials and asks nobody.
-func New(conf Config) (*Agent, error) {
+// New makes an agent. It reads the credentials and makes no request.
+func New(conf Config) (*Agent, error) { return newAgent(conf, patient) }
+
+func newAgent(conf Config, t timing) (*Agent, error) {
 	conf = conf.withDefaults()
 	if err := conf.check(); err != nil {
 		return nil, err
@@ -173,14 +84,37 @@ func New(conf Config) (*Agent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the API server's address and credential: %w", err)
 	}
-	api, err := newLive(config, cmp.Or(conf.Kubeconfig, "the ServiceAccount"))
-	if err != nil {
+	a := &Agent{conf: conf, log: conf.Log, timing: t, lives: make(chan struct{}, maxLive)}
+	if a.live, err = newLive(config, cmp.Or(conf.Kubeconfig, "the ServiceAccount")); err != nil {
 		return nil, err
 	}
-	return newAgent(conf, config, api, patient)
+	if a.client, err = cache.NewClient(config, conf.Dialect.Config); err != nil {
+		return nil, err
+	}
+	a.cache = cache.New(a.client, cache.Options{
+		Node: conf.Node, Dialect: conf.Dialect, ConfigVersion: conf.ConfigVersion, Recheck: t.config, Log: conf.Log,
+	})
+	a.metrics = newMetrics(conf.Version, a.cache.Age)
+	a.events = events.NewRecorder(a.client, conf.Node, conf.Log, a.metrics.events)
+	a.socket = &socket.Server{
+		Path: conf.Socket, Answer: a.answer, Malformed: a.metrics.malformed.Inc, Patience: t.request, Check: t.check, Log: conf.Log,
+	}
+	a.repairer = repair.New(repair.Config{
+		Mode: conf.Repair, Mesh: conf.Dialect.Name, StateDir: conf.StateDir, NetnsDir: conf.NetnsDir,
+		Cluster: cluster{a}, Owners: a.events, Create: a.client.Create,
+		Unprogrammed: a.metrics.unprogrammed, Repairs: a.metrics.repairs, Log: conf.Log, Timing: t.repair,
+	})
+	return a, nil
 }
 
-// newLive prepares what asks the API server for what the cache does not have; origin is what errors call the configuration.
+func restConfig(kubeconfig string) (*rest.Config, error) {
+	if kubeconfig == "" {
+		return rest.InClusterConfig()
+	}
+	return clientcmd.BuildConfigFromFlags("", kubeconfig)
+}
+
+// newLive prepares the lookups at the API server. origin names the configuration in errors.
 func newLive(config *rest.Config, origin string) (*kube.API, error) {
 	server, _, err := rest.DefaultServerUrlFor(config)
 	if err != nil {
@@ -193,31 +127,8 @@ func newLive(config *rest.Config, origin string) (*kube.API, error) {
 	return kube.NewAPIOver(transport, server, origin), nil
 }
 
-func newAgent(conf Config, config *rest.Config, api live, t timing) (*Agent, error) {
-	c, err := newClient(config, conf.Dialect.Config)
-	if err != nil {
-		return nil, err
-	}
-	a := &Agent{
-		conf:   conf,
-		log:    conf.Log,
-		client: c,
-		live:   api,
-		lives:  make(chan struct{}, mostLive),
-		pods:   newPodCache(conf.Dialect, conf.Log),
-		config: newConfigCache(conf.Dialect.Config, conf.Log, conf.ConfigVersion),
-		store:  attachment.NewStore(conf.StateDir),
-		timing: t,
-		booted: bootTime(),
-	}
-	a.revisions = &revisions{usual: conf.Dialect.Config, log: conf.Log, caches: map[string]*configCache{}}
-	a.metrics = newMetrics(conf.Version, a.pods.age)
-	a.events = newRecorder(c, conf.Node, conf.Log, a.metrics.events)
-	return a, nil
-}
-
-// Run serves until ctx ends or something fails that the agent can't do without, which is the error. Everything that it
-// has started has ended when it returns. It leaves the host as it is, but for the socket.
+// Run serves until ctx ends or something fails that the agent can't do without, which is the error. Everything it has started
+// has ended when it returns. It leaves the host as it is, but for the socket.
 func (a *Agent) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -225,29 +136,21 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer parts.Wait()
 	defer stop(nil)
 
-	http, err := listenTCP(ctx, a.conf.MetricsAddr)
+	l, err := web.Listen(ctx, a.conf.MetricsAddr)
 	if err != nil {
-		return fmt.Errorf("serve metrics and health: %w", err)
+		return err
 	}
-	start := func(part func(context.Context) error) {
+	needed := func(part func() error) {
 		parts.Go(func() {
-			if err := part(ctx); err != nil {
+			if err := part(); err != nil {
 				stop(err)
 			}
 		})
 	}
-	always := func(part func(context.Context)) {
-		start(func(ctx context.Context) error { part(ctx); return nil })
-	}
-	start(func(ctx context.Context) error { return a.serveHTTP(ctx, http) })
-	start(a.keepSocket)
-	always(func(ctx context.Context) { a.pods.run(ctx, a.client, a.conf.Node) })
-	always(func(ctx context.Context) { a.config.run(ctx, a.client) })
-	always(a.keepRevisions)
-	always(a.events.run)
-	always(a.sweepAlways)
-	if a.conf.RemoveTaint {
-		always(a.keepTaintOff)
+	needed(func() error { return web.Serve(ctx, l, a.handler(), a.log) })
+	needed(func() error { return a.socket.Run(ctx) })
+	for _, run := range []func(context.Context){a.cache.Run, a.events.Run, a.repairer.Run, a.keepTaintOff} {
+		parts.Go(func() { run(ctx) })
 	}
 	<-ctx.Done()
 	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
@@ -255,6 +158,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	return nil
 }
+
+func (a *Agent) handler() http.Handler { return web.Handler(a.metrics.registry, a.readiness) }
 
 // CountInstall counts a write of what is installed on the host: binary, conflist, kubeconfig, token.
 func (a *Agent) CountInstall(what string) { a.metrics.installs.WithLabelValues(what).Inc() }

@@ -2,33 +2,28 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/agent/agenttest"
+	"github.com/detour-cni/detour/pkg/agent/cache"
+	"github.com/detour-cni/detour/pkg/agent/nodepod"
+	"github.com/detour-cni/detour/pkg/agent/repair"
+	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// hostNamespace stays the one of the tests, whichever the main thread is in when it is opened.
-var hostNamespace string
-
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childState); dir != "" {
 		os.Exit(runChild(dir))
 	}
-	file, err := os.Open("/proc/thread-self/ns/net")
-	if err != nil {
-		panic(err)
-	}
-	hostNamespace = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd())
-	code := nettest.Main(m)
-	file.Close()
-	os.Exit(code)
+	os.Exit(nettest.Main(m))
 }
 
 // hasty is for tests. What bounds the wait for somebody who may only be slow, on a busy machine, is less so.
@@ -37,11 +32,10 @@ var hasty = timing{
 	lookup:  5 * time.Second,
 	ready:   time.Second,
 	probe:   20 * time.Millisecond,
-	sweep:   30 * time.Millisecond,
-	settle:  time.Second,
+	config:  20 * time.Millisecond,
 	taint:   50 * time.Millisecond,
 	check:   20 * time.Millisecond,
-	evict:   time.Millisecond,
+	repair:  repair.Timing{Sweep: 30 * time.Millisecond, Check: 20 * time.Millisecond, Settle: time.Second, Evict: time.Millisecond},
 }
 
 func osm(t testing.TB) mesh.Dialect {
@@ -53,7 +47,12 @@ func osm(t testing.TB) mesh.Dialect {
 }
 
 // newTestAgent makes an agent of the server that does not run yet.
-func newTestAgent(t testing.TB, s *apiServer, change func(*Config)) *Agent {
+func newTestAgent(t testing.TB, s *agenttest.Server, change func(*Config)) *Agent {
+	return newPatientAgent(t, s, change, func(*timing) {})
+}
+
+// newPatientAgent is newTestAgent with another timing.
+func newPatientAgent(t testing.TB, s *agenttest.Server, change func(*Config), patience func(*timing)) *Agent {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "agent") // t.TempDir's names are too long for a socket
 	if err != nil {
@@ -61,17 +60,19 @@ func newTestAgent(t testing.TB, s *apiServer, change func(*Config)) *Agent {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	conf := Config{
-		Node: "n1", Options: decision.Options{Dialect: osm(t)}, Kubeconfig: s.kubeconfig(t), StateDir: dir, MetricsAddr: "127.0.0.1:0",
+		Node: "n1", Options: decision.Options{Dialect: osm(t)}, Kubeconfig: s.Kubeconfig(t), StateDir: dir, MetricsAddr: "127.0.0.1:0",
 		Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo})),
 	}
 	if change != nil {
 		change(&conf)
 	}
-	a, err := New(conf)
+	timing := hasty
+	patience(&timing)
+	a, err := newAgent(conf, timing)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a.timing, a.config.again, a.booted = hasty, 20*time.Millisecond, time.Time{}
+	a.repairer.Booted = time.Unix(1, 0)
 	return a
 }
 
@@ -96,42 +97,66 @@ func start(t testing.TB, a *Agent) (stop func()) {
 	return stop
 }
 
-// eventually waits until ok.
-func eventually(t testing.TB, what string, ok func() bool) {
+// startServed returns an agent that knows pod shop/a.
+func startServed(t testing.TB, change func(*Config)) (*agenttest.Server, *Agent) {
 	t.Helper()
-	for deadline := time.Now().Add(2 * nettest.Patience); !ok(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("it did not happen: %s", what)
+	nettest.RequireNetns(t) // root: the socket serves nobody else
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	s.Put(agenttest.ConfigPath, agenttest.Config())
+	a := newTestAgent(t, s, change)
+	start(t, a)
+	agenttest.Eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.Serving() })
+	return s, a
+}
+
+// isSynced reports whether the agent knows the cluster.
+func (a *Agent) isSynced() bool { return cluster{a}.Known() }
+
+// usual is what the agent knows of osm's configuration.
+func (a *Agent) usual() cache.Config {
+	return a.cache.ConfigOf(nodepod.Pod{Config: a.conf.Dialect.Config.Name})
+}
+
+func (a *Agent) store() attachment.Store { return attachment.NewStore(a.conf.StateDir) }
+
+func TestConfigurationsThatCanNotBe(t *testing.T) {
+	t.Parallel()
+	s := agenttest.NewServer(t)
+	good := func() Config {
+		return Config{Node: "n1", Options: decision.Options{Dialect: osm(t)}, Kubeconfig: s.Kubeconfig(t)}
+	}
+	if _, err := New(good()); err != nil {
+		t.Fatal(err)
+	}
+	for words, change := range map[string]func(*Config){
+		"is not a node's name":     func(c *Config) { c.Node = "a/b" },
+		"there is no mesh":         func(c *Config) { c.Dialect.Name = "" },
+		"not in the state folder":  func(c *Config) { c.Socket = "/run/agent.sock" },
+		"none of report, evict":    func(c *Config) { c.Repair = "mend" },
+		"no such file":             func(c *Config) { c.Kubeconfig = "/nonexistent" },
+		"unable to load in-cluste": func(c *Config) { c.Kubeconfig = "" },
+	} {
+		c := good()
+		change(&c)
+		if _, err := New(c); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("got %v, want %q", err, words)
 		}
 	}
 }
 
-// testPod is a pod of node n1 with a sidecar, running for an hour.
-func testPod(name string) fields {
-	return fields{
-		"kind": "Pod", "apiVersion": "v1",
-		"metadata": fields{
-			"namespace": "shop", "name": name, "uid": "uid-" + name,
-			"ownerReferences": []fields{{"controller": true, "kind": "ReplicaSet", "name": "r"}},
-			"managedFields":   []fields{{"manager": "kubelet", "fieldsV1": fields{"f:status": fields{}}}},
-		},
-		"spec": fields{"nodeName": "n1", "containers": []fields{{"name": "app"}, {"name": "envoy"}}},
-		"status": fields{
-			"phase": "Running", "podIPs": []fields{{"ip": nettest.PodIPv4.String()}, {"ip": nettest.PodIPv6.String()}},
-			"containerStatuses": []fields{{"name": "app", "state": fields{"running": fields{"startedAt": ago(time.Hour)}}}},
-		},
+func TestRunFailsIfItCanNotServe(t *testing.T) {
+	t.Parallel()
+	s := agenttest.NewServer(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	taken := newTestAgent(t, s, func(c *Config) { c.MetricsAddr = s.Listener.Addr().String() })
+	if err := taken.Run(ctx); err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("the port is taken: %v", err)
+	}
+	blocked := newTestAgent(t, s, nil)
+	os.Mkdir(blocked.conf.Socket, 0o700)
+	if err := blocked.Run(ctx); err == nil || !strings.Contains(err.Error(), "not a socket") {
+		t.Errorf("a folder in the socket's place: %v", err)
 	}
 }
-
-func ago(d time.Duration) string { return time.Now().Add(-d).UTC().Format(time.RFC3339) }
-
-func testConfig() fields {
-	return fields{
-		"kind": "MeshConfig", "apiVersion": "config.openservicemesh.io/v1alpha2",
-		"metadata": fields{"namespace": "osm-system", "name": "osm-mesh-config"},
-		"spec":     fields{"traffic": fields{"outboundPortExclusionList": []int{6379}}},
-	}
-}
-
-// isSynced waits until the agent knows the cluster.
-func (a *Agent) isSynced() bool { return a.pods.isSynced() && a.config.get().known }

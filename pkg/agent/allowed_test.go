@@ -8,24 +8,26 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 
+	"github.com/detour-cni/detour/pkg/agent/agenttest"
+	"github.com/detour-cni/detour/pkg/agent/repair"
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/cniplugin"
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// The plugin's own ADD lets a pod start unmeshed, as it gets no answer; the agent programs the pod; CHECK and DEL of the
-// attachment find what the agent did.
+// ADD gets no answer and lets a pod start unmeshed. Then the agent programs the pod, and the attachment's CHECK and DEL find what
+// the agent did.
 func TestAPodThatWasAllowedToStartIsRepairedForItsOwnCheckAndDel(t *testing.T) {
 	t.Parallel()
 	w := nettest.StartWorld(t)
-	s := newAPIServer(t)
-	a := newTestAgent(t, s, func(c *Config) { c.Repair, c.NetnsDir = InPlace, runtimeDir(t, w.Pod.Path()) })
-	dead := newAPIServer(t)
-	dead.setDown(true)
-	conf, err := json.Marshal(fields{
-		"cniVersion": "1.0.0", "name": "pods", "type": "detour", "mesh": "osm", "kubeconfig": dead.kubeconfig(t),
+	s := agenttest.NewServer(t)
+	a := newTestAgent(t, s, func(c *Config) { c.Repair, c.NetnsDir = repair.InPlace, agenttest.RuntimeDir(t, w.Pod.Path()) })
+	dead := agenttest.NewServer(t)
+	dead.SetDown(true)
+	conf, err := json.Marshal(agenttest.Fields{
+		"cniVersion": "1.0.0", "name": "pods", "type": "detour", "mesh": "osm", "kubeconfig": dead.Kubeconfig(t),
 		"stateDir": a.conf.StateDir, "onError": "allow", "timeout": "1s", "logFile": t.TempDir() + "/log",
-		"prevResult": fields{"cniVersion": "1.0.0", "ips": []fields{{"address": nettest.PodIPv4.String() + "/24"}, {"address": nettest.PodIPv6.String() + "/64"}}},
+		"prevResult": agenttest.Fields{"cniVersion": "1.0.0", "ips": []agenttest.Fields{{"address": nettest.PodIPv4.String() + "/24"}, {"address": nettest.PodIPv6.String() + "/64"}}},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -39,27 +41,27 @@ func TestAPodThatWasAllowedToStartIsRepairedForItsOwnCheckAndDel(t *testing.T) {
 		t.Fatal(err)
 	}
 	key := attachment.Key{Network: "pods", ContainerID: "c1", IfName: nettest.PodLink}
-	if r, err := a.store.Load(key); err != nil || r.Outcome != attachment.Allowed {
+	if r, err := a.store().Load(key); err != nil || r.Outcome != attachment.Allowed {
 		t.Fatalf("record %+v, %v", r, err)
 	}
 	wantNoRules(t, w)
 
-	s.put(podPath("shop", "a"), testPod("a"))
-	s.put(configPath, testConfig())
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	s.Put(agenttest.ConfigPath, agenttest.Config())
 	stop := start(t, a)
-	eventually(t, "it is programmed", func() bool {
+	agenttest.Eventually(t, "it is programmed", func() bool {
 		_, text := get(a, "/metrics")
 		return strings.Contains(text, `detour_repairs_total{mode="in-place",result="programmed"} 1`) && strings.Contains(text, "\ndetour_pods_unprogrammed 0\n")
 	})
-	if r, err := a.store.Load(key); err != nil || r.Outcome != attachment.Programmed || r.Netns != w.Pod.Path() {
+	if r, err := a.store().Load(key); err != nil || r.Outcome != attachment.Programmed || r.Netns != w.Pod.Path() {
 		t.Errorf("record %+v, %v", r, err)
 	}
-	if keys, _ := a.store.Keys(attachment.RepairNetwork); len(keys) > 0 {
+	if keys, _ := a.store().Keys(attachment.RepairNetwork); len(keys) > 0 {
 		t.Errorf("there is another record: %v", keys)
 	}
-	eventually(t, "its owner is told", func() bool {
-		posts := s.written("POST", "/api/v1/namespaces/shop/events")
-		return len(posts) == 1 && posts[0].body["reason"] == "DetourRepaired" && strings.Contains(posts[0].body["message"].(string), "onError is allow")
+	agenttest.Eventually(t, "its owner is told", func() bool {
+		posts := s.Written("POST", "/api/v1/namespaces/shop/events")
+		return len(posts) == 1 && posts[0].Body["reason"] == "DetourRepaired" && strings.Contains(posts[0].Body["message"].(string), "onError is allow")
 	})
 
 	stop() // it would program the pod again after DEL, as the test's API server still has it
@@ -76,7 +78,7 @@ func TestAPodThatWasAllowedToStartIsRepairedForItsOwnCheckAndDel(t *testing.T) {
 		t.Errorf("DEL: %v", err)
 	}
 	wantNoRules(t, w)
-	if _, err := a.store.Load(key); err == nil {
+	if _, err := a.store().Load(key); err == nil {
 		t.Error("DEL has left the record")
 	}
 }

@@ -4,11 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net/netip"
+	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -16,14 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"sigs.k8s.io/yaml"
-
+	"github.com/detour-cni/detour/pkg/agent/agenttest"
 	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/pod"
-	"github.com/detour-cni/detour/pkg/testcase"
 )
 
 func ask(t testing.TB, a *Agent, name, uid string) agentapi.Answer {
@@ -37,56 +34,56 @@ func ask(t testing.TB, a *Agent, name, uid string) agentapi.Answer {
 
 func TestTheCacheFollowsTheNodesPods(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.put(podPath("shop", "a"), testPod("a"))
-	other := testPod("elsewhere")
-	other["spec"].(fields)["nodeName"] = "n2"
-	s.put(podPath("shop", "elsewhere"), other)
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	other := agenttest.Pod("elsewhere")
+	other["spec"].(agenttest.Fields)["nodeName"] = "n2"
+	s.Put(agenttest.PodPath("shop", "elsewhere"), other)
 	a := newTestAgent(t, s, nil)
 	start(t, a)
 	has := func(name, uid string) bool {
-		_, ok := a.pods.find("shop", name, uid)
+		_, ok := a.cache.Pod(pod.ID{Namespace: "shop", Name: name, UID: uid})
 		return ok
 	}
-	eventually(t, "the first list", func() bool { return has("a", "uid-a") })
+	agenttest.Eventually(t, "the first list", func() bool { return has("a", "uid-a") })
 	if has("elsewhere", "uid-elsewhere") || has("a", "") || has("a", "uid-other") {
 		t.Error("the cache has a pod of another node, or answers a wrong UID")
 	}
-	s.put(podPath("shop", "b"), testPod("b"))
-	eventually(t, "a pod is added", func() bool { return has("b", "uid-b") })
-	anew := testPod("b")
-	anew["metadata"].(fields)["uid"] = "uid-b2"
-	s.put(podPath("shop", "b"), anew)
-	eventually(t, "a pod is replaced", func() bool { return has("b", "uid-b2") && !has("b", "uid-b") })
-	s.put(podPath("shop", "a"), nil)
-	eventually(t, "a pod is deleted", func() bool { return !has("a", "uid-a") })
+	s.Put(agenttest.PodPath("shop", "b"), agenttest.Pod("b"))
+	agenttest.Eventually(t, "a pod is added", func() bool { return has("b", "uid-b") })
+	anew := agenttest.Pod("b")
+	anew["metadata"].(agenttest.Fields)["uid"] = "uid-b2"
+	s.Put(agenttest.PodPath("shop", "b"), anew)
+	agenttest.Eventually(t, "a pod is replaced", func() bool { return has("b", "uid-b2") && !has("b", "uid-b") })
+	s.Put(agenttest.PodPath("shop", "a"), nil)
+	agenttest.Eventually(t, "a pod is deleted", func() bool { return !has("a", "uid-a") })
 
-	s.expire()
-	s.put(podPath("shop", "c"), testPod("c"))
-	s.put(podPath("shop", "b"), nil)
-	eventually(t, "a watch that has expired goes on", func() bool { return has("c", "uid-c") && !has("b", "uid-b2") })
+	s.Expire()
+	s.Put(agenttest.PodPath("shop", "c"), agenttest.Pod("c"))
+	s.Put(agenttest.PodPath("shop", "b"), nil)
+	agenttest.Eventually(t, "a watch that has expired goes on", func() bool { return has("c", "uid-c") && !has("b", "uid-b2") })
 
-	s.setDown(true)
+	s.SetDown(true)
 	time.Sleep(50 * time.Millisecond)
 	if !has("c", "uid-c") {
 		t.Error("the cache is lost with the API server")
 	}
-	s.setDown(false)
-	s.put(podPath("shop", "d"), testPod("d"))
-	eventually(t, "the API server is back", func() bool { return has("d", "uid-d") })
+	s.SetDown(false)
+	s.Put(agenttest.PodPath("shop", "d"), agenttest.Pod("d"))
+	agenttest.Eventually(t, "the API server is back", func() bool { return has("d", "uid-d") })
 }
 
 func TestAMirrorPodIsFoundByBothOfItsUIDs(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	p := testPod("static")
-	p["metadata"].(fields)["annotations"] = fields{pod.MirrorAnnotation: "hash"}
-	s.put(podPath("shop", "static"), p)
+	s := agenttest.NewServer(t)
+	p := agenttest.Pod("static")
+	p["metadata"].(agenttest.Fields)["annotations"] = agenttest.Fields{pod.MirrorAnnotation: "hash"}
+	s.Put(agenttest.PodPath("shop", "static"), p)
 	a := newTestAgent(t, s, nil)
 	start(t, a)
-	eventually(t, "the first list", a.isSynced)
+	agenttest.Eventually(t, "the first list", a.isSynced)
 	for _, uid := range []string{"uid-static", "hash"} {
-		if _, ok := a.pods.find("shop", "static", uid); !ok {
+		if _, ok := a.cache.Pod(pod.ID{Namespace: "shop", Name: "static", UID: uid}); !ok {
 			t.Errorf("not found by %s", uid)
 		}
 	}
@@ -94,12 +91,12 @@ func TestAMirrorPodIsFoundByBothOfItsUIDs(t *testing.T) {
 
 func TestLookupsAreAnsweredFromTheCacheIfTheUIDIsRightAndElseLive(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.put(podPath("shop", "a"), testPod("a"))
-	s.put(configPath, testConfig())
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	s.Put(agenttest.ConfigPath, agenttest.Config())
 	a := newTestAgent(t, s, nil)
 	start(t, a)
-	eventually(t, "the first list", a.isSynced)
+	agenttest.Eventually(t, "the first list", a.isSynced)
 	tests := []struct {
 		name, pod, uid string
 		live           int
@@ -109,7 +106,7 @@ func TestLookupsAreAnsweredFromTheCacheIfTheUIDIsRightAndElseLive(t *testing.T) 
 		{"wrong UID", "a", "uid-b", 1},
 	}
 	for _, tt := range tests {
-		before := s.count("GET " + podPath("shop", "a"))
+		before := s.Count("GET " + agenttest.PodPath("shop", "a"))
 		answer := ask(t, a, tt.pod, tt.uid)
 		facts, err := pod.Parse(answer.Pod)
 		if err != nil || facts.UID != "uid-a" || !strings.Contains(string(answer.Config), "6379") || answer.ConfigAbsent != "" {
@@ -119,27 +116,27 @@ func TestLookupsAreAnsweredFromTheCacheIfTheUIDIsRightAndElseLive(t *testing.T) 
 		if json.Unmarshal(answer.Config, &config) != nil || config.Kind != "MeshConfig" || config.APIVersion != "config.openservicemesh.io/v1alpha2" {
 			t.Errorf("%s: configuration %s", tt.name, answer.Config)
 		}
-		if n := s.count("GET "+podPath("shop", "a")) - before; n != tt.live {
+		if n := s.Count("GET "+agenttest.PodPath("shop", "a")) - before; n != tt.live {
 			t.Errorf("%s: %d live requests, want %d", tt.name, n, tt.live)
 		}
 	}
 	if answer := ask(t, a, "gone", "uid-x"); !answer.NotFound || !strings.Contains(answer.Error, "get pods shop/gone: 404") {
 		t.Errorf("a pod that does not exist: %+v", answer)
 	}
-	if n := s.count("GET /apis/config.openservicemesh.io?"); n > 1 {
+	if n := s.Count("GET /apis/config.openservicemesh.io?"); n > 1 {
 		t.Errorf("discovery ran %d times", n)
 	}
 }
 
 func TestWithTheAPIServerDownAKnownPodIsAnsweredAndAnotherIsAnError(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.put(podPath("shop", "a"), testPod("a"))
-	s.put(configPath, testConfig())
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	s.Put(agenttest.ConfigPath, agenttest.Config())
 	a := newTestAgent(t, s, nil)
 	start(t, a)
-	eventually(t, "the first list", a.isSynced)
-	s.setDown(true)
+	agenttest.Eventually(t, "the first list", a.isSynced)
+	s.SetDown(true)
 	if answer := ask(t, a, "a", "uid-a"); answer.Error != "" || len(answer.Pod) == 0 || len(answer.Config) == 0 {
 		t.Errorf("a known pod: %+v", answer)
 	}
@@ -153,9 +150,9 @@ func TestWithTheAPIServerDownAKnownPodIsAnsweredAndAnotherIsAnError(t *testing.T
 
 func TestTheConfigurationIsFollowed(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.served = nil
-	s.put(podPath("shop", "a"), testPod("a"))
+	s := agenttest.NewServer(t)
+	s.Served = nil
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
 	var mu sync.Mutex
 	var versions []string
 	a := newTestAgent(t, s, func(c *Config) {
@@ -172,30 +169,30 @@ func TestTheConfigurationIsFollowed(t *testing.T) {
 			return answer.Error == "" && answer.Config == nil && strings.Contains(answer.ConfigAbsent, words)
 		}
 	}
-	eventually(t, "the socket", func() bool { return a.socket.at(a.conf.Socket) })
-	eventually(t, "no version is served", absent("the API server serves no meshconfigs.config.openservicemesh.io in v1alpha2 or v1alpha1"))
-	eventually(t, "the node is ready without the CRD", func() bool { return len(a.Missing(t.Context())) == 0 })
+	agenttest.Eventually(t, "the socket", func() bool { return a.socket.Serving() })
+	agenttest.Eventually(t, "no version is served", absent("the API server serves no meshconfigs.config.openservicemesh.io in v1alpha2 or v1alpha1"))
+	agenttest.Eventually(t, "the node is ready without the CRD", func() bool { return len(a.Missing(t.Context())) == 0 })
 
-	s.update(func() { s.served = []string{"v1alpha1"} })
-	eventually(t, "the CRD comes", func() bool { return a.config.servedVersion() == "v1alpha1" && a.config.get().known })
+	s.Update(func() { s.Served = []string{"v1alpha1"} })
+	agenttest.Eventually(t, "the CRD comes", func() bool { return slices.Equal(a.cache.ConfigRef().Versions, []string{"v1alpha1"}) })
 	if !absent("MeshConfig osm-system/osm-mesh-config does not exist")() {
 		t.Error("absence is not answered")
 	}
-	s.update(func() { s.served = []string{"v1alpha2"} })
-	s.expire()
-	s.put(configPath, testConfig())
-	eventually(t, "the version is upgraded", func() bool {
-		return a.config.servedVersion() == "v1alpha2" && strings.Contains(string(a.config.get().json), "6379")
+	s.Update(func() { s.Served = []string{"v1alpha2"} })
+	s.Expire()
+	s.Put(agenttest.ConfigPath, agenttest.Config())
+	agenttest.Eventually(t, "the version is upgraded", func() bool {
+		return slices.Equal(a.cache.ConfigRef().Versions, []string{"v1alpha2"}) && strings.Contains(string(a.usual().JSON), "6379")
 	})
-	other := testConfig()
-	other["metadata"].(fields)["name"] = "another"
-	s.put(strings.Replace(configPath, "osm-mesh-config", "another", 1), other)
-	changed := testConfig()
-	changed["spec"] = fields{"traffic": fields{"outboundPortExclusionList": []int{1234}}}
-	s.put(configPath, changed)
-	eventually(t, "the object is changed", func() bool { return strings.Contains(string(a.config.get().json), "1234") })
-	s.put(configPath, nil)
-	eventually(t, "the object is deleted", absent("does not exist"))
+	other := agenttest.Config()
+	other["metadata"].(agenttest.Fields)["name"] = "another"
+	s.Put(strings.Replace(agenttest.ConfigPath, "osm-mesh-config", "another", 1), other)
+	changed := agenttest.Config()
+	changed["spec"] = agenttest.Fields{"traffic": agenttest.Fields{"outboundPortExclusionList": []int{1234}}}
+	s.Put(agenttest.ConfigPath, changed)
+	agenttest.Eventually(t, "the object is changed", func() bool { return strings.Contains(string(a.usual().JSON), "1234") })
+	s.Put(agenttest.ConfigPath, nil)
+	agenttest.Eventually(t, "the object is deleted", absent("does not exist"))
 	mu.Lock()
 	defer mu.Unlock()
 	if !slices.Equal(versions, []string{"v1alpha1", "v1alpha2"}) {
@@ -203,61 +200,50 @@ func TestTheConfigurationIsFollowed(t *testing.T) {
 	}
 }
 
-// What the cache drops must not count: every scenario is decided alike from the pod as served and as cached.
-func TestTheTrimmedPodIsDecidedLikeTheWhole(t *testing.T) {
+// A mesh without a configuration object is decided by its pods alone: nobody asks for an object, and nothing is missing.
+func TestAMeshMayHaveNoConfigurationObject(t *testing.T) {
 	t.Parallel()
-	cases := testcase.Load(t, "../..")
-	for _, c := range cases {
-		dialect, ok := mesh.Find(c.Mesh)
-		if !ok {
-			t.Fatalf("%s: no dialect", c.Name)
+	nettest.RequireNetns(t) // root: the socket serves nobody else
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	var log strings.Builder
+	a := newTestAgent(t, s, func(c *Config) {
+		c.Dialect.Config = mesh.ConfigRef{}
+		c.Log = slog.New(slog.NewTextHandler(&log, nil))
+	})
+	stop := start(t, a)
+	agenttest.Eventually(t, "the agent is ready", func() bool { return a.isSynced() && len(a.Missing(t.Context())) == 0 })
+	if answer := ask(t, a, "a", "uid-a"); answer.Error != "" || len(answer.Pod) == 0 || answer.Config != nil || answer.ConfigAbsent != "" {
+		t.Errorf("got %+v", answer)
+	}
+	agenttest.Eventually(t, "the repair decides", func() bool {
+		_, text := get(a, "/metrics")
+		return strings.Contains(text, "\ndetour_pods_unprogrammed 1\n")
+	})
+	stop()
+	for _, r := range s.Requests() {
+		if strings.HasPrefix(r, "GET") && !strings.HasPrefix(r, "GET /api/v1/pods?") {
+			t.Errorf("request %s", r)
 		}
-		whole, err := yaml.YAMLToJSON([]byte(c.Section("pod.yaml")))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var config []byte
-		for _, section := range []string{"meshconfig.yaml"} {
-			if text := c.Section(section); text != "" {
-				if config, err = yaml.YAMLToJSON([]byte(text)); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		p, err := newPodCache(dialect, nil).decode(whole)
-		if err != nil {
-			t.Errorf("%s: %v", c.Name, err)
-			continue
-		}
-		decide := func(data []byte) (any, string) {
-			facts, err := pod.Parse(data)
-			if err != nil {
-				return nil, err.Error()
-			}
-			d, err := dialect.Decide(mesh.Input{Pod: facts, Config: config, Addresses: []netip.Addr{netip.MustParseAddr("10.1.2.3")}})
-			return d, fmt.Sprint(err)
-		}
-		want, wantErr := decide(whole)
-		got, gotErr := decide(p.(*podObject).entry.json)
-		if !reflect.DeepEqual(got, want) || gotErr != wantErr {
-			t.Errorf("%s: the trimmed pod gives\n%+v %s, the whole\n%+v %s", c.Name, got, gotErr, want, wantErr)
-		}
+	}
+	if strings.Contains(log.String(), "config") {
+		t.Errorf("the log has %s", log.String())
 	}
 }
 
 // bigPod is a pod as real ones are: 20 KB of JSON, half of it managedFields.
-func bigPod(i int) fields {
-	p := testPod(fmt.Sprintf("web-%d", i))
-	meta := p["metadata"].(fields)
-	meta["annotations"] = fields{"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 3000), "openservicemesh.io/sidecar-injection": "enabled"}
-	meta["managedFields"] = []fields{{"manager": "kubelet", "fieldsV1": fields{"f:status": strings.Repeat("f:", 5000)}}}
-	var env []fields
+func bigPod(i int) agenttest.Fields {
+	p := agenttest.Pod(fmt.Sprintf("web-%d", i))
+	meta := p["metadata"].(agenttest.Fields)
+	meta["annotations"] = agenttest.Fields{"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 3000), "openservicemesh.io/sidecar-injection": "enabled"}
+	meta["managedFields"] = []agenttest.Fields{{"manager": "kubelet", "fieldsV1": agenttest.Fields{"f:status": strings.Repeat("f:", 5000)}}}
+	var env []agenttest.Fields
 	for j := range 40 {
-		env = append(env, fields{"name": fmt.Sprintf("VARIABLE_%d", j), "value": strings.Repeat("v", 60)})
+		env = append(env, agenttest.Fields{"name": fmt.Sprintf("VARIABLE_%d", j), "value": strings.Repeat("v", 60)})
 	}
-	p["spec"].(fields)["containers"] = []fields{
+	p["spec"].(agenttest.Fields)["containers"] = []agenttest.Fields{
 		{"name": "app", "env": env, "args": []string{strings.Repeat("a", 500)}, "image": "registry/app", "volumeMounts": env},
-		{"name": "envoy", "env": env[:10], "args": []string{"--log-level", "error"}, "securityContext": fields{"runAsUser": 1500}},
+		{"name": "envoy", "env": env[:10], "args": []string{"--log-level", "error"}, "securityContext": agenttest.Fields{"runAsUser": 1500}},
 	}
 	return p
 }
@@ -276,14 +262,14 @@ func runChild(dir string) int {
 	return 1
 }
 
-// The resident memory of a process that is an agent and nothing else. No limits: the numbers are for the note.
+// The resident memory of a process that is only an agent. There is no limit: the numbers are for the log.
 func TestMemoryOfAnAgentWithAHundredPods(t *testing.T) {
-	nettest.RequireNetns(t) // root, whom alone the socket serves
-	s := newAPIServer(t)
+	nettest.RequireNetns(t) // root: the socket serves nobody else
+	s := agenttest.NewServer(t)
 	for i := range 100 {
-		s.put(podPath("shop", fmt.Sprintf("web-%d", i)), bigPod(i))
+		s.Put(agenttest.PodPath("shop", fmt.Sprintf("web-%d", i)), bigPod(i))
 	}
-	s.put(configPath, testConfig())
+	s.Put(agenttest.ConfigPath, agenttest.Config())
 	a := newTestAgent(t, s, nil) // for its folder only
 	kubeconfig, err := os.ReadFile(a.conf.Kubeconfig)
 	if err != nil || os.WriteFile(filepath.Join(a.conf.StateDir, "kubeconfig"), kubeconfig, 0o600) != nil {
@@ -305,7 +291,7 @@ func TestMemoryOfAnAgentWithAHundredPods(t *testing.T) {
 		}
 		return "unknown"
 	}
-	eventually(t, "it has the pods", func() bool {
+	agenttest.Eventually(t, "it has the pods", func() bool {
 		_, err := os.Stat(a.conf.Socket)
 		return err == nil && ask(t, a, "web-99", "uid-web-99").Error == ""
 	})
@@ -318,26 +304,26 @@ func TestMemoryOfAnAgentWithAHundredPods(t *testing.T) {
 	t.Logf("after 1000 lookups: %s", resident())
 	for range 10 {
 		for i := range 100 {
-			s.put(podPath("shop", fmt.Sprintf("web-%d", i)), bigPod(i))
+			s.Put(agenttest.PodPath("shop", fmt.Sprintf("web-%d", i)), bigPod(i))
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
 	t.Logf("after 1000 changes of pods: %s", resident())
 }
 
-// No limit on the heap: the numbers are for the note.
+// There is no limit on the heap: the numbers are for the log.
 func TestMemoryOfTheCacheWithAHundredPods(t *testing.T) {
-	s := newAPIServer(t)
+	s := agenttest.NewServer(t)
 	for i := range 100 {
-		s.put(podPath("shop", fmt.Sprintf("web-%d", i)), bigPod(i))
+		s.Put(agenttest.PodPath("shop", fmt.Sprintf("web-%d", i)), bigPod(i))
 	}
 	one, _ := json.Marshal(bigPod(0))
 	a := newTestAgent(t, s, nil)
 	start(t, a)
-	eventually(t, "all pods are there", func() bool { return len(a.pods.list()) == 100 })
+	agenttest.Eventually(t, "all pods are there", func() bool { return len(a.cache.Pods()) == 100 })
 	held := 0
-	for _, e := range a.pods.list() {
-		held += len(e.json)
+	for _, e := range a.cache.Pods() {
+		held += len(e.JSON)
 	}
 	var m runtime.MemStats
 	runtime.GC()

@@ -13,19 +13,20 @@ import (
 
 	"k8s.io/client-go/rest"
 
+	"github.com/detour-cni/detour/pkg/agent/agenttest"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/pod"
 )
 
 func TestInAPodLiveLookupsUseItsServiceAccount(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.put(podPath("shop", "a"), testPod("a"))
-	s.put(configPath, testConfig())
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	s.Put(agenttest.ConfigPath, agenttest.Config())
 	seen := make(chan string, 10)
-	s.refuse["GET "+podPath("shop", "a")] = func(w http.ResponseWriter, r *http.Request) {
+	s.Refuse["GET "+agenttest.PodPath("shop", "a")] = func(w http.ResponseWriter, r *http.Request) {
 		seen <- r.Header.Get("Authorization")
-		s.get(w, r)
+		s.Get(w, r)
 	}
 	secure := httptest.NewTLSServer(s) // no credential goes over plain HTTP
 	t.Cleanup(secure.Close)
@@ -48,18 +49,18 @@ func TestInAPodLiveLookupsUseItsServiceAccount(t *testing.T) {
 	}
 }
 
-// What is told to come back later must not wait in the client.
+// A write that is told to come back later must not wait in the client.
 func TestAWriteIsTriedOnce(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.refuse["POST /x"] = func(w http.ResponseWriter, r *http.Request) {
+	s := agenttest.NewServer(t)
+	s.Refuse["POST /x"] = func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "5")
-		refusal(429, "TooManyRequests")(w, r)
+		agenttest.Refusal(429, "TooManyRequests")(w, r)
 	}
 	a := newTestAgent(t, s, nil)
 	began := time.Now()
-	err := a.client.send(t.Context(), "POST", "/x", plainJSON, fields{})
-	if err == nil || !strings.Contains(err.Error(), "POST /x: ") || time.Since(began) > 3*time.Second || s.count("POST /x") != 1 {
-		t.Errorf("%v after %s and %d requests", err, time.Since(began), s.count("POST /x"))
+	err := a.client.Create(t.Context(), "/x", agenttest.Fields{})
+	if err == nil || !strings.Contains(err.Error(), "POST /x: ") || time.Since(began) > 3*time.Second || s.Count("POST /x") != 1 {
+		t.Errorf("%v after %s and %d requests", err, time.Since(began), s.Count("POST /x"))
 	}
 }

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/detour-cni/detour/pkg/agent/repair"
 )
 
 // deploy/README.md has a row for each of detour's metrics and for no other. It names every label, reason class and repair mode.
@@ -27,7 +29,7 @@ func TestTheOperatorsPageHasEveryMetric(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("deploy/README.md has the metrics %q\nwant %q", got, want)
 	}
-	words = append(words, string(Report), string(Evict), string(InPlace))
+	words = append(words, string(repair.Report), string(repair.Evict), string(repair.InPlace))
 	for _, class := range classes {
 		words = append(words, class)
 	}

@@ -5,25 +5,27 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/agent/agenttest"
 )
 
 // Not parallel: it counts goroutines.
 func TestWatchesThatEndLeaveNothingBehind(t *testing.T) {
-	s := newAPIServer(t)
-	s.put(podPath("shop", "a"), testPod("a"))
-	s.put(configPath, testConfig())
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	s.Put(agenttest.ConfigPath, agenttest.Config())
 	a := newTestAgent(t, s, nil)
 	stop := start(t, a)
-	eventually(t, "the first list", a.isSynced)
+	agenttest.Eventually(t, "the first list", a.isSynced)
 	for range 3 {
-		lists := s.count("GET /api/v1/pods")
-		s.expire()
-		eventually(t, "it is listed again", func() bool { return s.count("GET /api/v1/pods") >= lists+2 })
+		lists := s.Count("GET /api/v1/pods")
+		s.Expire()
+		agenttest.Eventually(t, "it is listed again", func() bool { return s.Count("GET /api/v1/pods") >= lists+2 })
 	}
 	stop()
-	s.setDown(true)
+	s.SetDown(true)
 	var left string
-	eventually(t, "all goroutines end", func() bool {
+	agenttest.Eventually(t, "all goroutines end", func() bool {
 		s.CloseClientConnections()
 		time.Sleep(10 * time.Millisecond)
 		buffer := make([]byte, 1<<20)

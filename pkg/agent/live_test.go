@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/agent/agenttest"
 	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/nettest"
@@ -20,11 +21,11 @@ import (
 )
 
 // hangs makes the API server hang for every pod that the cache does not have, and counts the requests that it holds.
-func hangs(s *apiServer) (held *atomic.Int64) {
+func hangs(s *agenttest.Server) (held *atomic.Int64) {
 	held = new(atomic.Int64)
-	s.update(func() {
+	s.Update(func() {
 		for i := range pending {
-			s.refuse["GET "+podPath("shop", pendingPod(i))] = func(_ http.ResponseWriter, r *http.Request) {
+			s.Refuse["GET "+agenttest.PodPath("shop", pendingPod(i))] = func(_ http.ResponseWriter, r *http.Request) {
 				held.Add(1)
 				defer held.Add(-1)
 				<-r.Context().Done()
@@ -64,15 +65,14 @@ func askInVain(t *testing.T, a *Agent) (hangUp func()) {
 }
 
 // startPatient starts an agent that waits for the API server for an hour, and for a request for the time given.
-func startPatient(t *testing.T, request time.Duration) (*apiServer, *Agent) {
+func startPatient(t *testing.T, request time.Duration) (*agenttest.Server, *Agent) {
 	t.Helper()
-	nettest.RequireNetns(t) // root, whom alone the socket serves
-	s := newAPIServer(t)
-	s.put(podPath("shop", "a"), testPod("a"))
-	a := newTestAgent(t, s, nil)
-	a.timing.lookup, a.timing.request = time.Hour, request
+	nettest.RequireNetns(t) // root: the socket serves nobody else
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	a := newPatientAgent(t, s, nil, func(p *timing) { p.lookup, p.request = time.Hour, request })
 	start(t, a)
-	eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.at(a.conf.Socket) })
+	agenttest.Eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.Serving() })
 	return s, a
 }
 
@@ -81,7 +81,7 @@ func TestLookupsThatWaitForTheAPIServerHoldNoCachedOneUp(t *testing.T) {
 	s, a := startPatient(t, hasty.request)
 	held := hangs(s)
 	hangUp := askInVain(t, a)
-	eventually(t, "the API server has all that it is to have", func() bool { return held.Load() == mostLive })
+	agenttest.Eventually(t, "the API server has all that it is to have", func() bool { return held.Load() == maxLive })
 
 	var all sync.WaitGroup
 	for range 200 {
@@ -92,17 +92,17 @@ func TestLookupsThatWaitForTheAPIServerHoldNoCachedOneUp(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if n := held.Load(); n != mostLive {
-		t.Errorf("the API server has %d requests, want %d", n, mostLive)
+	if n := held.Load(); n != maxLive {
+		t.Errorf("the API server has %d requests, want %d", n, maxLive)
 	}
 
 	hangUp()
-	eventually(t, "the lookups end with those who asked", func() bool { return held.Load() == 0 && len(a.lives) == 0 })
-	if n := s.count("GET " + podPath("shop", "pending-")); n > pending {
+	agenttest.Eventually(t, "the lookups end with those who asked", func() bool { return held.Load() == 0 && len(a.lives) == 0 })
+	if n := s.Count("GET " + agenttest.PodPath("shop", "pending-")); n > pending {
 		t.Errorf("%d requests for %d lookups", n, pending)
 	}
 	// All slots are free again.
-	s.put(podPath("shop", "b"), testPod("b"))
+	s.Put(agenttest.PodPath("shop", "b"), agenttest.Pod("b"))
 	if answer := ask(t, a, "b", ""); answer.Error != "" {
 		t.Errorf("a live lookup afterwards: %+v", answer)
 	}
@@ -110,16 +110,16 @@ func TestLookupsThatWaitForTheAPIServerHoldNoCachedOneUp(t *testing.T) {
 
 func TestALookupThatGetsNoSlotSaysSoInTime(t *testing.T) {
 	t.Parallel()
-	_, a, _ := startServed(t, nil)
-	for range mostLive {
+	_, a := startServed(t, nil)
+	for range maxLive {
 		a.lives <- struct{}{}
 	}
-	if answer := ask(t, a, "b", "uid-b"); answer.NotFound || !strings.Contains(answer.Error, fmt.Sprintf("get pod shop/b: %d other lookups wait for the API server", mostLive)) {
+	if answer := ask(t, a, "b", "uid-b"); answer.NotFound || !strings.Contains(answer.Error, fmt.Sprintf("get pod shop/b: %d other lookups wait for the API server", maxLive)) {
 		t.Errorf("got %+v", answer)
 	}
 }
 
-// What comes after the request is no end: it may be the request's own end of line.
+// What comes after the request, such as its end of line, does not mean that the peer hangs up.
 func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
 	t.Parallel()
 	s, a := startPatient(t, 2*time.Second)
@@ -131,11 +131,11 @@ func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
 	conn.SetDeadline(time.Now().Add(time.Minute))
 	release := make(chan struct{})
 	asked := make(chan struct{}, 1)
-	s.update(func() {
-		s.refuse["GET "+podPath("shop", "a")] = func(w http.ResponseWriter, r *http.Request) {
+	s.Update(func() {
+		s.Refuse["GET "+agenttest.PodPath("shop", "a")] = func(w http.ResponseWriter, r *http.Request) {
 			asked <- struct{}{}
 			<-release
-			s.get(w, r)
+			s.Get(w, r)
 		}
 	})
 	io.WriteString(conn, `{"lookup":{"namespace":"shop","name":"a"}}`)
@@ -149,20 +149,20 @@ func TestAPeerThatSendsMoreIsStillThere(t *testing.T) {
 	}
 }
 
-// Where the plugin may not ask the API server itself, one that takes long is no reason to fail.
+// If the plugin may not ask the API server itself, a slow API server is no reason to fail.
 func TestAnAPIServerThatTakesLongIsWaitedForThroughTheAgent(t *testing.T) {
 	t.Parallel()
 	s, a := startPatient(t, hasty.request)
-	s.update(func() {
-		s.refuse["GET "+podPath("shop", "a")] = func(w http.ResponseWriter, r *http.Request) {
+	s.Update(func() {
+		s.Refuse["GET "+agenttest.PodPath("shop", "a")] = func(w http.ResponseWriter, r *http.Request) {
 			time.Sleep(500 * time.Millisecond)
-			s.get(w, r)
+			s.Get(w, r)
 		}
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	got, err := kube.NewAgent(a.conf.Socket, "").Lookup(ctx, kube.NewRequest(a.conf.Dialect, pod.ID{Namespace: "shop", Name: "a"})) // no UID: no cache
-	if n := s.count("GET " + podPath("shop", "a")); err != nil || len(got.Pod) == 0 || n != 1 {
+	if n := s.Count("GET " + agenttest.PodPath("shop", "a")); err != nil || len(got.Pod) == 0 || n != 1 {
 		t.Errorf("%d requests, %v", n, err)
 	}
 }

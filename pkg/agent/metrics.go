@@ -8,7 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 )
 
-// metrics are the agent's, in a registry of their own. No label has values that a pod or a user can make up.
+// metrics are the agent's, in a registry of their own. No label has values that a pod or a user can choose.
 type metrics struct {
 	registry     *prometheus.Registry
 	adds         *prometheus.CounterVec
@@ -35,11 +35,11 @@ func newMetrics(version string, age func() time.Duration) *metrics {
 	m := &metrics{
 		registry:  prometheus.NewRegistry(),
 		adds:      counters("adds_total", "CNI ADDs that the plugin reported, by outcome and by class of the reason.", "outcome", "reason_class"),
-		lookups:   counters("lookups_total", "The plugin's lookups, by what answered: cache, live or none (failed); and how often the plugin then asked the API server itself (fallback).", "from"),
-		malformed: counter("malformed_requests_total", "Requests at the socket that made no sense."),
+		lookups:   counters("lookups_total", "The plugin's lookups, by where the answer came from: cache, live or none (failed); and those after which the plugin asked the API server itself (fallback).", "from"),
+		malformed: counter("malformed_requests_total", "Invalid requests at the socket."),
 		installs:  counters("installs_total", "Writes of what is installed on the host.", "what"),
-		conflicts: counter("install_conflicts_total", "Times that another installer has undone what was installed."),
-		repairs:   counters("repairs_total", "Tries to repair an unprogrammed pod, by mode and result.", "mode", "result"),
+		conflicts: counter("install_conflicts_total", "Changes by other programs to what is installed."),
+		repairs:   counters("repairs_total", "Attempts to repair an unprogrammed pod, by mode and result.", "mode", "result"),
 		events:    counters("events_total", "Kubernetes Events: written, repeated (too soon after the last), dropped (too many) or failed.", "result"),
 		stages: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "detour", Name: "add_stage_seconds", Buckets: stageBuckets,
@@ -47,7 +47,7 @@ func newMetrics(version string, age func() time.Duration) *metrics {
 		}, []string{"stage"}),
 		unprogrammed: prometheus.NewGauge(prometheus.GaugeOpts{
 			Namespace: "detour", Name: "pods_unprogrammed",
-			Help: "Meshed pods of this node that run without redirection, at the last look.",
+			Help: "Meshed pods of this node that run without redirection, at the last sweep.",
 		}),
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
@@ -58,7 +58,7 @@ func newMetrics(version string, age func() time.Duration) *metrics {
 	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.repairs, m.events, build,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "detour", Name: "cache_age_seconds",
-			Help: "Time since the API server last said anything about this node's pods; it does about every minute.",
+			Help: "Time since the API server last said anything about this node's pods; it does so about every minute.",
 		}, func() float64 { return age().Seconds() }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m

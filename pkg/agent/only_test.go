@@ -9,36 +9,38 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/agent/agenttest"
+	"github.com/detour-cni/detour/pkg/agent/repair"
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// The records of ADD are the runtime's, also of pods that the API server knows no more: DEL comes later, and needs them.
+// ADD's records stay even when the API server no longer has their pods: DEL comes later and needs them.
 func TestOnlyRecordsOfRepairsGoWithTheirPods(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.put(configPath, testConfig())
-	a := newTestAgent(t, s, func(c *Config) { c.Repair, c.NetnsDir = InPlace, t.TempDir() })
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.ConfigPath, agenttest.Config())
+	a := newTestAgent(t, s, func(c *Config) { c.Repair, c.NetnsDir = repair.InPlace, t.TempDir() })
 	ordinary, repair := attachment.Key{Network: "pods", ContainerID: "1", IfName: "eth0"}, attachment.RepairKey("uid-b", "eth0")
 	save(t, a, attachment.Record{Key: ordinary, Pod: "shop/a", PodUID: "uid-a", Netns: "/proc/self/ns/net", Outcome: attachment.Programmed})
 	save(t, a, attachment.Record{Key: repair, Pod: "shop/b", PodUID: "uid-b", Netns: "/proc/self/ns/net", Outcome: attachment.Programmed})
 	start(t, a)
-	eventually(t, "the repair's record goes", func() bool { _, err := a.store.Load(repair); return err != nil })
-	if _, err := a.store.Load(ordinary); err != nil {
+	agenttest.Eventually(t, "the repair's record goes", func() bool { _, err := a.store().Load(repair); return err != nil })
+	if _, err := a.store().Load(ordinary); err != nil {
 		t.Errorf("so does the record of an ADD: %v", err)
 	}
 }
 
-// A kubelet that makes the folder for a hostPath makes it for everybody.
+// A kubelet creates the folder of a hostPath readable by everybody.
 func TestAFolderThatIsThereIsClosedToOthers(t *testing.T) {
 	t.Parallel()
-	nettest.RequireNetns(t) // root, whom alone the socket serves
-	a := newTestAgent(t, newAPIServer(t), nil)
+	nettest.RequireNetns(t) // root: the socket serves nobody else
+	a := newTestAgent(t, agenttest.NewServer(t), nil)
 	if err := os.Chmod(a.conf.StateDir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	start(t, a)
-	eventually(t, "the agent serves", func() bool { return a.socket.at(a.conf.Socket) })
+	agenttest.Eventually(t, "the agent serves", func() bool { return a.socket.Serving() })
 	if info, err := os.Stat(a.conf.StateDir); err != nil || info.Mode().Perm() != 0o700 {
 		t.Errorf("got %v, %v", info.Mode(), err)
 	}
@@ -47,47 +49,47 @@ func TestAFolderThatIsThereIsClosedToOthers(t *testing.T) {
 // A taint is its key and its effect.
 func TestOnlyTheTaintWithTheEffectGoes(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	evicting := fields{"key": Taint, "effect": "NoExecute"}
-	s.put(nodePath, node(evicting, ours))
+	s := agenttest.NewServer(t)
+	evicting := agenttest.Fields{"key": Taint, "effect": "NoExecute"}
+	s.Put(agenttest.NodePath, node(evicting, ours))
 	start(t, newTestAgent(t, s, func(c *Config) { c.RemoveTaint = true }))
-	eventually(t, "a taint goes", func() bool { return len(s.written("PATCH", nodePath)) > 0 })
-	for _, step := range s.written("PATCH", nodePath)[0].patch {
+	agenttest.Eventually(t, "a taint goes", func() bool { return len(s.Written("PATCH", agenttest.NodePath)) > 0 })
+	for _, step := range s.Written("PATCH", agenttest.NodePath)[0].Patch {
 		if step["path"] != "/spec/taints/1" {
 			t.Errorf("patch %v", step)
 		}
 	}
 }
 
-// Whatever an API server makes of the field selector.
+// This holds even if the API server ignores the field selector.
 func TestOnlyTheConfigurationOfTheNameCounts(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.put(podPath("shop", "a"), testPod("a"))
-	s.put(configPath, testConfig())
-	another := testConfig()
-	another["metadata"].(fields)["name"] = "osm-preset-mesh-config"
-	another["spec"] = fields{"traffic": fields{"outboundPortExclusionList": []int{4444}}}
-	s.refuse["GET "+collectionOf(configPath)] = func(w http.ResponseWriter, r *http.Request) {
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	s.Put(agenttest.ConfigPath, agenttest.Config())
+	another := agenttest.Config()
+	another["metadata"].(agenttest.Fields)["name"] = "osm-preset-mesh-config"
+	another["spec"] = agenttest.Fields{"traffic": agenttest.Fields{"outboundPortExclusionList": []int{4444}}}
+	s.Refuse["GET "+agenttest.CollectionOf(agenttest.ConfigPath)] = func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Query().Has("watch") {
-			s.collection(w, r)
+			s.List(w, r)
 			return
 		}
-		reply(w, 200, fields{
+		agenttest.Reply(w, 200, agenttest.Fields{
 			"kind": "MeshConfigList", "apiVersion": "config.openservicemesh.io/v1alpha2",
-			"metadata": fields{"resourceVersion": "1000"}, "items": []fields{testConfig(), another},
+			"metadata": agenttest.Fields{"resourceVersion": "1000"}, "items": []agenttest.Fields{agenttest.Config(), another},
 		})
 	}
-	nettest.RequireNetns(t) // root, whom alone the socket serves
+	nettest.RequireNetns(t) // root: the socket serves nobody else
 	a := newTestAgent(t, s, nil)
 	start(t, a)
-	eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.at(a.conf.Socket) })
+	agenttest.Eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.Serving() })
 	if answer := ask(t, a, "a", "uid-a"); !strings.Contains(string(answer.Config), "6379") {
 		t.Errorf("got %s", answer.Config)
 	}
 }
 
-// An address on an interface that is down is nobody's: here another namespace keeps a copy of the pod's.
+// An address on an interface that is down does not count: here another namespace has a copy of the pod's.
 func TestOnlyLinksThatAreUpTellAPodsNamespace(t *testing.T) {
 	t.Parallel()
 	w, other := nettest.StartWorld(t), nettest.StartNamespace(t, "down")
@@ -103,12 +105,14 @@ func TestOnlyLinksThatAreUpTellAPodsNamespace(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newAPIServer(t)
-	s.put(podPath("shop", "a"), testPod("a"))
-	s.put(configPath, testConfig())
-	a := newTestAgent(t, s, func(c *Config) { c.Repair, c.NetnsDir = InPlace, runtimeDir(t, w.Pod.Path(), other.Path()) })
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
+	s.Put(agenttest.ConfigPath, agenttest.Config())
+	a := newTestAgent(t, s, func(c *Config) {
+		c.Repair, c.NetnsDir = repair.InPlace, agenttest.RuntimeDir(t, w.Pod.Path(), other.Path())
+	})
 	start(t, a)
-	eventually(t, "the pod is programmed", func() bool {
-		return slices.Contains(rulesIn(t, w), "-A OUTPUT -p tcp -j PROXY_OUTPUT")
+	agenttest.Eventually(t, "the pod is programmed", func() bool {
+		return slices.Contains(agenttest.Rules(t, w), "-A OUTPUT -p tcp -j PROXY_OUTPUT")
 	})
 }

@@ -10,14 +10,17 @@ import (
 	"testing"
 	"time"
 
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/detour-cni/detour/pkg/agent/agenttest"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
 func TestReadinessSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.setDown(true)
+	s := agenttest.NewServer(t)
+	s.SetDown(true)
 	var installed atomic.Bool
 	a := newTestAgent(t, s, func(c *Config) { c.Installed = func() (bool, string) { return installed.Load(), "no conflist" } })
 	code, body := get(a, "/readyz")
@@ -31,20 +34,20 @@ func TestReadinessSaysWhatIsMissing(t *testing.T) {
 	}
 	stop := start(t, a)
 	installed.Store(true)
-	eventually(t, "only the API server is missing", func() bool {
+	agenttest.Eventually(t, "only the API server is missing", func() bool {
 		m := a.Missing(t.Context())
 		return len(m) == 1 && strings.HasPrefix(m[0], "cache: ")
 	})
 	// The cache may not be filled: that the API server answers is enough.
-	s.update(func() { s.refuse["GET /api/v1/pods"] = refusal(403, "Forbidden") })
-	s.setDown(false)
-	eventually(t, "live requests stand in for the cache", func() bool { code, body := get(a, "/readyz"); return code == 200 && body == "ok\n" })
-	if a.pods.isSynced() {
+	s.Update(func() { s.Refuse["GET /api/v1/pods"] = agenttest.Refusal(403, "Forbidden") })
+	s.SetDown(false)
+	agenttest.Eventually(t, "live requests stand in for the cache", func() bool { code, body := get(a, "/readyz"); return code == 200 && body == "ok\n" })
+	if a.cache.HasPods() {
 		t.Error("the cache was filled without the right to list")
 	}
-	s.update(func() { clear(s.refuse) })
-	eventually(t, "the cache is complete", a.isSynced)
-	s.setDown(true)
+	s.Update(func() { clear(s.Refuse) })
+	agenttest.Eventually(t, "the cache is complete", a.isSynced)
+	s.SetDown(true)
 	if code, body := get(a, "/readyz"); code != 200 {
 		t.Errorf("with the API server down: %s", body)
 	}
@@ -58,41 +61,38 @@ func TestReadinessSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-// Whoever reaches the port may ask, and a runtime asks again and again: none of that may reach the API server.
+// Whoever reaches the port may ask, and a runtime asks again and again. None of that may reach the API server.
 func TestReadinessCostsTheAPIServerNothing(t *testing.T) {
-	nettest.RequireNetns(t) // root, whom alone the socket serves
+	nettest.RequireNetns(t) // root: the socket serves nobody else
 	tests := []struct {
 		name     string
 		whole    bool // the cache is, before the API server becomes as it is
-		become   func(*apiServer)
+		become   func(*agenttest.Server)
 		ready    bool
 		requests int // at most, for a thousand questions
 	}{
-		{"the cache is whole", true, func(*apiServer) {}, true, 0},
-		{"the API server is down", true, func(s *apiServer) { s.setDown(true) }, true, 0},
-		{"pods can't be listed", false, func(s *apiServer) { s.refuse["GET /api/v1/pods"] = refusal(403, "Forbidden") }, true, 10},
-		{"the API server was never there", false, func(s *apiServer) { s.setDown(true) }, false, 40}, // it is tried again for a while
+		{"the cache is whole", true, func(*agenttest.Server) {}, true, 0},
+		{"the API server is down", true, func(s *agenttest.Server) { s.SetDown(true) }, true, 0},
+		{"pods can't be listed", false, func(s *agenttest.Server) { s.Refuse["GET /api/v1/pods"] = agenttest.Refusal(403, "Forbidden") }, true, 10},
+		{"the API server was never there", false, func(s *agenttest.Server) { s.SetDown(true) }, false, 40}, // it is tried again for a while
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			s := newAPIServer(t)
-			s.put(configPath, testConfig())
+			s := agenttest.NewServer(t)
+			s.Put(agenttest.ConfigPath, agenttest.Config())
 			if !tt.whole {
 				tt.become(s)
 			}
-			a := newTestAgent(t, s, nil)
-			a.timing.probe, a.config.again = time.Hour, time.Hour
+			a := newPatientAgent(t, s, nil, func(p *timing) { p.probe, p.config = time.Hour, time.Hour })
 			start(t, a)
-			eventually(t, "the agent serves", func() bool { return a.socket.at(a.conf.Socket) && (a.isSynced() || !tt.whole) })
+			agenttest.Eventually(t, "the agent serves", func() bool { return a.socket.Serving() && (a.isSynced() || !tt.whole) })
 			if tt.whole {
 				tt.become(s)
 				time.Sleep(50 * time.Millisecond) // the watches end
 			}
 			requests := func() int {
-				s.mu.Lock()
-				defer s.mu.Unlock()
-				return len(slices.DeleteFunc(slices.Clone(s.requests), func(r string) bool { return strings.Contains(r, "resourceVersion") }))
+				return len(slices.DeleteFunc(s.Requests(), func(r string) bool { return strings.Contains(r, "resourceVersion") }))
 			}
 			fromPlugin := kube.NewAgent(a.conf.Socket, "")
 			before := requests()
@@ -114,23 +114,23 @@ func TestReadinessCostsTheAPIServerNothing(t *testing.T) {
 
 func TestReadinessIsAskedForAnewInTime(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.update(func() { s.refuse["GET /api/v1/pods"] = refusal(403, "Forbidden") })
-	s.setDown(true)
+	s := agenttest.NewServer(t)
+	s.Update(func() { s.Refuse["GET /api/v1/pods"] = agenttest.Refusal(403, "Forbidden") })
+	s.SetDown(true)
 	a := newTestAgent(t, s, nil) // it does not run
 	if a.noLookups(t.Context()) == "" {
 		t.Error("ready with nobody to ask")
 	}
-	s.setDown(false)
-	eventually(t, "the API server is back", func() bool { return a.noLookups(t.Context()) == "" })
-	s.setDown(true)
-	eventually(t, "the API server is down", func() bool { return a.noLookups(t.Context()) != "" })
+	s.SetDown(false)
+	agenttest.Eventually(t, "the API server is back", func() bool { return a.noLookups(t.Context()) == "" })
+	s.SetDown(true)
+	agenttest.Eventually(t, "the API server is down", func() bool { return a.noLookups(t.Context()) != "" })
 }
 
-// A peer that goes away while the API server is asked says nothing about the API server.
+// A peer that hangs up during the request says nothing about the API server.
 func TestAPeerThatLeavesIsNoReasonToBeUnready(t *testing.T) {
 	t.Parallel()
-	a := newTestAgent(t, newAPIServer(t), nil)
+	a := newTestAgent(t, agenttest.NewServer(t), nil)
 	a.timing.probe = time.Hour
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -141,84 +141,74 @@ func TestAPeerThatLeavesIsNoReasonToBeUnready(t *testing.T) {
 
 func TestReadinessSaysThatTheAPIServerIsSilent(t *testing.T) {
 	t.Parallel()
-	_, a, _ := startServed(t, nil)
+	_, a := startServed(t, nil)
 	if code, body := get(a, "/readyz"); code != 200 || body != "ok\n" {
 		t.Errorf("at first: %d %q", code, body)
 	}
-	a.pods.mu.Lock()
-	a.pods.heard = time.Now().Add(-7 * time.Minute)
-	a.pods.mu.Unlock()
-	if code, body := get(a, "/readyz"); code != 200 || !strings.HasPrefix(body, "ok") || !strings.Contains(body, "said nothing for 7m0s: pods that the agent knows start") {
-		t.Errorf("%d %q", code, body)
+	if remark := a.remark(7 * time.Minute); !strings.Contains(remark, "said nothing for 7m0s: pods that the agent knows start") {
+		t.Errorf("after a while: %q", remark)
 	}
 }
 
 func TestMetricsAreServed(t *testing.T) {
 	t.Parallel()
-	_, a, _ := startServed(t, nil)
-	l, err := listenTCP(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	_, a := startServed(t, nil)
+	if code, _ := get(a, "/metrics"); code != 200 {
+		t.Error(code)
 	}
-	go a.serveHTTP(t.Context(), l)
-	resp, err := http.Get("http://" + l.Addr().String() + "/metrics")
-	if err != nil || resp.StatusCode != 200 {
-		t.Fatalf("%v %v", err, resp)
-	}
-	resp.Body.Close()
 }
 
-func node(taints ...fields) fields {
-	return fields{"kind": "Node", "apiVersion": "v1", "metadata": fields{"name": "n1"}, "spec": fields{"taints": taints}}
+func node(taints ...agenttest.Fields) agenttest.Fields {
+	return agenttest.Fields{"kind": "Node", "apiVersion": "v1", "metadata": agenttest.Fields{"name": "n1"}, "spec": agenttest.Fields{"taints": taints}}
 }
 
 var (
-	ours   = fields{"key": "detour.io/not-ready", "effect": "NoSchedule"}
-	others = fields{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}
+	ours   = agenttest.Fields{"key": "detour.io/not-ready", "effect": "NoSchedule"}
+	others = agenttest.Fields{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}
 )
 
 func TestTheTaintGoesWhenTheNodeIsReady(t *testing.T) {
 	t.Parallel()
-	s := newAPIServer(t)
-	s.put(nodePath, node(others, fields{"key": "detour.io/not-ready", "effect": "NoExecute"}, ours))
+	s := agenttest.NewServer(t)
+	s.Put(agenttest.NodePath, node(others, agenttest.Fields{"key": "detour.io/not-ready", "effect": "NoExecute"}, ours))
 	var installed, conflicts atomic.Int64
-	s.refuse["PATCH "+nodePath] = func(w http.ResponseWriter, r *http.Request) {
+	s.Refuse["PATCH "+agenttest.NodePath] = func(w http.ResponseWriter, r *http.Request) {
 		if conflicts.Add(1) == 1 { // somebody was faster
-			s.put(nodePath, node(ours, others))
-			refusal(422, "Invalid")(w, r)
+			s.Put(agenttest.NodePath, node(ours, others))
+			agenttest.Refusal(422, "Invalid")(w, r)
 			return
 		}
-		s.write(w, r)
-		s.put(nodePath, node(others))
+		s.Accept(w, r)
+		s.Put(agenttest.NodePath, node(others))
 	}
 	a := newTestAgent(t, s, func(c *Config) {
 		c.RemoveTaint = true
 		c.Installed = func() (bool, string) { return installed.Load() > 0, "no" }
 	})
 	start(t, a)
-	eventually(t, "the cache is complete", func() bool { return a.pods.isSynced() })
+	agenttest.Eventually(t, "the cache is complete", func() bool { return a.cache.HasPods() })
 	time.Sleep(100 * time.Millisecond)
-	if s.count("PATCH "+nodePath) != 0 {
+	if s.Count("PATCH "+agenttest.NodePath) != 0 {
 		t.Fatal("the taint went before the node was ready")
 	}
 	installed.Store(1)
-	eventually(t, "the taint goes", func() bool { return len(s.written("PATCH", nodePath)) == 1 })
-	p := s.written("PATCH", nodePath)[0]
-	got, _ := json.Marshal(p.patch)
+	agenttest.Eventually(t, "the taint goes", func() bool { return len(s.Written("PATCH", agenttest.NodePath)) == 1 })
+	p := s.Written("PATCH", agenttest.NodePath)[0]
+	got, _ := json.Marshal(p.Patch)
 	want := `[{"op":"test","path":"/spec/taints/0","value":{"effect":"NoSchedule","key":"detour.io/not-ready"}},{"op":"remove","path":"/spec/taints/0"}]`
-	if string(got) != want || p.contentType != jsonPatch {
-		t.Errorf("patch %s %s", p.contentType, got)
+	if string(got) != want || p.ContentType != string(types.JSONPatchType) {
+		t.Errorf("patch %s %s", p.ContentType, got)
 	}
-	s.put(nodePath, node(others, ours)) // the node was made anew
-	eventually(t, "the taint goes again", func() bool { return len(s.written("PATCH", nodePath)) == 2 })
+	s.Put(agenttest.NodePath, node(others, ours)) // the node was made anew
+	agenttest.Eventually(t, "the taint goes again", func() bool { return len(s.Written("PATCH", agenttest.NodePath)) == 2 })
 }
 
 func TestTheTaintStaysUnlessAsked(t *testing.T) {
 	t.Parallel()
-	s, _, _ := startServed(t, nil)
-	s.put(nodePath, node(ours))
+	s, _ := startServed(t, nil)
+	s.Put(agenttest.NodePath, node(ours))
 	time.Sleep(100 * time.Millisecond)
-	if n := s.count("GET /api/v1/nodes"); n != 0 {
+	if n := s.Count("GET /api/v1/nodes"); n != 0 {
 		t.Errorf("the node was asked for %d times", n)
 	}
 }

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -11,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/agent/agenttest"
 	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/pod"
@@ -48,9 +50,21 @@ func wantMetrics(t testing.TB, a *Agent, lines ...string) {
 	}
 }
 
+// malformed sends what is no request, and waits until the agent hangs up.
+func malformed(t testing.TB, socket string) {
+	t.Helper()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	io.WriteString(conn, "x")
+	io.ReadAll(conn)
+}
+
 func TestReportsAreCounted(t *testing.T) {
 	t.Parallel()
-	_, a, _ := startServed(t, func(c *Config) { c.Version, c.ExcludeNamespaces = "v1.2.3", []string{"shop"} })
+	_, a := startServed(t, func(c *Config) { c.Version, c.ExcludeNamespaces = "v1.2.3", []string{"shop"} })
 	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "a", UID: "uid-a"}, Outcome: "programmed", Backend: "iptables-nft", Stages: map[string]float64{"total": 8.5, "apply": 4, "invented": 1, "lookup": -1}})
 	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "b"}, Outcome: "skipped", Reason: "it has no container", Fallback: true})
 	tell(t, a, agentapi.Report{Outcome: "skipped", Reason: "it is not a Kubernetes pod"})
@@ -60,7 +74,7 @@ func TestReportsAreCounted(t *testing.T) {
 	ask(t, a, "a", "uid-a")
 	a.CountInstall("binary")
 	a.CountConflict()
-	raw(t, a.conf.Socket, []byte("x"))
+	malformed(t, a.conf.Socket)
 	wantMetrics(t, a,
 		`detour_adds_total{outcome="programmed",reason_class="none"} 1`,
 		`detour_adds_total{outcome="skipped",reason_class="none"} 2`,
@@ -93,7 +107,7 @@ func TestReportsAreCounted(t *testing.T) {
 
 func TestAPodsOwnerIsToldOnceWhatOnlyHeCanMend(t *testing.T) {
 	t.Parallel()
-	s, a, _ := startServed(t, func(c *Config) { c.ExcludeNamespaces = []string{"shop"} }) // no pod counts as unprogrammed
+	s, a := startServed(t, func(c *Config) { c.ExcludeNamespaces = []string{"shop"} }) // no pod counts as unprogrammed
 	refused := agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "a", UID: "uid-a"}, Outcome: "failed", Code: 100, Reason: strings.Repeat("ü", 1000)}
 	for range 5 {
 		tell(t, a, refused)
@@ -101,61 +115,33 @@ func TestAPodsOwnerIsToldOnceWhatOnlyHeCanMend(t *testing.T) {
 	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "b", UID: "uid-b"}, Outcome: "failed", Code: 999})
 	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "c", UID: "uid-c"}, Outcome: "allowed", Code: 100, Reason: "bad list"})
 	const path = "/api/v1/namespaces/shop/events"
-	eventually(t, "two Events are written", func() bool { return len(s.written("POST", path)) == 2 })
-	first, second := s.written("POST", path)[0].body, s.written("POST", path)[1].body
-	object := first["involvedObject"].(fields)
+	agenttest.Eventually(t, "two Events are written", func() bool { return len(s.Written("POST", path)) == 2 })
+	first, second := s.Written("POST", path)[0].Body, s.Written("POST", path)[1].Body
+	object := first["involvedObject"].(agenttest.Fields)
 	message := first["message"].(string)
 	if object["uid"] != "uid-a" || object["name"] != "a" || object["kind"] != "Pod" || first["type"] != "Warning" || first["reason"] != "DetourRefused" ||
-		len(message) > 1024 || !strings.HasSuffix(message, "ü...") || !strings.HasPrefix(first["metadata"].(fields)["name"].(string), "a.") {
+		len(message) > 1024 || !strings.HasSuffix(message, "ü...") || !strings.HasPrefix(first["metadata"].(agenttest.Fields)["name"].(string), "a.") {
 		t.Errorf("Event %v", first)
 	}
 	if second["reason"] != "DetourUnmeshed" || !strings.Contains(second["message"].(string), "UNMESHED") {
 		t.Errorf("Event %v", second)
 	}
-	eventually(t, "repetitions are counted", func() bool {
+	agenttest.Eventually(t, "repetitions are counted", func() bool {
 		_, text := get(a, "/metrics")
 		return strings.Contains(text, `detour_events_total{result="repeated"} 4`)
 	})
-	if patches := s.written("PATCH", path); patches != nil {
+	if patches := s.Written("PATCH", path); patches != nil {
 		t.Errorf("patched within the window: %v", patches)
 	}
 }
 
-// The recorder alone, with a window that is over at once.
-func TestARepeatedEventIsOneObjectWithACount(t *testing.T) {
-	t.Parallel()
-	s := newAPIServer(t)
-	a := newTestAgent(t, s, nil)
-	r := a.events
-	r.window = 0
-	e := event{namespace: "shop", pod: "a", uid: "uid-a", reason: reasonRefused, message: "m"}
-	for i, want := range []string{"written", "written", "written"} {
-		if got := r.write(t.Context(), e); got != want {
-			t.Errorf("%d: %s", i, got)
-		}
-	}
-	posts, patches := s.written("POST", "/api/v1/namespaces/shop/events"), s.written("PATCH", "/api/v1/namespaces/shop/events/a.")
-	if len(posts) != 1 || len(patches) != 2 || patches[1].body["count"] != 3.0 || patches[1].contentType != mergePatch {
-		t.Fatalf("%v, %v", posts, patches)
-	}
-	s.update(func() { s.refuse["PATCH "+patches[0].path] = refusal(404, "NotFound") })
-	if got := r.write(t.Context(), e); got != "written" || len(s.written("POST", "/api/v1/namespaces/shop/events")) != 2 {
-		t.Errorf("an Event that the API server has forgotten: %s", got)
-	}
-	s.update(func() { s.refuse["POST /api/v1/namespaces/shop/events"] = refusal(403, "Forbidden") })
-	e.uid = "other"
-	if got := r.write(t.Context(), e); got != "failed" {
-		t.Errorf("a refused Event: %s", got)
-	}
-}
-
-// The API server hangs; neither the socket nor whoever records waits for it.
+// The API server hangs; neither the socket nor the callers of the recorder wait for it.
 func TestEventsNeverBlock(t *testing.T) {
 	t.Parallel()
-	s, a, _ := startServed(t, nil)
+	s, a := startServed(t, nil)
 	var hanging, most atomic.Int64
-	s.update(func() {
-		s.refuse["POST /api/v1/namespaces/shop/events"] = func(_ http.ResponseWriter, r *http.Request) {
+	s.Update(func() {
+		s.Refuse["POST /api/v1/namespaces/shop/events"] = func(_ http.ResponseWriter, r *http.Request) {
 			if n := hanging.Add(1); n > 1 {
 				most.Store(n)
 			}
@@ -165,11 +151,11 @@ func TestEventsNeverBlock(t *testing.T) {
 		}
 	})
 	began := time.Now()
-	for i := range 3 * eventQueue {
+	for i := range 3 * 256 {
 		tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "p", UID: fmt.Sprint(i)}, Outcome: "failed", Code: 100, Reason: "r"})
 	}
 	if took := time.Since(began); took > 2*nettest.Patience {
-		t.Errorf("%d reports took %s", 3*eventQueue, took)
+		t.Errorf("%d reports took %s", 3*256, took)
 	}
 	_, text := get(a, "/metrics")
 	if !strings.Contains(text, `detour_events_total{result="dropped"}`) {
@@ -177,16 +163,5 @@ func TestEventsNeverBlock(t *testing.T) {
 	}
 	if most.Load() > 0 {
 		t.Errorf("%d requests at once", most.Load())
-	}
-}
-
-func TestEventsAreKnownWithinBounds(t *testing.T) {
-	t.Parallel()
-	a := newTestAgent(t, newAPIServer(t), nil)
-	for i := range 5 * eventMemory {
-		a.events.remember(eventKey{uid: fmt.Sprint(i)}, &written{last: time.Now()})
-	}
-	if n := len(a.events.known); n > eventMemory {
-		t.Errorf("%d Events are remembered", n)
 	}
 }

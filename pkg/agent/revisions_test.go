@@ -6,6 +6,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/agent/agenttest"
+	"github.com/detour-cni/detour/pkg/agent/cache"
+	"github.com/detour-cni/detour/pkg/agent/nodepod"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/pod"
@@ -15,89 +18,87 @@ func configMapPath(name string) string {
 	return "/api/v1/namespaces/istio-system/configmaps/" + name
 }
 
-func configMap(name string, port int) fields {
-	return fields{
-		"kind": "ConfigMap", "apiVersion": "v1", "metadata": fields{"namespace": "istio-system", "name": name},
-		"data": fields{"mesh": fmt.Sprintf("proxyListenPort: %d", port)},
+func configMap(name string, port int) agenttest.Fields {
+	return agenttest.Fields{
+		"kind": "ConfigMap", "apiVersion": "v1", "metadata": agenttest.Fields{"namespace": "istio-system", "name": name},
+		"data": agenttest.Fields{"mesh": fmt.Sprintf("proxyListenPort: %d", port)},
 	}
 }
 
 // podOf is a pod of istio's that the revision's control plane has injected.
-func podOf(name, revision string) fields {
-	p := testPod(name)
-	p["metadata"].(fields)["annotations"] = fields{"sidecar.istio.io/status": "{}", "istio.io/rev": revision}
-	p["spec"] = fields{"nodeName": "n1", "containers": []fields{{"name": "app"}, {"name": "istio-proxy"}}}
+func podOf(name, revision string) agenttest.Fields {
+	p := agenttest.Pod(name)
+	p["metadata"].(agenttest.Fields)["annotations"] = agenttest.Fields{"sidecar.istio.io/status": "{}", "istio.io/rev": revision}
+	p["spec"] = agenttest.Fields{"nodeName": "n1", "containers": []agenttest.Fields{{"name": "app"}, {"name": "istio-proxy"}}}
 	return p
 }
 
 func withIstio(c *Config) { c.Dialect, _ = mesh.Find("istio") }
 
 // newIstioAgent makes an agent of a mesh with the usual configuration, which does not run yet.
-func newIstioAgent(t testing.TB) (*apiServer, *Agent) {
+func newIstioAgent(t testing.TB) (*agenttest.Server, *Agent) {
 	t.Helper()
-	nettest.RequireNetns(t) // root, whom alone the socket serves
-	s := newAPIServer(t)
-	s.put(configMapPath("istio"), configMap("istio", 16001))
+	nettest.RequireNetns(t) // root: the socket serves nobody else
+	s := agenttest.NewServer(t)
+	s.Put(configMapPath("istio"), configMap("istio", 16001))
 	return s, newTestAgent(t, s, withIstio)
 }
 
 // gets counts the live requests for pods and configurations.
-func (s *apiServer) gets() int {
-	return s.count("GET /api/v1/namespaces/shop/pods/") + s.count("GET "+configMapPath(""))
+func gets(s *agenttest.Server) int {
+	return s.Count("GET /api/v1/namespaces/shop/pods/") + s.Count("GET "+configMapPath(""))
 }
 
 // fromMemory reports whether the lookup is answered without a live request, with these words as the configuration.
-func fromMemory(t testing.TB, s *apiServer, a *Agent, name, words string) func() bool {
+func fromMemory(t testing.TB, s *agenttest.Server, a *Agent, name, words string) func() bool {
 	return func() bool {
-		before := s.gets()
+		before := gets(s)
 		answer := ask(t, a, name, "uid-"+name)
-		return answer.Error == "" && strings.Contains(string(answer.Config)+answer.ConfigAbsent, words) && s.gets() == before
+		return answer.Error == "" && strings.Contains(string(answer.Config)+answer.ConfigAbsent, words) && gets(s) == before
 	}
 }
 
 func TestTheConfigurationOfEachRevisionOnTheNodeIsCached(t *testing.T) {
 	t.Parallel()
 	s, a := newIstioAgent(t)
-	s.put(configMapPath("istio-canary"), configMap("istio-canary", 16002))
-	s.put(configMapPath("istio-elsewhere"), configMap("istio-elsewhere", 16003))
+	s.Put(configMapPath("istio-canary"), configMap("istio-canary", 16002))
+	s.Put(configMapPath("istio-elsewhere"), configMap("istio-elsewhere", 16003))
 	for name, revision := range map[string]string{"usual": "default", "first": "canary", "lost": "gone"} {
-		s.put(podPath("shop", name), podOf(name, revision))
+		s.Put(agenttest.PodPath("shop", name), podOf(name, revision))
 	}
 	start(t, a)
-	eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.at(a.conf.Socket) })
-	eventually(t, "the usual configuration", fromMemory(t, s, a, "usual", "16001"))
-	eventually(t, "the revision's", fromMemory(t, s, a, "first", "16002"))
-	eventually(t, "that there is none", fromMemory(t, s, a, "lost", "ConfigMap istio-system/istio-gone does not exist"))
-	if n := s.count("GET /api/v1/namespaces/istio-system/configmaps?fieldSelector=metadata.name%3Distio-elsewhere"); n != 0 {
+	agenttest.Eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.Serving() })
+	agenttest.Eventually(t, "the usual configuration", fromMemory(t, s, a, "usual", "16001"))
+	agenttest.Eventually(t, "the revision's", fromMemory(t, s, a, "first", "16002"))
+	agenttest.Eventually(t, "that there is none", fromMemory(t, s, a, "lost", "ConfigMap istio-system/istio-gone does not exist"))
+	if n := s.Count("GET /api/v1/namespaces/istio-system/configmaps?fieldSelector=metadata.name%3Distio-elsewhere"); n != 0 {
 		t.Error("a revision that no pod of the node has is followed")
 	}
-	s.put(configMapPath("istio-canary"), configMap("istio-canary", 16012))
-	eventually(t, "a change", fromMemory(t, s, a, "first", "16012"))
+	s.Put(configMapPath("istio-canary"), configMap("istio-canary", 16012))
+	agenttest.Eventually(t, "a change", fromMemory(t, s, a, "first", "16012"))
 
-	s.put(podPath("shop", "later"), podOf("later", "elsewhere"))
-	eventually(t, "a new pod's revision", fromMemory(t, s, a, "later", "16003"))
-	s.setDown(true)
+	s.Put(agenttest.PodPath("shop", "later"), podOf("later", "elsewhere"))
+	agenttest.Eventually(t, "a new pod's revision", fromMemory(t, s, a, "later", "16003"))
+	s.SetDown(true)
 	for name, words := range map[string]string{"usual": "16001", "first": "16012", "later": "16003"} {
 		if !fromMemory(t, s, a, name, words)() {
 			t.Errorf("with the API server down pod %s has no answer", name)
 		}
 	}
-	s.setDown(false)
-	s.put(podPath("shop", "later"), nil)
-	eventually(t, "what no pod needs is dropped", func() bool {
-		a.revisions.mu.Lock()
-		defer a.revisions.mu.Unlock()
-		return len(a.revisions.caches) == 2
+	s.SetDown(false)
+	s.Put(agenttest.PodPath("shop", "later"), nil)
+	agenttest.Eventually(t, "what no pod needs is dropped", func() bool {
+		return !a.cache.ConfigOf(nodepod.Pod{Config: "istio-elsewhere"}).Known
 	})
 	if !fromMemory(t, s, a, "first", "16012")() {
 		t.Error("another revision is lost with it")
 	}
 	lists := func(name string) int {
-		return s.count("GET /api/v1/namespaces/istio-system/configmaps?fieldSelector=metadata.name%3D" + name)
+		return s.Count("GET /api/v1/namespaces/istio-system/configmaps?fieldSelector=metadata.name%3D" + name)
 	}
 	needed, dropped := lists("istio-canary"), lists("istio-elsewhere")
-	eventually(t, "the other is still followed", func() bool {
-		s.expire() // who watches lists anew
+	agenttest.Eventually(t, "the other is still followed", func() bool {
+		s.Expire() // who watches lists anew
 		return lists("istio-canary") > needed
 	})
 	time.Sleep(100 * time.Millisecond)
@@ -109,50 +110,50 @@ func TestTheConfigurationOfEachRevisionOnTheNodeIsCached(t *testing.T) {
 func TestReadinessDoesNotDependOnRevisions(t *testing.T) {
 	t.Parallel()
 	s, a := newIstioAgent(t)
-	s.put(podPath("shop", "first"), podOf("first", "canary"))
+	s.Put(agenttest.PodPath("shop", "first"), podOf("first", "canary"))
 	for _, request := range []string{configMapPath("istio-canary"), "/api/v1/namespaces/istio-system/configmaps metadata.name=istio-canary"} {
-		s.refuse["GET "+request] = refusal(403, "Forbidden")
+		s.Refuse["GET "+request] = agenttest.Refusal(403, "Forbidden")
 	}
 	a.timing.probe = time.Hour
 	start(t, a)
-	eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.at(a.conf.Socket) })
-	before := s.gets()
-	if missing := a.Missing(t.Context()); len(missing) > 0 || s.gets() != before {
-		t.Errorf("missing %q, %d requests", missing, s.gets()-before)
+	agenttest.Eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.Serving() })
+	before := gets(s)
+	if missing := a.Missing(t.Context()); len(missing) > 0 || gets(s) != before {
+		t.Errorf("missing %q, %d requests", missing, gets(s)-before)
 	}
 	if answer := ask(t, a, "first", "uid-first"); !strings.Contains(answer.Error, "get configmaps istio-system/istio-canary: 403") {
 		t.Errorf("got %+v", answer)
 	}
 }
 
-// What a pod says of itself must not make the agent follow as many objects as there are pods.
+// Pods must not make the agent follow as many objects as there are pods.
 func TestPodsThatNameManyRevisionsAreLookedUpLive(t *testing.T) {
 	t.Parallel()
 	s, a := newIstioAgent(t)
 	for i := range 100 {
 		name := fmt.Sprintf("many-%d", i)
-		s.put(podPath("shop", name), podOf(name, fmt.Sprintf("a%d", i)))
+		s.Put(agenttest.PodPath("shop", name), podOf(name, fmt.Sprintf("a%d", i)))
 	}
 	for _, name := range []string{"one", "two"} { // of a name that comes after all the others
-		s.put(podPath("shop", name), podOf(name, "zz"))
+		s.Put(agenttest.PodPath("shop", name), podOf(name, "zz"))
 	}
-	s.put(configMapPath("istio-zz"), configMap("istio-zz", 16002))
+	s.Put(configMapPath("istio-zz"), configMap("istio-zz", 16002))
 	start(t, a)
-	eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.at(a.conf.Socket) })
-	eventually(t, "the revision of most pods", fromMemory(t, s, a, "one", "16002"))
+	agenttest.Eventually(t, "the agent serves", func() bool { return a.isSynced() && a.socket.Serving() })
+	agenttest.Eventually(t, "the revision of most pods", fromMemory(t, s, a, "one", "16002"))
 	cached, live := 0, 0
 	for i := range 100 {
-		name, before := fmt.Sprintf("many-%d", i), s.gets()
+		name, before := fmt.Sprintf("many-%d", i), gets(s)
 		if answer := ask(t, a, name, "uid-"+name); answer.ConfigAbsent != fmt.Sprintf("ConfigMap istio-system/istio-a%d does not exist", i) {
 			t.Errorf("%s: %+v", name, answer)
 		}
-		if s.gets() == before {
+		if gets(s) == before {
 			cached++
 		} else {
 			live++
 		}
 	}
-	if cached > mostRevisions-1 || live < 100-mostRevisions {
+	if cached > cache.MaxRevisions-1 || live < 100-cache.MaxRevisions {
 		t.Errorf("%d are answered from memory, %d live", cached, live)
 	}
 }
@@ -160,37 +161,37 @@ func TestPodsThatNameManyRevisionsAreLookedUpLive(t *testing.T) {
 func TestUnprogrammedPodsAreFoundByTheirRevisionsConfiguration(t *testing.T) {
 	t.Parallel()
 	s, a := newIstioAgent(t)
-	s.put(configMapPath("istio-canary"), configMap("istio-canary", 99999)) // no port
+	s.Put(configMapPath("istio-canary"), configMap("istio-canary", 99999)) // no port
 	for name, revision := range map[string]string{"usual": "default", "first": "canary"} {
-		s.put(podPath("shop", name), podOf(name, revision))
+		s.Put(agenttest.PodPath("shop", name), podOf(name, revision))
 	}
 	lookOnce(a)
 	start(t, a)
-	eventually(t, "both are found", func() bool { return a.isSynced() && len(found(t, a)) == 2 })
-	all, err := a.unprogrammed(t.Context(), time.Now())
+	agenttest.Eventually(t, "both are found", func() bool { return a.isSynced() && len(found(t, a)) == 2 })
+	all, err := a.repairer.Find(t.Context(), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range all {
-		if refused := f.refused != ""; refused != (f.pod.name == "first") {
-			t.Errorf("pod %s: refused is %q", f.pod, f.refused)
+		if refused := f.Refused != ""; refused != (f.Pod.Name == "first") {
+			t.Errorf("pod %s: refused is %q", f.Pod, f.Refused)
 		}
 	}
 }
 
-// What the cache drops of a pod must not be what says whose configuration it has.
+// The cached pod must name the same configuration as the whole one.
 func TestTheTrimmedPodHasTheConfigurationOfTheWhole(t *testing.T) {
 	t.Parallel()
 	s, a := newIstioAgent(t)
-	s.put(podPath("shop", "first"), podOf("first", "canary"))
+	s.Put(agenttest.PodPath("shop", "first"), podOf("first", "canary"))
 	start(t, a)
-	eventually(t, "the pod", a.isSynced)
-	e, ok := a.pods.find("shop", "first", "uid-first")
-	facts, err := pod.Parse(e.json)
+	agenttest.Eventually(t, "the pod", a.isSynced)
+	e, ok := a.cache.Pod(pod.ID{Namespace: "shop", Name: "first", UID: "uid-first"})
+	facts, err := pod.Parse(e.JSON)
 	if !ok || err != nil {
 		t.Fatal(ok, err)
 	}
-	if got := a.conf.Dialect.ConfigFor(facts.Annotations, facts.Labels).Name; got != "istio-canary" || e.config != got {
-		t.Errorf("the cache has %s, the pod says %s", e.config, got)
+	if got := a.conf.Dialect.ConfigFor(facts.Annotations, facts.Labels).Name; got != "istio-canary" || e.Config != got {
+		t.Errorf("the cache has %s, the pod says %s", e.Config, got)
 	}
 }

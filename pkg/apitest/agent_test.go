@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/agent"
+	"github.com/detour-cni/detour/pkg/agent/repair"
 	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
@@ -294,7 +295,7 @@ func TestTheAgentRepairsAndReportsAtARealAPIServer(t *testing.T) {
 	if _, err := kubernetes.admin.expect(http.MethodPost, "/api/v1/nodes", node, http.StatusCreated); err != nil {
 		t.Fatal(err)
 	}
-	s.conf.Repair, s.conf.RemoveTaint = agent.Evict, true
+	s.conf.Repair, s.conf.RemoveTaint = repair.Evict, true
 	s.run()
 
 	s.eventually("the free pod is evicted", func() bool {

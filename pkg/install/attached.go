@@ -16,18 +16,17 @@ import (
 	"github.com/detour-cni/detour/pkg/attachment"
 )
 
-// attached lists the pods for whose DEL the runtime may still call the plugin. A runtime that keeps a pod's configuration until
-// the pod's end, as CRI-O does, then calls every plugin that the pod was started with, and if one of them is missing, the others
-// are not called: the pod's addresses are never released. One that takes the node's present configuration, as containerd does,
-// calls the plugin no more and leaves the record behind, so a record is of a pod that has ended if the pod's namespace has
-// gone and libcni keeps nothing of it either.
+// attached lists the pods for whose DEL the runtime may still call the plugin. CRI-O keeps a pod's configuration until the pod ends.
+// It then calls every plugin the pod was started with, and if one is missing, it calls none: the pod's addresses are never
+// released. containerd takes the node's present configuration: it no longer calls the plugin and leaves the record behind. So a
+// record's pod has ended if its namespace is gone and libcni keeps nothing of it.
 func (i *Installer) attached() ([]string, error) {
 	pods, err := i.kept()
 	if err != nil {
 		return nil, err
 	}
 	err = attachment.NewStore(i.conf.StateDir).All(func(r attachment.Record, err error) {
-		repaired := r.Network == attachment.RepairNetwork // which was started without the plugin
+		repaired := r.Network == attachment.RepairNetwork // its pod was started without the plugin
 		if err == nil && !repaired && namespaceStands(r.Netns) {
 			pods[r.Key] = podName(r.Pod, r.Key)
 		}
@@ -35,8 +34,8 @@ func (i *Installer) attached() ([]string, error) {
 	return slices.Compact(slices.Sorted(maps.Values(pods))), err
 }
 
-// kept lists the attachments of which libcni keeps a configuration with the plugin in it, and their pods. It does so from the end of
-// ADD to the end of DEL.
+// kept returns the pods of the attachments whose cached configuration has the plugin in it. libcni keeps it from the end of ADD to
+// the end of DEL.
 func (i *Installer) kept() (map[attachment.Key]string, error) {
 	files, err := os.ReadDir(i.conf.CacheDir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -57,7 +56,7 @@ func (i *Installer) kept() (map[attachment.Key]string, error) {
 			CNIArgs                          [][2]string
 		}
 		if err := json.Unmarshal(text, &kept); err != nil || !i.isIn(kept.Config) {
-			continue // nor can libcni call the plugin with what is no configuration
+			continue // libcni can't call the plugin with it either
 		}
 		k := attachment.Key{Network: kept.NetworkName, ContainerID: kept.ContainerID, IfName: kept.IfName}
 		args := map[string]string{}
@@ -69,7 +68,7 @@ func (i *Installer) kept() (map[attachment.Key]string, error) {
 	return pods, nil
 }
 
-// isIn says whether the plugin is in a list.
+// isIn reports whether a list has the plugin.
 func (i *Installer) isIn(text []byte) bool {
 	list, err := libcni.ConfListFromBytes(text)
 	return err == nil && slices.ContainsFunc(list.Plugins, func(p *libcni.PluginConfig) bool { return p.Network.Type == i.entry.name })
@@ -82,10 +81,10 @@ func podName(pod string, k attachment.Key) string {
 	return pod
 }
 
-// namespaceStands says whether a pod's namespace is there yet.
+// namespaceStands reports whether a pod's namespace still exists.
 func namespaceStands(path string) bool { return path != "" && exists(withoutLink(path)) }
 
-// withoutLink is a path without the link from /var/run to /run, which a host has and the agent's image has not.
+// withoutLink resolves the link from /var/run to /run, which the host has and the agent's image lacks.
 func withoutLink(path string) string {
 	if rest, ok := strings.CutPrefix(path, "/var/run/"); ok {
 		return "/run/" + rest

@@ -17,7 +17,7 @@ type span struct{ start, end int }
 // list is a configuration list as text: where its plugins are and which of them are ours.
 type list struct {
 	text    []byte
-	open    int // behind the bracket of the list of plugins
+	open    int // after the bracket of the list of plugins
 	plugins []span
 	ours    []int
 }
@@ -76,8 +76,8 @@ func elements(d *json.Decoder) (open int, found []span, _ error) {
 	return open, found, err
 }
 
-// setEntry returns the list with the entry in it exactly once: where it was, else at the end. Everything else is kept to
-// the byte; if the entry is right already, everything is.
+// setEntry returns the list with the entry in it exactly once: where it was, else at the end. It keeps every other byte, and if the
+// entry is right already, all of them.
 func setEntry(text []byte, e entry) ([]byte, error) {
 	l, err := parseList(text, e.name)
 	if err != nil {
@@ -101,8 +101,8 @@ func setEntry(text []byte, e entry) ([]byte, error) {
 	return edited, checkEdit(text, edited, e, 1)
 }
 
-// dropEntry returns the list without the plugin: to the byte what it was before setEntry has appended it. If there was no
-// such plugin, the text is returned as it is.
+// dropEntry returns the list without the plugin, byte for byte what it was before setEntry appended the entry. It returns a list
+// without the plugin unchanged.
 func dropEntry(text []byte, e entry) ([]byte, error) {
 	l, err := parseList(text, e.name)
 	if err != nil || len(l.ours) == 0 {
@@ -115,7 +115,7 @@ func dropEntry(text []byte, e entry) ([]byte, error) {
 	return edited, checkEdit(text, edited, e, 0)
 }
 
-// appended adds the entry behind the last plugin, set apart like the plugins before it.
+// appended adds the entry after the last plugin, separated like the plugins before it.
 func (l list) appended(e entry) ([]byte, error) {
 	n := len(l.plugins)
 	last := l.plugins[n-1]
@@ -130,7 +130,7 @@ func (l list) appended(e entry) ([]byte, error) {
 	return slices.Concat(l.text[:last.end], between, text, l.text[last.end:]), nil
 }
 
-// replaced puts the entry in the place of the first of ours, unless it says the same, and takes the others out.
+// replaced replaces the first of our entries, unless it says the same, and removes the others.
 func (l list) replaced(e entry) ([]byte, error) {
 	first := l.plugins[l.ours[0]]
 	old := l.text[first.start:first.end]
@@ -138,7 +138,7 @@ func (l list) replaced(e entry) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	rest := l.without(l.ours[1:]) // all behind the first: its place remains
+	rest := l.without(l.ours[1:]) // all come after the first, which keeps its place
 	if reflect.DeepEqual(value, e.value) {
 		return rest, nil
 	}
@@ -149,8 +149,8 @@ func (l list) replaced(e entry) ([]byte, error) {
 	return slices.Concat(rest[:first.start], text, rest[first.end:]), nil
 }
 
-// without takes out plugins, each with the comma before it, or, at the head of the list, with the one behind. which is
-// sorted and not all.
+// without removes plugins, each with the comma before it or, at the head of the list, with the one after it. which is sorted and
+// not all of them.
 func (l list) without(which []int) []byte {
 	text, plugins := slices.Clone(l.text), l.plugins
 	for n, i := range slices.Backward(which) {
@@ -162,7 +162,7 @@ func (l list) without(which []int) []byte {
 	return text
 }
 
-// styled writes the entry the way the model is written: on one line, or indented and with its line ends.
+// styled formats the entry like the model: on one line, or with its indentation and line ends.
 func styled(text, model []byte) ([]byte, error) {
 	const blank = " \t"
 	newline := bytes.LastIndexByte(model, '\n')
@@ -190,8 +190,8 @@ func styled(text, model []byte) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// checkEdit makes sure of an edit before it is written: libcni takes it, the entry is in it that often, and everything
-// else is what it was.
+// checkEdit checks an edit before it is written: libcni accepts it, it has the entry as often as it should, and nothing else has
+// changed.
 func checkEdit(before, after []byte, e entry, times int) error {
 	l, err := parseList(after, e.name)
 	if err != nil {
@@ -213,7 +213,7 @@ func checkEdit(before, after []byte, e entry, times int) error {
 	return err
 }
 
-// sameForeign compares what two lists say beside the plugin of that name.
+// sameForeign compares what two lists say besides the plugin of that name.
 func sameForeign(a, b []byte, name string) (bool, error) {
 	x, err := foreign(a, name)
 	if err != nil {
@@ -253,8 +253,8 @@ func decode(text []byte) (any, error) {
 	return value, err
 }
 
-// listOf makes a list of a single plugin's configuration and, unless nil, the entry, with the meaning that libcni gives to
-// such a configuration: the list has its name and version, and the plugin keeps all that it says.
+// listOf makes a list of a single plugin's configuration and, unless nil, the entry. As libcni does, it gives the list the name and
+// version of the configuration, and leaves the configuration as it is.
 func listOf(single []byte, e *entry) ([]byte, error) {
 	conf, err := libcni.NetworkPluginConfFromBytes(single)
 	if err != nil {

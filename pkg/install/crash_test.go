@@ -296,7 +296,7 @@ func TestAListThatIsBeingWrittenIsWaitedFor(t *testing.T) {
 	if err == nil {
 		t.Fatal("it works")
 	}
-	mustContain(t, err.Error(), "10-x.conflist", "somebody else is writing it")
+	mustContain(t, err.Error(), "10-x.conflist", "another program is writing it")
 	w.wantFiles(map[string]string{"10-x.conflist": bridge[:20], "20-y.conflist": bridge})
 	half.Close()
 	if r := w.reconcile(); r.Conflist != w.path("20-y.conflist") {

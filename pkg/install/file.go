@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// Temporary files are named so that neither the runtime takes them for a network configuration nor Run for news.
+// The runtime does not take files with these names for network configurations, and Run ignores them.
 const (
 	tempPrefix = ".detour-"
 	tempSuffix = ".tmp"
@@ -23,10 +23,9 @@ func isTemp(name string) bool {
 	return strings.HasPrefix(name, tempPrefix) && strings.HasSuffix(name, tempSuffix)
 }
 
-// files changes files. Each change is durable when the method returns, so that the order of changes is also the order in
-// which a power failure may leave them.
+// files changes files. Each change is durable when the method returns, so a power failure can't reorder changes.
 type files struct {
-	// before is called before each step, in tests.
+	// before is called before each step; it is for tests.
 	before func(step, path string) error
 }
 
@@ -37,7 +36,7 @@ func (f files) step(step, path string) error {
 	return f.before(step, path)
 }
 
-// owned is what a file has beside its content.
+// owned is a file's mode and owner; -1 is the agent's own.
 type owned struct {
 	mode     fs.FileMode
 	uid, gid int
@@ -54,7 +53,7 @@ func ownedBy(info fs.FileInfo) owned {
 	return owned{info.Mode().Perm(), int(stat.Uid), int(stat.Gid)}
 }
 
-// write makes the file at path have that content, by way of a temporary file beside it: whoever has the old one open keeps it.
+// write replaces the file at path by a temporary file beside it. A process that has the old one open keeps it.
 func (f files) write(path string, content io.Reader, o owned) error {
 	return f.temporary(path, content, o, func(temp string) error {
 		if err := f.step("rename", path); err != nil {
@@ -64,14 +63,14 @@ func (f files) write(path string, content io.Reader, o owned) error {
 	})
 }
 
-// rewrite is write for a file that others write as well: it is only replaced if its content is old.
+// rewrite is write for a file that others write too: it replaces the file only if its content is still old.
 func (f files) rewrite(path string, content []byte, o owned, old []byte) error {
 	return f.temporary(path, bytes.NewReader(content), o, func(temp string) error {
 		return f.swap(temp, path, old)
 	})
 }
 
-// temporary writes a file beside path, has it put into place, and removes what is left under its name.
+// temporary writes a file beside path, lets place move it, and removes what is left under its name.
 func (f files) temporary(path string, content io.Reader, o owned, place func(temp string) error) error {
 	if err := f.step("create", path); err != nil {
 		return err
@@ -80,7 +79,7 @@ func (f files) temporary(path string, content io.Reader, o owned, place func(tem
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(temp.Name()) }() // if that fails now, the next run does it
+	defer func() { _ = os.Remove(temp.Name()) }() // if that fails, the next run does it
 	if err := f.fill(temp, path, content, o); err != nil {
 		return errors.Join(err, temp.Close())
 	}
@@ -103,7 +102,7 @@ func (f files) fill(temp *os.File, path string, content io.Reader, o owned) erro
 	if err := temp.Chmod(o.mode); err != nil {
 		return err
 	}
-	// Without CAP_CHOWN an owner that is not root is lost. The runtime is root, and a plugin that is not there is worse.
+	// Without CAP_CHOWN, an owner other than root is lost. The runtime is root, and a missing plugin is worse.
 	if err := temp.Chown(o.uid, o.gid); err != nil && !errors.Is(err, fs.ErrPermission) {
 		return err
 	}
@@ -145,7 +144,7 @@ func (f files) link(from, to string) error {
 	return f.syncDir(to)
 }
 
-// remove removes a file and says whether there was one.
+// remove removes a file and reports whether it existed.
 func (f files) remove(path string) (bool, error) {
 	if err := f.step("remove", path); err != nil {
 		return false, err
@@ -159,7 +158,7 @@ func (f files) remove(path string) (bool, error) {
 	return true, f.syncDir(path)
 }
 
-// clean removes what killed writers have left in the folder.
+// clean removes what killed writers left in the folder.
 func (f files) clean(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -176,7 +175,7 @@ func (f files) clean(dir string) error {
 	return nil
 }
 
-// syncDir makes durable which files the folder of path has.
+// syncDir makes the entries of path's folder durable.
 func (f files) syncDir(path string) error {
 	if err := f.step("sync folder", path); err != nil {
 		return err
@@ -189,7 +188,7 @@ func (f files) syncDir(path string) error {
 	return dir.Sync()
 }
 
-// identity tells a file from another, or from itself after a change.
+// identity differs between two files, and before and after a change of one.
 type identity struct {
 	dev, ino     uint64
 	size         int64

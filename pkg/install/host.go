@@ -11,8 +11,7 @@ import (
 	"time"
 )
 
-// render writes the kubeconfig, as JSON, which the plugin reads faster than other YAML. It has no secret in it, only where the
-// token is.
+// render returns the kubeconfig as JSON, which the plugin reads faster than other YAML. It has only the token's path, no secret.
 func (k Kubeconfig) render() ([]byte, error) {
 	type object = map[string]any
 	cluster := object{"server": k.Server}
@@ -33,7 +32,7 @@ func (k Kubeconfig) render() ([]byte, error) {
 	}, "", "  ")
 }
 
-// credentials copies the token and writes the kubeconfig. It says whether both are on the host, in whatever form.
+// credentials copies the token and writes the kubeconfig. present reports whether the host has both, in any version.
 func (i *Installer) credentials(r *round) (present bool, _ error) {
 	k, tokenPath, configPath := i.conf.Kubeconfig, i.confPath(TokenName), i.confPath(KubeconfigName)
 	err := errors.Join(
@@ -43,7 +42,7 @@ func (i *Installer) credentials(r *round) (present bool, _ error) {
 	return exists(tokenPath) && exists(configPath), err
 }
 
-// readSome reads a file that must not be empty.
+// readSome reads a file and fails if it is empty.
 func readSome(path string) ([]byte, error) {
 	content, err := os.ReadFile(path)
 	if err == nil && len(bytes.TrimSpace(content)) == 0 {
@@ -52,7 +51,7 @@ func readSome(path string) ([]byte, error) {
 	return content, err
 }
 
-// secret makes a file have that content, for root only.
+// secret makes a file have that content, readable by root only.
 func (i *Installer) secret(r *round, part Part, path string, read func() ([]byte, error)) error {
 	content, err := read()
 	if err != nil {
@@ -65,7 +64,7 @@ func (i *Installer) secret(r *round, part Part, path string, read func() ([]byte
 		wrong = "missing"
 	case err != nil:
 		return fmt.Errorf("install %s: %w", part, err)
-	case info.Mode() != rootOnly.mode: // a link, for one
+	case info.Mode() != rootOnly.mode: // it may be a link
 		wrong = "wrong mode " + info.Mode().String()
 	default:
 		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, content) {
@@ -95,7 +94,7 @@ func (i *Installer) removeCredentials(r *round) error {
 	return failed
 }
 
-// binary copies the plugin. It says whether there is a program by its name, in whatever version.
+// binary copies the plugin. present reports whether the host has a program of that name, in any version.
 func (i *Installer) binary(r *round) (present bool, _ error) {
 	path := i.binaryPath()
 	wrong, err := i.wrongBinary(path)
@@ -108,7 +107,7 @@ func (i *Installer) binary(r *round) (present bool, _ error) {
 	return statErr == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0, err
 }
 
-// wrongBinary says what is wrong with the installed plugin. Contents are only read if a file has changed since.
+// wrongBinary says what is wrong with the installed plugin, "" if nothing is. It reads contents only after a file has changed.
 func (i *Installer) wrongBinary(path string) (string, error) {
 	source, err := os.Stat(i.conf.Plugin)
 	if err != nil {
@@ -121,7 +120,7 @@ func (i *Installer) wrongBinary(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if installed.Mode() != anyone.mode { // a link, for one
+	if installed.Mode() != anyone.mode { // it may be a link
 		return "wrong mode " + installed.Mode().String(), nil
 	}
 	if installed.Size() != source.Size() {
@@ -138,7 +137,7 @@ func (i *Installer) wrongBinary(path string) (string, error) {
 	if !same {
 		return "another version", nil
 	}
-	// A file's times are coarse: one that has just changed may change again and look the same.
+	// A file's times are coarse: a file that has just changed may change again and look the same.
 	if time.Since(compared[1].ctime) > time.Second {
 		i.compared = compared
 	}

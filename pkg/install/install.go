@@ -1,7 +1,7 @@
 // Package install keeps detour installed on a node: the plugin's binary, its credentials and its entry in the network's
-// configuration list. Whatever it writes is written whole or not at all, and what is already right is not touched.
+// configuration list. It writes each file whole or not at all, and leaves alone what is right.
 //
-// Only one Installer should work on a node; two do no harm, but each may find that the other has changed a file.
+// Only one Installer should work on a node. Two do no harm, but each may find that the other has changed a file.
 package install
 
 import (
@@ -29,11 +29,11 @@ type Config struct {
 	BinDir string
 	// ConfDir is the runtime's folder of network configurations.
 	ConfDir string
-	// Entry is the plugin's entry for the list of plugins, an object with a type. Its order of keys is kept.
+	// Entry is the plugin's entry for the list of plugins, an object with a type. The order of its keys stays.
 	Entry json.RawMessage
-	// Kubeconfig is nil if no credential may be on the host; one that was left there is removed.
+	// Kubeconfig is nil if no credential may be on the host; an old one is then removed.
 	Kubeconfig *Kubeconfig
-	// StateDir is the plugin's, CacheDir the one in which libcni keeps what it knows of each attachment. Only Uninstall needs them.
+	// StateDir is the plugin's; libcni keeps its attachments in CacheDir. Only Uninstall needs them.
 	StateDir, CacheDir string
 }
 
@@ -42,12 +42,12 @@ type Kubeconfig struct {
 	// HostDir is ConfDir as the host sees it, for the path inside the kubeconfig.
 	HostDir string
 	Server  string
-	// CAFile and TokenFile are the projected files in the agent's pod; as they change, so does what is on the host. Without
-	// a CAFile the system's authorities are trusted.
+	// CAFile and TokenFile are the projected files in the agent's pod; when they change, so do their copies on the host. Without
+	// a CAFile, the plugin trusts the system's authorities.
 	CAFile, TokenFile string
 }
 
-// Part is one of the things that are installed.
+// Part is a part of the installation.
 type Part string
 
 // The parts.
@@ -64,23 +64,22 @@ type Change struct {
 	File string
 	// Reason is what was wrong with the file, as half a sentence.
 	Reason string
-	// Rival is how often the file was put right lately because somebody else had changed it: it had been right before. Only Run
-	// knows.
+	// Rival is how often the file was restored lately because another program had changed it. Only Run counts.
 	Rival int
 }
 
 // Result is what a Reconcile found and did.
 type Result struct {
-	// Network and Conflist are the network that the runtime uses and its file; empty if there is none.
+	// Network is the network that the runtime uses, Conflist its file; both are empty if there is none.
 	Network  string
 	Conflist string
 	Changes  []Change
 }
 
-// ErrNoNetwork says that there is no network configuration that the runtime could use. One is waited for, never made.
+// ErrNoNetwork says that the runtime has no usable network configuration. The installer waits for one and never makes it.
 var ErrNoNetwork = errors.New("no valid network configuration")
 
-// Installer installs and uninstalls. It may be used from several goroutines.
+// Installer installs and uninstalls. It is safe for concurrent use.
 type Installer struct {
 	conf  Config
 	entry entry
@@ -109,9 +108,9 @@ func New(c Config) (*Installer, error) {
 }
 
 // Reconcile makes the host what the configuration says: credentials, then the binary, then the list of plugins, so that
-// the runtime never loads a list whose plugin can't run. If a part fails that is on the host in an older form, the later
-// parts are done all the same: a pod that fails to start is better than one that starts unmeshed. The error is
-// ErrNoNetwork if that is all that is missing. A Reconcile that has nothing to change writes nothing.
+// the runtime never loads a list whose plugin can't run. If a part fails and the host has an older version of it, Reconcile goes
+// on: a pod that fails to start is better than one that starts unmeshed. The error is ErrNoNetwork if that is all that is missing.
+// It is idempotent, and writes nothing if there is nothing to change.
 func (i *Installer) Reconcile() (Result, error) { return i.reconcile(nil) }
 
 func (i *Installer) reconcile(rivals *rivals) (Result, error) {
@@ -126,7 +125,7 @@ func (i *Installer) reconcile(rivals *rivals) (Result, error) {
 	r := &round{rivals: rivals}
 	err := i.install(r)
 	if i.conf.Kubeconfig == nil {
-		// last, as an older entry may still refer to them; and whatever has happened before
+		// last, as an older entry may refer to them, and after whatever error
 		err = errors.Join(err, i.removeCredentials(r))
 	}
 	return r.Result, err
@@ -149,7 +148,7 @@ func (i *Installer) install(r *round) error {
 	return errors.Join(failed, i.conflist(r))
 }
 
-// clean removes what killed runs have left.
+// clean removes what killed runs left.
 func (i *Installer) clean() error {
 	return errors.Join(i.files.clean(i.conf.ConfDir), i.files.clean(i.conf.BinDir))
 }
@@ -165,8 +164,8 @@ type round struct {
 	rivals *rivals
 }
 
-// ensure calls write if something is wrong with a part's file, unless rivals make it wait. want tells a file that ought
-// to be different now from one that somebody else has changed.
+// ensure calls write if something is wrong with a part's file, unless rivals make it wait. If want has changed, the file was not
+// changed by another program.
 func (r *round) ensure(part Part, file, want, wrong string, write func() error) error {
 	if wrong == "" {
 		r.rivals.right(part, want)

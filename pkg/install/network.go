@@ -13,7 +13,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 )
 
-// keptSuffix marks the .conf (or .json) that we have made a .conflist of. The runtime ignores it, uninstall restores it.
+// keptSuffix marks a .conf or .json that was converted to a .conflist. The runtime ignores it; Uninstall restores it.
 const keptSuffix = ".detour-original"
 
 // network is a configuration that the runtime can load.
@@ -23,14 +23,14 @@ type network struct {
 	path string // of the file itself, if the one in the folder is a link
 	text []byte
 	info fs.FileInfo
-	// single is true for one plugin's configuration, which is all that files other than a .conflist can have.
+	// single is true for a single plugin's configuration: only a .conflist can have more.
 	single bool
 }
 
-// extensions are those that containerd and CRI-O look at. Only a .conflist may have a list of plugins.
+// extensions are those that containerd and CRI-O read. Only a .conflist may have a list of plugins.
 var extensions = []string{".conf", ".conflist", ".json"}
 
-// confFiles lists what the runtime looks at, in its order: by name.
+// confFiles lists the files that the runtime reads, in its order: by name.
 func confFiles(dir string) ([]string, error) {
 	paths, err := libcni.ConfFiles(dir, extensions)
 	var names []string
@@ -41,9 +41,9 @@ func confFiles(dir string) ([]string, error) {
 	return names, err
 }
 
-// firstNetwork returns the network that the runtime uses: the first configuration that libcni can load. Invalid ones are
-// passed over as CRI-O does; containerd has no network while one of them is first. A file that can't be read is an error,
-// as the runtime may well read it.
+// firstNetwork returns the network that the runtime uses: the first configuration that libcni can load. It skips invalid ones as
+// CRI-O does; containerd has no network while an invalid one is first. An unreadable file is an error, as the runtime may be
+// able to read it.
 func firstNetwork(dir string, passOver ...string) (network, error) {
 	names, err := confFiles(dir)
 	if err != nil {
@@ -63,7 +63,7 @@ func firstNetwork(dir string, passOver ...string) (network, error) {
 		}
 		if err := n.load(); err != nil {
 			if beingWritten(n.path) { // the runtime will have it in a moment
-				return network{}, fmt.Errorf("read network configuration: %s: somebody else is writing it: %w", n.path, err)
+				return network{}, fmt.Errorf("read network configuration: %s: another program is writing it: %w", n.path, err)
 			}
 			invalid = append(invalid, fmt.Errorf("%s: %w", name, err))
 			continue
@@ -77,7 +77,7 @@ func firstNetwork(dir string, passOver ...string) (network, error) {
 	return network{}, err
 }
 
-// readFile reads a file of the folder. A link that leads out of it is an error: the host may see another file there.
+// readFile reads a file of the folder. A link out of the folder is an error: on the host it may lead to another file.
 func readFile(dir, name string) (network, error) {
 	n := network{file: name, path: filepath.Join(dir, name)}
 	info, err := os.Lstat(n.path)
@@ -99,7 +99,7 @@ func readFile(dir, name string) (network, error) {
 	return n, err
 }
 
-// followed reads the file that a link of the folder leads to, by another name of the same folder.
+// followed reads the file of the same folder that a link leads to.
 func followed(dir, name, target string) (network, error) {
 	n := network{file: name, path: filepath.Join(dir, target)}
 	var err error
@@ -113,7 +113,7 @@ func followed(dir, name, target string) (network, error) {
 	return n, err
 }
 
-// load judges the file as libcni does and takes its network's name.
+// load loads the file as libcni does, for its network's name.
 func (n *network) load() error {
 	if filepath.Ext(n.file) == ".conflist" {
 		loaded, err := libcni.ConfListFromFile(n.path)
@@ -133,7 +133,7 @@ func (n *network) load() error {
 	return err
 }
 
-// conflist makes the network that the runtime uses have the entry.
+// conflist adds the entry to the network that the runtime uses.
 func (i *Installer) conflist(r *round) error {
 	n, err := firstNetwork(i.conf.ConfDir)
 	if err != nil {
@@ -156,9 +156,8 @@ func (i *Installer) conflist(r *round) error {
 	})
 }
 
-// convert makes a .conflist of a single plugin's configuration, as there is no place for a second plugin in it. The
-// configuration itself is kept under a name that the runtime ignores. In between the runtime uses the one or the other,
-// which have the same network; while it still is the one, pods start as they did before detour was installed.
+// convert makes a .conflist of a single plugin's configuration, which has no place for a second plugin. It keeps the configuration
+// under a name that the runtime ignores. In between, the runtime uses one or the other; both have the same network.
 func (i *Installer) convert(r *round, n network) error {
 	original, kept := i.confPath(n.file), i.confPath(n.file+keptSuffix)
 	made, err := listOf(n.text, &i.entry)
@@ -171,8 +170,8 @@ func (i *Installer) convert(r *round, n network) error {
 	}
 	r.Conflist = target
 	return r.ensure(PartConflist, target, "", n.file+" has place for one plugin only", func() error {
-		// The copy comes first: it is what tells a list that we have made from a foreign one of that name. It has to be a file
-		// of its own, as renaming a file to another name of itself does nothing.
+		// The copy comes first: it tells our list from another one of that name. It can't be a link, as renaming a file to
+		// another name of itself does nothing.
 		if err := i.files.write(kept, bytes.NewReader(n.text), ownedBy(n.info)); err != nil {
 			return err
 		}
@@ -182,7 +181,7 @@ func (i *Installer) convert(r *round, n network) error {
 		if err := i.files.move(original, kept); err != nil {
 			return err
 		}
-		// somebody may have rewritten it meanwhile
+		// another program may have rewritten it meanwhile
 		now, err := os.ReadFile(kept)
 		if err != nil || bytes.Equal(now, n.text) {
 			return err
@@ -194,12 +193,12 @@ func (i *Installer) convert(r *round, n network) error {
 	})
 }
 
-// targets are the names that the list made of a file may have: the usual one, and one for the case that it is taken.
+// targets are the names for the list made of a file: the usual one, and another in case that is taken.
 func targets(file string) [2]string {
 	return [2]string{strings.TrimSuffix(file, filepath.Ext(file)) + ".conflist", file + ".conflist"}
 }
 
-// targetOf returns the path for the list that is made of n. The runtime must choose it when n has gone.
+// targetOf returns the path for the list made of n. The runtime must choose it once n is gone.
 func (i *Installer) targetOf(n network) (string, error) {
 	names := targets(n.file)
 	for _, name := range names {
@@ -219,8 +218,8 @@ func (i *Installer) targetOf(n network) (string, error) {
 		i.confPath(n.file), names[0], names[1])
 }
 
-// isMade says whether a list is one that we have made of that file, even if somebody has changed it since. One without
-// our entry is so only if it says the same as the file.
+// isMade reports whether we made the list of that file, even if another program has changed it since. A list without our entry
+// counts only if it says the same as the file.
 func (i *Installer) isMade(name, file string) bool {
 	kept, err := os.ReadFile(i.confPath(file + keptSuffix))
 	if err != nil {
@@ -234,7 +233,7 @@ func (i *Installer) isMade(name, file string) bool {
 	return err == nil && (len(l.ours) > 0 || i.isUnchanged(n.text, kept))
 }
 
-// isUnchanged says whether a list is, but for our entry, what is made of a single plugin's configuration.
+// isUnchanged reports whether a list is, but for our entry, what listOf makes of a single plugin's configuration.
 func (i *Installer) isUnchanged(text, single []byte) bool {
 	made, err := listOf(single, nil)
 	if err != nil {

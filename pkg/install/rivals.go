@@ -5,15 +5,15 @@ import (
 	"time"
 )
 
-// pace is how fast Run does what.
+// pace says how long Run waits.
 type pace struct {
-	// settle is how long the folders must be quiet before Run looks, so that it does not see half of somebody's change;
-	// patience is how long it waits for that at most.
+	// settle is how long the folders must be quiet before Run looks, so that it does not see half of a change; patience is how
+	// long it waits for that at most.
 	settle, patience time.Duration
-	// period is how often it looks without a reason, retry how soon after an error or without a watch.
+	// period is how often it looks anyway, retry how soon after an error or without a watch.
 	period, retry time.Duration
-	// gap is the least time between two answers to somebody who changes the same part again and again: two installers of which
-	// each answers the other at once shall not keep the node busy. calm is after how long without a change that is forgotten.
+	// gap is the least time between two restorations of a part: two installers that answer each other at once must not keep the
+	// node busy. After calm without a change, Run forgets the earlier ones.
 	gap, calm time.Duration
 }
 
@@ -23,17 +23,17 @@ var defaultPace = pace{
 	gap: 200 * time.Millisecond, calm: 5 * time.Minute,
 }
 
-// ConflictError says that somebody else has changed a part again, so soon that it is wrong for a moment.
+// ConflictError says that another program has changed a part again, too soon to restore it at once.
 type ConflictError struct {
 	Part Part
 	File string
 }
 
 func (e *ConflictError) Error() string {
-	return fmt.Sprintf("%s %s: somebody else keeps changing it: find out who writes it", e.Part, e.File)
+	return fmt.Sprintf("%s %s: another program keeps changing it: find out which one", e.Part, e.File)
 }
 
-// rivals keeps count of changes that are not ours. A nil one lets everything pass.
+// rivals counts changes by other programs. A nil one lets everything pass.
 type rivals struct {
 	now   func() time.Time
 	pace  pace
@@ -50,7 +50,7 @@ func newRivals(p pace, now func() time.Time) *rivals {
 	return &rivals{now: now, pace: p, parts: map[Part]*rival{}}
 }
 
-// right notes that a part is as it should be.
+// right notes that a part is right.
 func (v *rivals) right(part Part, want string) {
 	if v == nil {
 		return
@@ -61,7 +61,7 @@ func (v *rivals) right(part Part, want string) {
 	v.parts[part].want = want
 }
 
-// suspect returns the record of a part that had been right; nil if it should be different now, or never was right.
+// suspect returns the record of a part that was right; nil if it should be different now, or never was right.
 func (v *rivals) suspect(part Part, want string) *rival {
 	if v == nil {
 		return nil
@@ -73,7 +73,7 @@ func (v *rivals) suspect(part Part, want string) *rival {
 	return f
 }
 
-// blocked returns a ConflictError if it is too early to put a part right.
+// blocked returns a ConflictError if it is too early to restore a part.
 func (v *rivals) blocked(part Part, file, want string) error {
 	f := v.suspect(part, want)
 	if f == nil || !v.now().Before(f.answered.Add(v.pace.gap)) {
@@ -82,7 +82,7 @@ func (v *rivals) blocked(part Part, file, want string) error {
 	return &ConflictError{part, file}
 }
 
-// answered notes that a part was put right, and returns how often that was lately because of somebody else.
+// answered notes that a part was restored, and returns how often another program made that necessary lately.
 func (v *rivals) answered(part Part, want string) int {
 	f := v.suspect(part, want)
 	v.right(part, want)
@@ -98,7 +98,7 @@ func (v *rivals) answered(part Part, want string) int {
 	return f.times
 }
 
-// next is when the first part that is blocked may be put right; zero if none is.
+// next is when the first blocked part may be restored; zero if none is blocked.
 func (v *rivals) next() time.Time {
 	var first time.Time
 	for _, f := range v.parts {

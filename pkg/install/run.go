@@ -12,18 +12,18 @@ import (
 // State is what a round of Run found and did.
 type State struct {
 	Result
-	// Err is why detour is not installed as it should be: ErrNoNetwork, a ConflictError or something else. Nil if it is.
+	// Err is why detour is not installed as it should be: ErrNoNetwork, a ConflictError or another error. It is nil if it is.
 	Err error
-	// WatchErr is why changes are found by looking only, every second.
+	// WatchErr is why Run has no watch and looks every second.
 	WatchErr error
 }
 
-// Installed says whether the next pod gets what the configuration says.
+// Installed reports whether the next pod gets what the configuration says.
 func (s State) Installed() bool { return s.Err == nil }
 
-// Run reconciles at every change in the folders and every now and then, until the context ends; it leaves everything in
-// place then. Somebody else's change is put right at once, and within a second at the latest, however often it happens. onState
-// is called after each round, from this goroutine.
+// Run reconciles after every change in the folders, and every now and then, until the context ends; it leaves everything in place.
+// It restores another program's change at once, and within a second however often that happens. It calls onState after each round,
+// from this goroutine.
 func (i *Installer) Run(ctx context.Context, onState func(State)) {
 	rivals := newRivals(i.pace, time.Now)
 	w := newWatch(i)
@@ -54,7 +54,7 @@ type watch struct {
 func newWatch(i *Installer) *watch {
 	w := &watch{pace: i.pace, dirs: []string{i.conf.ConfDir, i.conf.BinDir}, binary: i.binaryPath()}
 	if k := i.conf.Kubeconfig; k != nil {
-		// the kubelet replaces a link in it
+		// the kubelet replaces a link in its folder
 		w.dirs = append(w.dirs, filepath.Dir(k.TokenFile))
 		if k.CAFile != "" {
 			w.dirs = append(w.dirs, filepath.Dir(k.CAFile))
@@ -70,7 +70,7 @@ func (w *watch) close() {
 	}
 }
 
-// renew watches the folders; again, if one of them is another than before.
+// renew watches the folders, and again those that were replaced.
 func (w *watch) renew() error {
 	var err error
 	if w.watcher == nil {
@@ -115,7 +115,7 @@ func (w *watch) wait(ctx context.Context, pause time.Duration) {
 	}
 }
 
-// isNews tells changes that matter from the traffic of other plugins in their folder and from our temporary files.
+// isNews tells changes that matter from those of other plugins in their folder, and of our temporary files.
 func (w *watch) isNews(e fsnotify.Event) bool {
 	if isTemp(filepath.Base(e.Name)) {
 		return false

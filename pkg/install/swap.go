@@ -11,12 +11,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errChanged says that somebody else changed a file between reading and replacing it. The next round sees the change.
-var errChanged = errors.New("somebody else changed it meanwhile")
+// errChanged says that another program changed a file between reading and replacing it. The next round sees the change.
+var errChanged = errors.New("another program changed it meanwhile")
 
-// swap puts the file temp in the place of path, whose content has to be old. Somebody else may rename a file over path, or write
-// into the one that is there, at any moment, and that change must not get lost. So the two files change places, and the one that
-// came out is looked at: if it is not what was read before, it goes back.
+// swap replaces path, whose content has to be old, by the file temp. At any moment, another program may rename a file over path or
+// write into it, and that change must not get lost. So the two files change places, and if the one that came out is not what was
+// read before, it goes back.
 func (f files) swap(temp, path string, old []byte) error {
 	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, old) {
 		return errors.Join(errChanged, err)
@@ -30,7 +30,7 @@ func (f files) swap(temp, path string, old []byte) error {
 		err = exchange(temp, path)
 	}
 	if errors.Is(err, unix.EINVAL) || errors.Is(err, unix.ENOSYS) {
-		return os.Rename(temp, path) // the filesystem can't do it: a change of the last moment gets lost
+		return os.Rename(temp, path) // the filesystem can't exchange: a change at the last moment gets lost
 	}
 	if err != nil {
 		return swapFailed(err)
@@ -42,8 +42,8 @@ func (f files) swap(temp, path string, old []byte) error {
 	return errors.Join(err, f.putBack(temp, path, out, put))
 }
 
-// putBack puts what came out back to path, where what was put in has to come out. If something else does, that is a newer change
-// and goes back in its turn.
+// putBack exchanges what came out for what was put in. If another file comes out instead, that is a newer change and goes back in
+// its turn.
 func (f files) putBack(temp, path string, out, put sight) error {
 	for {
 		if err := exchange(temp, path); err != nil {
@@ -57,7 +57,7 @@ func (f files) putBack(temp, path string, out, put sight) error {
 	}
 }
 
-// swapFailed tells a file that somebody has removed meanwhile from what is an error.
+// swapFailed tells a file that was removed meanwhile from an error.
 func swapFailed(err error) error {
 	if errors.Is(err, unix.ENOENT) {
 		return errChanged
@@ -69,10 +69,10 @@ func exchange(a, b string) error {
 	return unix.Renameat2(unix.AT_FDCWD, a, unix.AT_FDCWD, b, unix.RENAME_EXCHANGE)
 }
 
-// writersPatience is how long somebody may keep a file open for writing until it is judged by what it has.
+// writersPatience is how long a file may be open for writing until its content counts.
 const writersPatience = 200 * time.Millisecond
 
-// sight is what a file was when it was looked at.
+// sight is a file and its content at some moment.
 type sight struct {
 	info fs.FileInfo
 	text []byte
@@ -82,7 +82,7 @@ func (s sight) is(other sight) bool {
 	return os.SameFile(s.info, other.info) && bytes.Equal(s.text, other.text)
 }
 
-// seen looks at a file, which is to be put to path or came out there, once nobody writes to it any more.
+// seen reads the file temp, which goes to path or came from there, once nobody writes to it.
 func (f files) seen(temp, path string) (sight, error) {
 	if err := f.step("look", path); err != nil {
 		return sight{}, err
@@ -103,8 +103,8 @@ func (f files) seen(temp, path string) (sight, error) {
 	return sight{info, text}, err
 }
 
-// isWritten says whether anybody has the file open for writing: the kernel grants a lease for reading only if nobody has. Whoever
-// opens it while we have the lease waits until it is given back. Where there are no leases, nobody writes.
+// isWritten reports whether a process has the file open for writing: only if none has, the kernel grants a read lease. A process
+// that opens the file meanwhile waits until the lease is given back. Where there are no leases, isWritten returns false.
 func isWritten(file *os.File) bool {
 	_, err := unix.FcntlInt(file.Fd(), unix.F_SETLEASE, unix.F_RDLCK)
 	if err == nil {

@@ -2,24 +2,26 @@ package install
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 )
 
-// maxConfSize is the size of the largest file that is looked at; containerd takes none that is larger either.
+// maxConfSize is the size in bytes of the largest file to read; containerd reads no larger one either.
 const maxConfSize = 2 << 20
 
-// Uninstall takes out exactly what is ours: the entry from every list in the folder, whatever its file is called by now,
-// then the credentials, then the binary. A .conf that a list was made of is put back, unless somebody has changed the list
-// since: then it stays, without our entry, and the original beside it. If the entry can't be taken out, the rest stays, as
-// the runtime could start no pod otherwise. The binary stays as long as the runtime may call it for the DEL of a pod: pods are the
-// names of those, and an Uninstall after their end removes it. Uninstall may be repeated. No Run may be going on, here or in
-// another process.
+// Uninstall removes what is ours: the entry from every list in the folder, whatever the name of its file, then the credentials, then
+// the binary. It restores a .conf that was converted to a list; if another program has changed the list since, the list stays,
+// without our entry, and the original beside it. If an entry can't be removed, the rest stays, as the runtime could start no pod
+// otherwise. The binary stays while the runtime may call it for the DEL of a pod: pods has their names, and an Uninstall after
+// they have ended removes it. Uninstall is idempotent. No Run may be going on, here or in another process.
 func (i *Installer) Uninstall() (pods []string, _ error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -42,7 +44,63 @@ func (i *Installer) Uninstall() (pods []string, _ error) {
 	return nil, nil
 }
 
-// restore puts back the files that lists were made of.
+// UninstallOptions say how UninstallAll goes on.
+type UninstallOptions struct {
+	// Once does what can be done now and leaves the binary if pods need it. Otherwise UninstallAll tries again after each Pause.
+	Once  bool
+	Pause time.Duration
+	// Socket is the name of the agent's socket in StateDir.
+	Socket string
+}
+
+// UninstallAll uninstalls again and again until nothing is left, not even state. Told to stop before, it leaves the binary, which
+// does no harm; another run goes on. done reports whether nothing is left.
+func (i *Installer) UninstallAll(ctx context.Context, log *slog.Logger, o UninstallOptions) (done bool, _ error) {
+	var said []string
+	for {
+		pods, err := i.Uninstall()
+		if err != nil {
+			return false, err
+		}
+		if len(pods) == 0 {
+			break
+		}
+		if !slices.Equal(pods, said) {
+			log.Info("no new pod starts with detour; its binary stays until these pods have ended, as the runtime may call it for them", "event", "uninstall-waiting", "pods", pods)
+			said = pods
+		}
+		if o.Once || stopped(ctx, o.Pause) {
+			return false, nil
+		}
+	}
+	if err := removeState(i.conf.StateDir, o.Socket); err != nil {
+		return false, err
+	}
+	log.Info("detour is uninstalled from this node", "event", "uninstalled")
+	return true, nil
+}
+
+// stopped waits, and reports whether the context ended meanwhile.
+func stopped(ctx context.Context, pause time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return true
+	case <-time.After(pause):
+		return false
+	}
+}
+
+// removeState removes what the plugin and the agent have in their folder, and then the folder if it is empty and not a mount.
+func removeState(dir, socket string) error {
+	var failed error
+	for _, name := range []string{"attachments", "namespaces", socket} {
+		failed = errors.Join(failed, os.RemoveAll(filepath.Join(dir, name)))
+	}
+	_ = os.Remove(dir)
+	return failed
+}
+
+// restore restores the files that were converted to lists.
 func (i *Installer) restore() error {
 	names, err := i.regular()
 	if err != nil {
@@ -65,16 +123,15 @@ func (i *Installer) restoreFile(file string) error {
 	if err != nil {
 		return err
 	}
-	// If it is there already, we were killed before the list was replaced by it or it by the list, or somebody has written
-	// it anew.
+	// If it exists already, an earlier run was killed halfway, or another program has written it again.
 	back := exists(original)
 	names := targets(file)
-	for _, name := range slices.Backward(names[:]) { // where the second is ours, the first was somebody else's
+	for _, name := range slices.Backward(names[:]) { // if the second is ours, the first belongs to another program
 		n, err := readFile(i.conf.ConfDir, name)
 		if err != nil || !i.isUnchanged(n.text, text) {
 			continue
 		}
-		// A second name and not another one, so that a list that nobody needs any more is recognised after a crash.
+		// A link, not a rename, so that after a crash the list is still recognised as ours.
 		if !back {
 			if err := i.files.link(kept, original); err != nil {
 				return err
@@ -92,7 +149,7 @@ func (i *Installer) restoreFile(file string) error {
 	return err
 }
 
-// dropEntries takes the entry out of all lists.
+// dropEntries removes the entry from all lists.
 func (i *Installer) dropEntries() error {
 	names, err := i.regular()
 	if err != nil {
@@ -110,13 +167,13 @@ func (i *Installer) dropEntries() error {
 func (i *Installer) dropFrom(name string) error {
 	n, err := readFile(i.conf.ConfDir, name)
 	if errors.Is(err, fs.ErrPermission) && !slices.Contains(extensions, filepath.Ext(name)) {
-		return nil // somebody's secret, which the runtime does not read
+		return nil // another program's secret, which the runtime does not read
 	}
 	if err != nil {
 		return err
 	}
 	if _, err := parseList(n.text, i.entry.name); err != nil {
-		return nil //nolint:nilerr // no list, so it has no entry
+		return nil //nolint:nilerr // it is no list, so it has no entry
 	}
 	edited, err := dropEntry(n.text, i.entry)
 	if err != nil || bytes.Equal(edited, n.text) {
@@ -125,7 +182,7 @@ func (i *Installer) dropFrom(name string) error {
 	return i.files.rewrite(n.path, edited, ownedBy(n.info), n.text)
 }
 
-// regular lists the folder's files. What a link leads to is one of them, or not ours.
+// regular lists the folder's regular files. A link leads to one of them or to a file that is not ours.
 func (i *Installer) regular() ([]string, error) {
 	entries, err := os.ReadDir(i.conf.ConfDir)
 	if err != nil {

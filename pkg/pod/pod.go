@@ -91,21 +91,27 @@ func (p Pod) FindInit(name string) (Container, bool) {
 
 // wire is the part of a v1 Pod's JSON that Parse reads.
 type wire struct {
-	Kind       string `json:"kind"`
-	APIVersion string `json:"apiVersion"`
-	Metadata   struct {
-		Namespace   string            `json:"namespace"`
-		Name        string            `json:"name"`
-		UID         string            `json:"uid"`
-		Annotations map[string]string `json:"annotations,omitempty"`
-		Labels      map[string]string `json:"labels,omitempty"`
-	} `json:"metadata"`
-	Spec struct {
-		SecurityContext securityContext `json:"securityContext,omitzero"`
-		InitContainers  []wireContainer `json:"initContainers,omitempty"`
-		Containers      []wireContainer `json:"containers"`
-		DNSConfig       wireDNSConfig   `json:"dnsConfig,omitzero"`
-	} `json:"spec"`
+	Kind       string   `json:"kind"`
+	APIVersion string   `json:"apiVersion"`
+	Metadata   Metadata `json:"metadata"`
+	Spec       Spec     `json:"spec"`
+}
+
+// Metadata is what Parse reads of a v1 Pod's metadata.
+type Metadata struct {
+	Namespace   string            `json:"namespace"`
+	Name        string            `json:"name"`
+	UID         string            `json:"uid"`
+	Annotations map[string]string `json:"annotations,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+}
+
+// Spec is what Parse reads of a v1 Pod's spec.
+type Spec struct {
+	SecurityContext securityContext `json:"securityContext,omitzero"`
+	InitContainers  []wireContainer `json:"initContainers,omitempty"`
+	Containers      []wireContainer `json:"containers"`
+	DNSConfig       wireDNSConfig   `json:"dnsConfig,omitzero"`
 }
 
 type wireContainer struct {

@@ -2,25 +2,22 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/detour-cni/detour/pkg/agent"
+	"github.com/detour-cni/detour/pkg/agent/repair"
 	"github.com/detour-cni/detour/pkg/install"
 	"github.com/detour-cni/detour/pkg/netconf"
 )
 
-// folders are the host's, as they are mounted here and as the host itself calls them.
+// folders are the host's, under their paths here and on the host.
 type folders struct {
 	bin, conf string
 	hostConf  string
@@ -64,12 +61,12 @@ func runCommand() *cobra.Command {
 	f.BoolVar(&o.apiFallback, "api-fallback", true, "let the plugin ask the API server if the agent does not answer; without it no credential is on the host")
 	f.StringVar(&o.metrics, "metrics", agent.DefaultMetricsAddr, "where metrics and health are served")
 	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "where the plugin keeps what it has programmed, and the agent's socket")
-	f.StringVar(&o.repair, "repair", string(agent.Report), "what becomes of meshed pods that run without redirection: report, evict or in-place")
-	f.BoolVar(&o.removeTaint, "remove-taint", false, "take the taint "+agent.Taint+" off the node once it can serve pods")
+	f.StringVar(&o.repair, "repair", string(repair.Report), "what to do with meshed pods that run without redirection: report, evict or in-place")
+	f.BoolVar(&o.removeTaint, "remove-taint", false, "remove the taint "+agent.Taint+" from the node once it can serve pods")
 	return c
 }
 
-// inClusterServer is what every container is told of the API server.
+// inClusterServer is the API server as the kubelet tells every container.
 func inClusterServer() string {
 	host, port := os.Getenv("KUBERNETES_SERVICE_HOST"), os.Getenv("KUBERNETES_SERVICE_PORT") //nolint:forbidigo // by the kubelet
 	if host == "" {
@@ -80,39 +77,24 @@ func inClusterServer() string {
 
 func (o runOptions) run(ctx context.Context) error {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
-	entry, err := o.entry()
+	netConf, err := o.netConf()
 	if err != nil {
 		return err
 	}
-	conf, err := entry.conf()
+	keeper := install.NewKeeper(o.installation(), netConf, log)
+	conf, err := o.agentConfig(netConf)
 	if err != nil {
 		return err
 	}
-	repair, err := agent.ParseRepair(o.repair)
+	conf.Installed, conf.ConfigVersion, conf.Log = keeper.Installed, keeper.Found, log
+	a, err := agent.New(conf)
 	if err != nil {
 		return err
 	}
-	keeper := &keeper{log: log, options: o, entry: entry, versions: make(chan string, 1), said: map[string]time.Time{}}
-	a, err := agent.New(agent.Config{
-		Node:          os.Getenv("NODE_NAME"), //nolint:forbidigo // by the DaemonSet
-		Options:       conf.Options,
-		StateDir:      o.stateDir,
-		MetricsAddr:   o.metrics,
-		Repair:        repair,
-		RemoveTaint:   o.removeTaint,
-		Installed:     keeper.installed,
-		ConfigVersion: keeper.found,
-		Version:       version,
-		Log:           log,
-	})
-	if err != nil {
-		return err
-	}
-	keeper.agent = a
 	ctx, stop := context.WithCancelCause(ctx)
 	var parts sync.WaitGroup
 	parts.Go(func() { stop(a.Run(ctx)) })
-	parts.Go(func() { stop(keeper.run(ctx)) })
+	parts.Go(func() { stop(keeper.Run(ctx, a)) })
 	parts.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) {
 		return err
@@ -120,67 +102,42 @@ func (o runOptions) run(ctx context.Context) error {
 	return nil
 }
 
-// entry is the plugin's entry in the list of plugins, field by field.
-type entry map[string]json.RawMessage
-
-// entry reads the configuration and adds what only the agent knows.
-func (o runOptions) entry() (entry, error) {
-	data, err := os.ReadFile(o.config)
+// netConf reads the plugin's net conf and adds what only the agent knows.
+func (o runOptions) netConf() (install.NetConf, error) {
+	n, err := install.ReadNetConf(o.config)
 	if err != nil {
-		return nil, fmt.Errorf("read the plugin's configuration: %w", err)
+		return nil, err
 	}
-	var e entry
-	if err := json.Unmarshal(data, &e); err != nil {
-		return nil, fmt.Errorf("read the plugin's configuration %s: it is no JSON object: %w", o.config, err)
-	}
-	if e == nil {
-		return nil, fmt.Errorf("read the plugin's configuration %s: it is empty", o.config)
-	}
-	e.set("type", "detour")
-	e.set("stateDir", o.stateDir)
-	e.set("agentSocket", filepath.Join(o.stateDir, agent.DefaultSocket))
+	n.Set("type", netconf.Type)
+	n.Set("stateDir", o.stateDir)
+	n.Set("agentSocket", filepath.Join(o.stateDir, agent.DefaultSocket))
 	if o.apiFallback {
-		e.set("kubeconfig", filepath.Join(o.hostConf, install.KubeconfigName))
+		n.Set("kubeconfig", filepath.Join(o.hostConf, install.KubeconfigName))
 	}
-	return e, nil
+	return n, nil
 }
 
-func (e entry) set(field string, value any) {
-	data, err := json.Marshal(value)
+func (o runOptions) installation() install.Config {
+	c := install.Config{Plugin: o.plugin, BinDir: o.bin, ConfDir: o.conf}
+	if o.apiFallback {
+		c.Kubeconfig = &install.Kubeconfig{HostDir: o.hostConf, Server: o.apiServer, CAFile: o.caFile, TokenFile: o.tokenFile}
+	}
+	return c
+}
+
+func (o runOptions) agentConfig(netConf install.NetConf) (agent.Config, error) {
+	conf, err := netConf.Parse()
 	if err != nil {
-		panic(err) // strings and lists of them
+		return agent.Config{}, err
 	}
-	e[field] = data
-}
-
-// conf checks the entry as the plugin will.
-func (e entry) conf() (netconf.Conf, error) {
-	data, err := json.Marshal(e)
-	if err != nil {
-		return netconf.Conf{}, err
-	}
-	return netconf.Parse(data)
-}
-
-// withVersion returns the entry with the one version of the mesh's configuration that is to be asked for.
-func (e entry) withVersion(version string) (json.RawMessage, error) {
-	proxy := map[string]any{}
-	if e["proxy"] != nil {
-		if err := json.Unmarshal(e["proxy"], &proxy); err != nil {
-			return nil, fmt.Errorf("proxy: %w", err)
-		}
-	}
-	config, _ := proxy["meshConfig"].(map[string]any)
-	if config == nil {
-		config = map[string]any{}
-	}
-	if version != "" {
-		config["versions"] = []string{version}
-		proxy["meshConfig"] = config
-	}
-	out := maps.Clone(e)
-	if len(proxy) > 0 {
-		out.set("proxy", proxy)
-	}
-	return json.Marshal(out)
+	mode, err := repair.ParseMode(o.repair)
+	return agent.Config{
+		Node:        os.Getenv("NODE_NAME"), //nolint:forbidigo // by the DaemonSet
+		Options:     conf.Options,
+		StateDir:    o.stateDir,
+		MetricsAddr: o.metrics,
+		Repair:      mode,
+		RemoveTaint: o.removeTaint,
+		Version:     version,
+	}, err
 }

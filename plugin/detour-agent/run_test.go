@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -79,14 +80,14 @@ func TestTheEntryIsTheUsersAndWhatTheAgentKnows(t *testing.T) {
 
 func wantEntry(t *testing.T, o runOptions, version, want string) {
 	t.Helper()
-	e, err := o.entry()
+	n, err := o.netConf()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.conf(); err != nil {
+	if _, err := n.Parse(); err != nil {
 		t.Errorf("the plugin would refuse the entry: %v", err)
 	}
-	text, err := e.withVersion(version)
+	text, err := n.WithVersion(version)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,5 +110,23 @@ func TestTheAPIServerIsTheOneThatContainersAreToldOf(t *testing.T) {
 		if got := inClusterServer(); got != want {
 			t.Errorf("%q: got %q, want %q", host, got, want)
 		}
+	}
+}
+
+// The repair decides as the plugin does: every option of the net conf reaches the agent.
+func TestTheAgentHasTheNetConfsOptions(t *testing.T) {
+	t.Parallel()
+	o := runOptions{stateDir: "/run/detour", repair: "in-place", config: put(t, filepath.Join(t.TempDir(), "netconf.json"), `{
+		"mesh": "osm", "redirectAfterProxyStart": true, "directInitContainers": ["shop"], "excludeNamespaces": ["other"], "proxy": {"uid": 1600}}`)}
+	n, err := o.netConf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	conf, err := o.agentConfig(n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := conf.Options; !got.Gated || !slices.Equal(got.DirectInit, []string{"shop"}) || !slices.Equal(got.ExcludeNamespaces, []string{"other"}) {
+		t.Errorf("got %+v", got)
 	}
 }

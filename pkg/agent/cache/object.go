@@ -1,51 +1,50 @@
-package agent
+package cache
 
 import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"strconv"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 
+	"github.com/detour-cni/detour/pkg/agent/nodepod"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/pod"
 )
 
-// podObject is a pod as the reflector hands it to its store: what the agent keeps of it, and of its metadata what the
-// reflector reads.
+// podObject is a pod as the informer stores it: what the agent keeps, and the metadata that the informer reads.
 type podObject struct {
 	metav1.TypeMeta
 	metav1.ObjectMeta
-	entry entry
+	pod nodepod.Pod
 }
 
-// DeepCopyObject makes a podObject a runtime.Object. Only the metadata is copied: nobody changes the rest.
+// DeepCopyObject makes a podObject a runtime.Object. It copies only the metadata: nobody changes the rest.
 func (p *podObject) DeepCopyObject() runtime.Object {
 	out := *p
 	p.DeepCopyInto(&out.ObjectMeta)
 	return &out
 }
 
-// podFacts is what the agent itself reads of a v1 Pod's JSON.
+// podFacts is what the agent reads of a v1 Pod's JSON: what the plugin reads, and more.
 type podFacts struct {
 	Kind     string `json:"kind"`
 	Metadata struct {
-		Namespace         string            `json:"namespace"`
-		Name              string            `json:"name"`
-		UID               types.UID         `json:"uid"`
-		ResourceVersion   string            `json:"resourceVersion"`
-		Annotations       map[string]string `json:"annotations"`
-		Labels            map[string]string `json:"labels"`
-		DeletionTimestamp *string           `json:"deletionTimestamp"`
+		pod.Metadata
+		ResourceVersion   string  `json:"resourceVersion"`
+		DeletionTimestamp *string `json:"deletionTimestamp"`
 		OwnerReferences   []struct {
 			Controller bool `json:"controller"`
 		} `json:"ownerReferences"`
 	} `json:"metadata"`
 	Spec struct {
+		pod.Spec
 		HostNetwork bool `json:"hostNetwork"`
 	} `json:"spec"`
 	Status podStatus `json:"status"`
@@ -68,7 +67,7 @@ type containerStatus struct {
 	} `json:"state"`
 }
 
-// runningSince is when the latest of the containers that run now was started; zero if none runs.
+// runningSince is when the last of the running containers started; zero if none runs.
 func (s podStatus) runningSince() time.Time {
 	var latest time.Time
 	for _, list := range [][]containerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
@@ -81,15 +80,15 @@ func (s podStatus) runningSince() time.Time {
 	return latest
 }
 
-// mostKept is the length of the longest JSON of a pod that is kept, in bytes; an ordinary one has one or two thousand. It
-// bounds the cache by the number of pods on a node, whatever their owners write into them.
-const mostKept = 64 << 10
+// MaxKept is the length in bytes of the longest pod JSON that is kept; an ordinary one has one or two thousand. So only the number
+// of a node's pods bounds the cache, whatever their owners write into them.
+const MaxKept = 64 << 10
 
-// decode is a podDecoder. It keeps little: a pod may have megabytes that no mesh looks at.
-func (c *podCache) decode(data []byte) (runtime.Object, error) {
+// decode is a podDecoder. It keeps little: a pod may have megabytes that no mesh reads.
+func (c *Cache) decode(data []byte) (runtime.Object, error) {
 	var f podFacts
 	err := json.Unmarshal(data, &f)
-	if f.Kind == "Status" { // which has a status that is no pod's
+	if f.Kind == "Status" { // its status isn't a pod's
 		status := &metav1.Status{}
 		return status, json.Unmarshal(data, status)
 	}
@@ -97,38 +96,41 @@ func (c *podCache) decode(data []byte) (runtime.Object, error) {
 		return nil, fmt.Errorf("decode a pod: %w", err)
 	}
 	m := f.Metadata
-	p := &podObject{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: m.UID, ResourceVersion: m.ResourceVersion}}
-	if end, ok := m.Annotations[metav1.InitialEventsAnnotationKey]; ok { // by which a stream says that the list is complete
+	p := &podObject{ObjectMeta: metav1.ObjectMeta{Namespace: m.Namespace, Name: m.Name, UID: types.UID(m.UID), ResourceVersion: m.ResourceVersion}}
+	if end, ok := m.Annotations[metav1.InitialEventsAnnotationKey]; ok { // a stream marks the end of its list with it
 		p.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: end}
 	}
-	trimmed, err := pod.Trim(data, c.dialect.Sidecar, c.dialect.Reads)
+	p.pod = f.pod(c.Dialect)
+	trimmed, err := pod.Trimmed(m.Metadata, f.Spec.Spec, c.Dialect.Sidecar, c.Dialect.Reads)
 	if err != nil {
-		return nil, fmt.Errorf("trim pod %s/%s: %w", m.Namespace, m.Name, err)
+		return nil, fmt.Errorf("trim pod %s: %w", p.pod, err)
 	}
-	if len(trimmed) > mostKept {
-		trimmed = nil
+	if len(trimmed) <= MaxKept {
+		p.pod.JSON = trimmed
 	}
-	p.entry = entry{
-		namespace:   m.Namespace,
-		name:        m.Name,
-		uid:         string(m.UID),
-		mirrorOf:    m.Annotations[pod.MirrorAnnotation],
-		config:      c.dialect.ConfigFor(m.Annotations, m.Labels).Name,
-		json:        trimmed,
-		hostNetwork: f.Spec.HostNetwork,
-		deleting:    m.DeletionTimestamp != nil,
-		phase:       f.Status.Phase,
-		since:       f.Status.runningSince(),
+	return p, nil
+}
+
+func (f podFacts) pod(dialect mesh.Dialect) nodepod.Pod {
+	m := f.Metadata
+	p := nodepod.Pod{
+		ID:          pod.ID{Namespace: m.Namespace, Name: m.Name, UID: m.UID},
+		MirrorOf:    m.Annotations[pod.MirrorAnnotation],
+		Config:      dialect.ConfigFor(m.Annotations, m.Labels).Name,
+		HostNetwork: f.Spec.HostNetwork,
+		Deleting:    m.DeletionTimestamp != nil,
+		Phase:       f.Status.Phase,
+		Since:       f.Status.runningSince(),
 	}
 	for _, o := range m.OwnerReferences {
-		p.entry.controlled = p.entry.controlled || o.Controller
+		p.Controlled = p.Controlled || o.Controller
 	}
 	for _, ip := range f.Status.PodIPs {
 		if addr, err := netip.ParseAddr(ip.IP); err == nil {
-			p.entry.addresses = append(p.entry.addresses, addr.Unmap())
+			p.Addresses = append(p.Addresses, addr.Unmap())
 		}
 	}
-	return p, nil
+	return p
 }
 
 type podList struct {
@@ -143,7 +145,7 @@ func (l *podList) DeepCopyObject() runtime.Object {
 	return &out
 }
 
-// configObject is a mesh's configuration, of whatever kind: its metadata and its JSON.
+// configObject is a mesh's configuration of any kind: its metadata and its JSON.
 type configObject struct {
 	metav1.TypeMeta   `json:",inline"`
 	metav1.ObjectMeta `json:"metadata"`
@@ -169,21 +171,24 @@ func (c *configObject) DeepCopyObject() runtime.Object {
 	return &out
 }
 
-// as returns the JSON with the kind and version that the API server leaves out of a list's items.
-func (c *configObject) as(kind schema.GroupVersionKind) ([]byte, error) {
-	var fields map[string]json.RawMessage
-	if err := json.Unmarshal(c.json, &fields); err != nil {
-		return nil, fmt.Errorf("decode %s: %w", kind.Kind, err)
-	}
-	version, name := kind.ToAPIVersionAndKind()
-	for field, value := range map[string]string{"apiVersion": version, "kind": name} {
-		quoted, err := json.Marshal(value)
-		if err != nil {
-			return nil, err
+// asKind returns an informer's transform, which adds to a configuration's JSON the kind and version that the API server leaves
+// out of a list's items.
+func asKind(kind schema.GroupVersionKind) cache.TransformFunc {
+	return func(object any) (any, error) {
+		c, ok := object.(*configObject)
+		if !ok {
+			return object, nil
 		}
-		fields[field] = quoted
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(c.json, &fields); err != nil {
+			return nil, fmt.Errorf("decode %s: %w", kind.Kind, err)
+		}
+		version, name := kind.ToAPIVersionAndKind()
+		fields["apiVersion"], fields["kind"] = json.RawMessage(strconv.Quote(version)), json.RawMessage(strconv.Quote(name))
+		var err error
+		c.json, err = json.Marshal(fields)
+		return c, err
 	}
-	return json.Marshal(fields)
 }
 
 type configList struct {
@@ -198,7 +203,7 @@ func (l *configList) DeepCopyObject() runtime.Object {
 	return &out
 }
 
-// newScheme knows the configuration's kind in each of its versions, and what the API server says of errors.
+// newScheme knows the configuration's kind in each of its versions, and the API server's Status.
 func newScheme(ref mesh.ConfigRef) *runtime.Scheme {
 	s := runtime.NewScheme()
 	core := schema.GroupVersion{Version: "v1"}

@@ -1,4 +1,4 @@
-package agent
+package web
 
 import (
 	"net"
@@ -7,14 +7,14 @@ import (
 	"sync"
 )
 
-// mostConnections is how many connections metrics and health have at once. A kubelet and a Prometheus have one each.
-const mostConnections = 64
+// maxConnections is how many connections are open at once. A kubelet and a Prometheus have one each.
+const maxConnections = 64
 
-// fairListener is a listener with at most so many connections: each that comes to that ends another. It never keeps one
-// waiting, so that a health check gets through however many connections others hold.
+// fairListener is a listener with a limit of open connections: each beyond it ends another. None waits, so a health check gets
+// through however many connections others hold.
 type fairListener struct {
 	net.Listener
-	most int
+	limit int
 
 	mu   sync.Mutex
 	open []*fairConn // the oldest first
@@ -36,12 +36,12 @@ func (l *fairListener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// add takes the connection in, and returns the one that has to go for it: the oldest of the address that has the most.
+// add adds the connection and returns the one that has to go for it: the oldest of the address that has the most.
 func (l *fairListener) add(c *fairConn) (surplus *fairConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.open = append(l.open, c)
-	if len(l.open) <= l.most {
+	if len(l.open) <= l.limit {
 		return nil
 	}
 	has := map[netip.Addr]int{}
@@ -74,7 +74,7 @@ func (c *fairConn) Close() error {
 	return c.Conn.Close()
 }
 
-// reset closes the connection at once: the kernel does not keep what the peer has not read.
+// reset closes the connection at once: the kernel drops what the peer has not read.
 func (c *fairConn) reset() {
 	if tcp, ok := c.Conn.(*net.TCPConn); ok {
 		tcp.SetLinger(0) //nolint:errcheck // it only takes longer then

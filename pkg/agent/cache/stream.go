@@ -1,4 +1,4 @@
-package agent
+package cache
 
 import (
 	"context"
@@ -14,10 +14,10 @@ import (
 	"k8s.io/client-go/tools/cache"
 )
 
-// podDecoder makes of a pod's JSON, which it must not keep, what is kept of the pod. Of a Status it makes a Status.
+// podDecoder decodes a pod's JSON, which it must not keep, into what is kept of the pod. A Status becomes a Status.
 type podDecoder func(data []byte) (runtime.Object, error)
 
-// inPlace decodes an object where the reader has it. A json.RawMessage would be another copy of maybe megabytes.
+// inPlace decodes an object where the reader has it. A json.RawMessage would copy what may be megabytes.
 type inPlace struct {
 	decode podDecoder
 	object runtime.Object
@@ -29,10 +29,10 @@ func (p *inPlace) UnmarshalJSON(data []byte) (err error) {
 	return err
 }
 
-// listWatchPods lists and watches pods of all namespaces as far as the field selector goes. It decodes one after the other
-// as they come in, so that it never has the JSON of more than one. The list has no pages: with them the API server would
-// read the pods of the whole cluster from etcd, and not this node's from its cache.
-func (c *client) listWatchPods(fields string, decode podDecoder) cache.ListerWatcher {
+// listWatchPods lists and watches the pods of all namespaces that the field selector selects. It decodes them one by one as they
+// arrive, so it never has the JSON of more than one; heard is called with each. The list has no pages: with them, the API server
+// would read the whole cluster's pods from etcd, not this node's from its cache.
+func (c *Client) listWatchPods(fields string, decode podDecoder, heard func()) cache.ListerWatcher {
 	request := c.requests("/api/v1/pods", fields)
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -41,7 +41,11 @@ func (c *client) listWatchPods(fields string, decode podDecoder) cache.ListerWat
 				return nil, err
 			}
 			defer body.Close()
-			return readPodList(body, decode)
+			list, err := readPodList(body, decode)
+			if err == nil {
+				heard()
+			}
+			return list, err
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch = true
@@ -49,7 +53,7 @@ func (c *client) listWatchPods(fields string, decode podDecoder) cache.ListerWat
 			if err != nil {
 				return nil, err
 			}
-			events := &podEvents{body: body, json: json.NewDecoder(body), decode: decode}
+			events := &podEvents{body: body, json: json.NewDecoder(body), decode: decode, heard: heard}
 			return watch.NewStreamWatcher(events, apierrors.NewClientErrorReporter(http.StatusInternalServerError, http.MethodGet, "ClientWatchDecoding")), nil
 		},
 	}
@@ -118,15 +122,19 @@ type podEvents struct {
 	body   io.Closer
 	json   *json.Decoder
 	decode podDecoder
+	heard  func()
 }
 
-// Decode waits for the next event. It does not wrap the end of the stream, which its caller compares with io.EOF.
+// Decode waits for the next event. It does not wrap io.EOF, as its caller compares with ==.
 func (e *podEvents) Decode() (watch.EventType, runtime.Object, error) {
 	event := struct {
 		Type   watch.EventType `json:"type"`
 		Object inPlace         `json:"object"`
 	}{Object: inPlace{decode: e.decode}}
 	err := e.json.Decode(&event)
+	if err == nil {
+		e.heard()
+	}
 	return event.Type, event.Object.object, err
 }
 

@@ -1,15 +1,18 @@
-package agent
+package web
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // peers are clients of a listener that has at most three connections; those that are accepted stay open.
@@ -20,12 +23,12 @@ type peers struct {
 
 func newPeers(t *testing.T) *peers {
 	t.Helper()
-	l, err := listenTCP(t.Context(), "127.0.0.1:0")
+	l, err := Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	return &peers{t, &fairListener{Listener: l, most: 3}}
+	return &peers{t, &fairListener{Listener: l, limit: 3}}
 }
 
 // dial connects from the address and returns both ends.
@@ -93,11 +96,10 @@ func TestAClosedConnectionMakesRoom(t *testing.T) {
 	}
 }
 
-// Not one connection that is never read, but one after the other, as fast as they go.
+// A flood of new connections, as fast as they go.
 func TestAHealthCheckGetsThroughAFlood(t *testing.T) {
 	t.Parallel()
-	_, a, _ := startServed(t, nil)
-	l, err := listenTCP(t.Context(), "127.0.0.1:0")
+	l, err := Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +107,9 @@ func TestAHealthCheckGetsThroughAFlood(t *testing.T) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer stop()
-	running.Go(func() { a.serveHTTP(ctx, l) })
+	running.Go(func() {
+		Serve(ctx, l, Handler(prometheus.NewRegistry(), func(context.Context) ([]string, string) { return nil, "" }), slog.Default())
+	})
 	for range 4 {
 		running.Go(func() { flood(ctx, l.Addr().String()) })
 	}
