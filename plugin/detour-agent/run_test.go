@@ -36,7 +36,7 @@ func TestWhatMakesNoSenseIsRefused(t *testing.T) {
 		{[]string{"run", "now"}, `unknown command "now" for "detour-agent run"`},
 		{[]string{"run", "--api-fallback=perhaps"}, `invalid argument "perhaps" for "--api-fallback" flag`},
 		{[]string{"run", "--config=" + dir + "/none"}, "read the plugin's configuration: open " + dir + "/none"},
-		{[]string{"run", config("list", "[]")}, dir + "/list: it is not a JSON object: },
+		{[]string{"run", config("list", "[]")}, dir + "/list: it is not a JSON object: "},
 		{[]string{"run", config("null", "null")}, dir + "/null: it is not a JSON object"},
 		{[]string{"run", config("mesh", `{"mesh": "none"}`)}, "network configuration of detour: mesh: "},
 		{[]string{"run", config("field", `{"mesh": "osm", "colour": "red"}`)}, "colour: there is no such field"},
