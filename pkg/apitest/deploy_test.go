@@ -150,6 +150,10 @@ func TestEveryMeshHasAnOverlay(t *testing.T) {
 				"apiGroups": []any{ref.Group}, "resources": []any{ref.Resource}, "resourceNames": []any{ref.Name},
 				"verbs": []any{"get", "list", "watch"},
 			}}
+			isRights := func(o unstructured.Unstructured) bool { return o.GetKind() == "ClusterRole" && o.GetName() == "detour-meshconfig" }
+			if ref.IsZero() && slices.ContainsFunc(objects, isRights) {
+				t.Error("it has rights to a configuration, but the mesh has none")
+			}
 			if !ref.IsZero() && !reflect.DeepEqual(find(t, objects, "ClusterRole", "detour-meshconfig").Object["rules"], want) {
 				t.Errorf("the rights of detour-meshconfig are not %v", want)
 			}

@@ -1,11 +1,14 @@
 package iptext_test
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/iptext"
+	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
 )
@@ -80,6 +83,35 @@ func TestRenderingTwiceGivesTheSameBytes(t *testing.T) {
 			if again := render(); again != first {
 				t.Errorf("%s: first\n%sthen\n%s", c.Name, first, again)
 			}
+		}
+	}
+}
+
+// The net conf may give a mesh's annotations another prefix. No family knows its annotations by anything else.
+func TestEveryCaseGivesItsRulesUnderAnotherPrefix(t *testing.T) {
+	const other = "other.example/"
+	cases := map[string]int{}
+	for _, c := range testcase.Load(t, "../..") {
+		cases[c.Mesh]++
+		row, _ := mesh.Find(c.Mesh)
+		if len(row.Prefixes) != 1 || c.Section("want.iptables") == "" {
+			continue
+		}
+		d, err := row.With(mesh.Override{AnnotationPrefix: other})
+		if err != nil {
+			t.Fatal(err)
+		}
+		request, objects := c.Objects(t)
+		decided, err := decision.Options{Dialect: d}.Decide(decision.Input{
+			ID: request.ID, Pod: bytes.ReplaceAll(objects.Pod, []byte(row.Prefixes[0]), []byte(other)), Config: objects.Config, Addresses: c.Addresses(t),
+		})
+		if got := iptext.Restore(decided.Rules, rules.IPv4, false); err != nil || got != c.Section("want.iptables") {
+			t.Errorf("%s: got %v\n%s", c.Name, err, got)
+		}
+	}
+	for _, name := range mesh.Names() {
+		if cases[name] == 0 {
+			t.Errorf("mesh %s has no case", name)
 		}
 	}
 }

@@ -2,12 +2,14 @@ package mesh
 
 import (
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/redirect"
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 func osm(t testing.TB) Dialect {
@@ -44,6 +46,46 @@ func TestEveryDialectIsWhole(t *testing.T) {
 	}
 	if _, ok := Find("linkerd"); ok {
 		t.Error("found a mesh that there is no row for")
+	}
+}
+
+// Every mesh knows detour's own options, and what may have to be removed from a namespace without a record.
+func TestEveryMeshKnowsWhatIsCommonToAll(t *testing.T) {
+	user, other := int64(4711), int64(4712)
+	for _, name := range Names() {
+		d, _ := Find(name)
+		p := meshed(map[string]string{istioStatus: "{}"})
+		p.Containers[1].Name = d.Sidecar
+		p.Containers[0].RunAsUser = &other
+		p.InitContainers = []pod.Container{{Name: "migrate", RunAsUser: &user}}
+		addresses := []netip.Addr{netip.MustParseAddr("10.0.0.1")}
+		plain, err := d.Decide(Input{Pod: p, Addresses: addresses})
+		if err != nil || len(plain.Families) == 0 {
+			t.Fatalf("%s: families %v, %v", name, plain.Families, err)
+		}
+		with, err := d.Decide(Input{Pod: p, Addresses: addresses, DirectInit: true, Gated: true})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		rs := with.Policy.Ruleset()
+		direct := func(r rules.Rule) bool {
+			return r.Target == rules.Return{} && slices.Contains(r.Matches, rules.Match(rules.OwnerUID{ID: uint32(user)}))
+		}
+		if !rs.Gated() || plain.Policy.Ruleset().Gated() {
+			t.Errorf("%s: the gate is there whatever is asked for, or never", name)
+		}
+		if !slices.ContainsFunc(rs.Rules, direct) || slices.ContainsFunc(plain.Policy.Ruleset().Rules, direct) {
+			t.Errorf("%s: the init container goes direct whatever is asked for, or never", name)
+		}
+		broadest := d.Broadest()
+		if err := broadest.Validate(); err != nil {
+			t.Errorf("%s: the broadest policy: %v", name, err)
+		}
+		for _, c := range plain.Policy.Ruleset().Chains {
+			if !slices.Contains(broadest.Ruleset().Chains, c) {
+				t.Errorf("%s: the broadest policy lacks %v", name, c)
+			}
+		}
 	}
 }
 

@@ -19,10 +19,13 @@ package testcase
 import (
 	"cmp"
 	"context"
+	"errors"
 	"flag"
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,9 +64,35 @@ func Load(t testing.TB, root string) []Case {
 		}
 		folder := filepath.Base(filepath.Dir(path))
 		name := folder + "/" + strings.TrimSuffix(filepath.Base(path), ".txtar")
-		cases = append(cases, Case{Name: name, Mesh: folder, path: path, archive: archive})
+		c := Case{Name: name, Mesh: folder, path: path, archive: archive}
+		if err := c.check(); err != nil {
+			t.Fatalf("scenario %s: %v", name, err)
+		}
+		cases = append(cases, c)
 	}
 	return cases
+}
+
+// wants are the sections that -update writes, sections all that a scenario may have, in their order.
+var (
+	wants    = []string{"want.skip", "want.error", "want.warnings", "want.iptables", "want.ip6tables", "want.nft", "want.lo"}
+	sections = slices.Concat([]string{"pod.yaml", "meshconfig.yaml", "addresses"}, wants, []string{"packets"})
+)
+
+// check refuses a scenario in which something would never be looked at.
+func (c Case) check() error {
+	for _, f := range c.archive.Files {
+		if !slices.Contains(sections, f.Name) {
+			return fmt.Errorf("section %q is none of %q", f.Name, sections)
+		}
+	}
+	if c.Section("pod.yaml") == "" {
+		return errors.New("it has no section pod.yaml")
+	}
+	if c.Section("packets") != "" && c.Section("want.skip")+c.Section("want.error") != "" {
+		return errors.New("it has packets, but want.skip or want.error says that nothing is programmed: nobody would send them")
+	}
+	return nil
 }
 
 // Find returns the scenario called name, MESH/FILE.
@@ -141,14 +170,21 @@ func (c Case) Addresses(t testing.TB) []netip.Addr {
 	return out
 }
 
-// Decide runs the scenario up to the decision.
-func (c Case) Decide(t testing.TB) (decision.Decision, error) {
+// Objects returns the scenario's pod and configuration as the API server would serve them.
+func (c Case) Objects(t testing.TB) (kube.Request, kube.Objects) {
 	t.Helper()
 	request, manifests := c.Pod(t)
 	objects, err := manifests.Lookup(context.Background(), request)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return request, objects
+}
+
+// Decide runs the scenario up to the decision.
+func (c Case) Decide(t testing.TB) (decision.Decision, error) {
+	t.Helper()
+	request, objects := c.Objects(t)
 	dialect, _ := mesh.Find(c.Mesh)
 	return decision.Options{Dialect: dialect}.Decide(decision.Input{ID: request.ID, Pod: objects.Pod, Config: objects.Config, Addresses: c.Addresses(t)})
 }
@@ -176,7 +212,7 @@ func (c Case) rewrite(t *testing.T, got map[string]string) {
 			files = append(files, f)
 		}
 	}
-	for _, name := range []string{"want.skip", "want.error", "want.warnings", "want.iptables", "want.ip6tables", "want.nft", "want.lo"} {
+	for _, name := range wants {
 		text, ok := got[name]
 		if !ok { // another test's
 			text = c.Section(name)

@@ -250,8 +250,6 @@ func (w *walk) target(r rules.Rule, hook string, depth int) (done bool, err erro
 		}
 	case rules.OpenGate:
 		s.gateOpen = true
-	default:
-		return true, fmt.Errorf("target %T is not known", t)
 	}
 	return false, nil
 }
