@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures detour next to the least program that could do the same, prints a Markdown table and draws scripts/bench/plots. Needs
-# root and about a minute. The numbers are only comparable on an otherwise idle machine.
+# root and about two minutes. The numbers are only comparable on an otherwise idle machine.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

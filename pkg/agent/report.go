@@ -45,11 +45,7 @@ func (a *Agent) report(r agentapi.Report) {
 			a.metrics.stages.WithLabelValues(stage).Observe(ms / 1000)
 		}
 	}
-	switch {
-	case r.Code != agentapi.CodeRefused || r.Namespace == "":
-	case r.Outcome == attachment.Allowed:
-		a.events.Unmeshed(r.ID, "The pod runs UNMESHED, as onError is allow: "+r.Reason)
-	default:
+	if r.Code == agentapi.CodeRefused && r.Namespace != "" {
 		a.events.Refused(r.ID, r.Reason)
 	}
 }

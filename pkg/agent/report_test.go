@@ -113,7 +113,7 @@ func TestAPodsOwnerIsToldOnceWhatOnlyHeCanMend(t *testing.T) {
 		tell(t, a, refused)
 	}
 	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "b", UID: "uid-b"}, Outcome: "failed", Code: 999})
-	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "c", UID: "uid-c"}, Outcome: "allowed", Code: 100, Reason: "bad list"})
+	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "c", UID: "uid-c"}, Outcome: "failed", Code: 100, Reason: "bad list"})
 	const path = "/api/v1/namespaces/shop/events"
 	agenttest.Eventually(t, "two Events are written", func() bool { return len(s.Written("POST", path)) == 2 })
 	first, second := s.Written("POST", path)[0].Body, s.Written("POST", path)[1].Body
@@ -123,7 +123,7 @@ func TestAPodsOwnerIsToldOnceWhatOnlyHeCanMend(t *testing.T) {
 		len(message) > 1024 || !strings.HasSuffix(message, "ü...") || !strings.HasPrefix(first["metadata"].(agenttest.Fields)["name"].(string), "a.") {
 		t.Errorf("Event %v", first)
 	}
-	if second["reason"] != "DetourUnmeshed" || !strings.Contains(second["message"].(string), "UNMESHED") {
+	if second["reason"] != "DetourRefused" || second["message"] != "bad list" {
 		t.Errorf("Event %v", second)
 	}
 	agenttest.Eventually(t, "repetitions are counted", func() bool {

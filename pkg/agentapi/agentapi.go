@@ -15,7 +15,7 @@ import (
 	"github.com/detour-cni/detour/pkg/pod"
 )
 
-// Request is exactly one of a lookup, a report and a question for readiness.
+// Request is exactly one of these: a lookup, a report, a question about readiness.
 type Request struct {
 	// Lookup asks for a pod and its mesh's configuration. The agent doesn't answer with a cached pod that has another UID.
 	Lookup *pod.ID `json:"lookup,omitempty"`
@@ -69,7 +69,7 @@ type Answer struct {
 // MaxLine is the length of the longest request or answer, in bytes.
 const MaxLine = 8 << 20
 
-// ErrNobody says that nobody answers at the socket. The caller may ask the API server instead.
+// ErrNobody says that no agent answers at the socket. The caller may ask the API server instead.
 var ErrNobody = errors.New("the agent does not answer")
 
 // Conn is a connection to the agent. It carries one request at a time.
@@ -100,7 +100,8 @@ func (c *Conn) Call(r Request, deadline time.Time) (Answer, error) {
 	return a, err
 }
 
-// Tell sends a report, at most until the deadline. It must be the last request, as nobody reads the answer. An error is ErrNobody.
+// Tell sends a report, at most until the deadline. It must be the last request, as Tell does not read the answer. An error is
+// ErrNobody.
 func (c *Conn) Tell(r Report, deadline time.Time) error {
 	// Closing a socket with an unread answer resets the connection, and the agent would count a malformed request.
 	if err := c.conn.CloseRead(); err != nil {
@@ -123,8 +124,8 @@ func (c *Conn) send(r Request, deadline time.Time) error {
 // Close ends the connection.
 func (c *Conn) Close() error { return c.conn.Close() }
 
-// Call asks the agent over a connection of its own and waits for the answer for up to patience. An error is ErrNobody. If nobody
-// listens, Call fails at once.
+// Call asks the agent over a connection of its own and waits for the answer for up to patience. An error is ErrNobody. If no
+// agent listens, Call fails at once.
 func Call(ctx context.Context, socket string, r Request, patience time.Duration) (Answer, error) {
 	deadline := time.Now().Add(patience)
 	c, err := Dial(ctx, socket, deadline)

@@ -90,7 +90,7 @@ func (r *Record) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// Traces are what the namespace may hold according to this record: what was programmed, and what that was to replace.
+// Traces are what the namespace may hold according to this record: what was programmed, and what it was meant to replace.
 func (r Record) Traces() []Record {
 	var out []Record
 	if len(r.Families) > 0 {
@@ -102,9 +102,9 @@ func (r Record) Traces() []Record {
 	return out
 }
 
-// ToRepair decides by all records of a pod whether to repair it: yes if it has none, or if ADD let it start unmeshed and for
-// no other interface was it programmed. The repair overwrites old, if that has a key, so that the attachment's CHECK and DEL
-// find it.
+// ToRepair decides from all records of a pod whether to repair it: yes if it has none, or if ADD let it start unmeshed and no
+// ADD for another interface programmed it. The repair overwrites old, if old has a key, so that the attachment's CHECK and DEL
+// find its record.
 func ToRepair(ofPod []Record) (old Record, repair bool) {
 	find := func(o Outcome) int { return slices.IndexFunc(ofPod, func(r Record) bool { return r.Outcome == o }) }
 	if len(ofPod) == 0 {
@@ -247,8 +247,8 @@ func remove(path string) error {
 	return nil
 }
 
-// All visits every record of every network, with the error if it can't be loaded. It leaves out records that are deleted
-// meanwhile or not written yet.
+// All visits every record of every network, with the error if it can't be loaded. It leaves out records that are
+// deleted at the same time or not written yet.
 func (s Store) All(visit func(Record, error)) error {
 	networks, err := os.ReadDir(s.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

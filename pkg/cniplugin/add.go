@@ -94,7 +94,7 @@ func (a *attempt) run() error {
 	return nil
 }
 
-// plan looks the pod up and decides what to program. It asks nobody about a pod that is left alone in any case.
+// plan looks the pod up and decides what to program. It makes no lookup for a pod that is left alone in any case.
 func (a *attempt) plan(ctx context.Context) error {
 	if err := cmp.Or(a.prevErr, a.argsErr); err != nil {
 		return err

@@ -12,7 +12,7 @@ import (
 	"github.com/detour-cni/detour/pkg/pod"
 )
 
-// call is what a runtime gave the plugin for one verb. DEL has to succeed whatever that is, so newCall keeps the errors for the
+// call is what a runtime gave the plugin for one verb. DEL must succeed with any input, so newCall keeps the errors for the
 // verbs that need the part.
 type call struct {
 	verb    string

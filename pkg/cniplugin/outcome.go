@@ -56,7 +56,7 @@ func (a *attempt) report(err error) {
 		r.Code = cniError(err).Code
 	}
 	agent, ok := a.source.(*kube.Agent)
-	if !ok { // nobody was asked
+	if !ok { // there was no lookup
 		agent = kube.NewAgent(a.conf.AgentSocket, "")
 	}
 	_ = agent.Report(context.Background(), r, time.Now().Add(reportPatience))

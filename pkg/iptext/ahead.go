@@ -11,7 +11,7 @@ import (
 
 // ahead reports foreign rules of a base chain that keep every TCP connection, of at least one interface, from detour's own
 // rules. Some end the chain ahead of an own rule, or lead to a rule that does; others exempt connections from tracking, so
-// that they never reach table nat. A narrower rule, for an address, a port or a user, is taken for intended. A rule that
+// that they never reach table nat. A narrower rule, for an address, a port or a user, counts as intended. A rule that
 // drops packets lets none past the proxy.
 func ahead(c rules.Chain, own []SavedRule, got Save, say func(rules.Chain, string, ...any)) {
 	isOwn := func(r SavedRule) bool { return slices.Contains(own, r) }

@@ -28,7 +28,7 @@ func asWritten(rs rules.Ruleset) []rules.Rule {
 	}
 	folded := rs.Folded()
 	var out []rules.Rule
-	for _, r := range rs.Rules { // the first of each chain stands for the chain
+	for _, r := range rs.Rules { // a chain's first rule brings all of its folded rules
 		out = append(out, folded[r.Chain]...)
 		delete(folded, r.Chain)
 	}
@@ -62,7 +62,7 @@ func expand(r rules.Rule, f rules.Family) []rules.Rule {
 	return out
 }
 
-// variants are the matches of iptables that stand for m in one family; whole means that m stands for itself.
+// variants are the matches of iptables that replace m in one family; whole means that m stays as it is.
 func variants(m rules.Match, f rules.Family) (all []rules.Match, whole bool) {
 	switch m := m.(type) {
 	case rules.Source:

@@ -188,7 +188,7 @@ func (w *words) next() string {
 
 func (w *words) expect(want string) {
 	if got := w.next(); got != want {
-		w.fail("%q stands where %q should", got, want)
+		w.fail("got %q, want %q", got, want)
 	}
 }
 

@@ -51,8 +51,8 @@ func (s Save) table(t rules.Table, stale Save) string {
 	return b.String()
 }
 
-// remove prints what removes s from a table, apart from the chains that are created anew. The rules in chains of s go with
-// the chains.
+// remove prints the lines that remove s from a table, except for the chains in anew, which are created again. The rules in
+// chains of s go with the chains.
 func (s Save) remove(b *strings.Builder, t rules.Table, anew []rules.Chain) {
 	for _, r := range s.Rules {
 		if r.Chain.Table == t && !slices.Contains(s.Chains, r.Chain) {

@@ -99,7 +99,8 @@ func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
 // probePod is a pod that does not exist. The answer that it doesn't shows that the API server answers and permits the request.
 const probePod = "detour-status"
 
-// Ready makes the requests of a Lookup without a pod and fails as that would, also if only one of them does.
+// Ready makes the requests of a Lookup, for a pod that does not exist. It fails as the Lookup would, even if only one request
+// fails.
 func (a *API) Ready(ctx context.Context, c mesh.ConfigRef) error {
 	if _, err := a.pod(ctx, cmp.Or(c.Namespace, defaultNamespace), probePod); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
@@ -112,7 +113,7 @@ func (a *API) pod(ctx context.Context, namespace, name string) ([]byte, error) {
 	return a.get(ctx, target{version: "v1", resource: "pods", namespace: namespace, name: name})
 }
 
-// config asks version after version until the server serves one. absent says why there is no configuration. A mesh without a
+// config tries one version after the other until the server serves one. absent says why there is no configuration. A mesh without a
 // configuration object has neither, and costs no request.
 func (a *API) config(ctx context.Context, c mesh.ConfigRef) (body []byte, absent string, err error) {
 	if c.IsZero() {

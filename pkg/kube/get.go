@@ -51,7 +51,7 @@ func (a *API) get(ctx context.Context, t target) ([]byte, error) {
 	}
 }
 
-// try makes one attempt. It fails with a *StatusError, an *unansweredError or what the transport said.
+// try makes one attempt. It fails with a *StatusError, an *unansweredError or the transport's error.
 func (a *API) try(ctx context.Context, t target, path string) ([]byte, error) {
 	var connected atomic.Bool
 	traced := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }})

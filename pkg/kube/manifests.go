@@ -144,7 +144,7 @@ func (m *Manifests) add(place string, object []byte) error {
 	case h.APIVersion == "v1" && h.Kind == "Pod" && h.Metadata.Name == "":
 		return fmt.Errorf("parse %s: the Pod has no metadata.name", place)
 	case h.Metadata.Name == "":
-		return nil // a generateName or a Kustomization: nobody can ask for it
+		return nil // a generateName or a Kustomization: no lookup can name it
 	case h.Metadata.Namespace == "":
 		var err error
 		if object, err = withNamespace(object, defaultNamespace); err != nil {

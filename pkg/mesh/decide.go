@@ -18,9 +18,9 @@ type Input struct {
 	Config []byte
 	// Addresses are the pod's own, as the CNI plugins ahead gave them; at ADD the pod's status is still empty.
 	Addresses []netip.Addr
-	// DirectInit is what holds for a pod without DirectInitAnnotation.
+	// DirectInit applies to a pod without DirectInitAnnotation.
 	DirectInit bool
-	// Gated is what holds for a pod without GateAnnotation.
+	// Gated applies to a pod without GateAnnotation.
 	Gated bool
 }
 
@@ -39,7 +39,7 @@ func (d *Decision) warn(format string, args ...any) {
 }
 
 // Decide says what the mesh wants of the pod. For a skipped pod, Decide reads neither lists nor configuration. For any other
-// pod, whatever is malformed or can't work is an error that names the pod or the configuration object, and the annotation,
+// pod, anything malformed or unworkable is an error that names the pod or the configuration object, and the annotation,
 // field or container.
 func (d Dialect) Decide(in Input) (Decision, error) {
 	out, err := d.decide(in)
@@ -91,7 +91,7 @@ func (d Dialect) skip(p pod.Pod) (string, error) {
 	return d.family.skip(d, p)
 }
 
-// injected reports whether the mesh has injected the container, as far as its name tells.
+// injected reports whether the mesh has injected the container, judging by its name.
 func (d Dialect) injected(c pod.Container) bool {
 	return c.Name == d.Sidecar || slices.Contains(d.Helpers, c.Name)
 }

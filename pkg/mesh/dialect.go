@@ -11,7 +11,7 @@ import (
 	"github.com/detour-cni/detour/pkg/redirect"
 )
 
-// Dialect is what tells one mesh from another, as data.
+// Dialect is what distinguishes one mesh from another, as data.
 type Dialect struct {
 	// Name is the net conf's "mesh".
 	Name string
@@ -28,7 +28,7 @@ type Dialect struct {
 	Revision string
 	// Prefixes begin the names of the annotations and labels that the mesh reads, slash included.
 	Prefixes []string
-	// Proxy is the sidecar as the mesh runs it by default. A mesh that tells its proxy by its group as well has a GID here.
+	// Proxy is the sidecar as the mesh runs it by default. A mesh that also identifies its proxy by its group has a GID here.
 	Proxy redirect.Proxy
 	// ProxyPorts are inbound ports that the proxy itself serves, such as metrics and probes.
 	ProxyPorts []uint16
@@ -66,7 +66,7 @@ func Names() []string {
 }
 
 // Broadest returns a policy with everything that the mesh may program without a pod asking for it by name: the rules to look
-// for in a namespace of which nothing else is known.
+// for in a namespace about which nothing else is known.
 func (d Dialect) Broadest() redirect.Policy { return d.family.broadest(d) }
 
 // Reads reports whether Decide may look at an annotation or a label of this name.

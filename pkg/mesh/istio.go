@@ -147,8 +147,8 @@ func (f istioFamily) policy(d Dialect, in Input, proxy redirect.Proxy, out *Deci
 	return policy, nil
 }
 
-// warnInjector warns of a pod that was injected for istio-init, which is gone. The injector writes what holds for the whole
-// mesh (mode, ports, ranges) into istio-init's arguments, and into annotations only if it knows of a CNI plugin.
+// warnInjector warns of a pod that was injected for istio-init, which is gone. The injector writes the mesh-wide
+// settings (mode, ports, ranges) into istio-init's arguments, and into annotations only if it knows of a CNI plugin.
 func (istioFamily) warnInjector(d Dialect, p pod.Pod, sidecar pod.Container, tproxy bool, out *Decision) {
 	var status struct{ InitContainers []string }
 	if err := json.Unmarshal([]byte(p.Annotations[istioStatus]), &status); err == nil && slices.Contains(status.InitContainers, d.InitContainer) {
@@ -213,7 +213,7 @@ func istioInclude[T comparable](failed *error, annotations map[string]string, na
 	return istioList(failed, annotations, name, "", parse), false
 }
 
-// istioList reads a list, which may be blank; absent stands for one that is not there. Like parseList, it keeps the first
+// istioList reads a list, which may be blank; absent is the value if it is missing. Like parseList, it keeps the first
 // error.
 func istioList[T comparable](failed *error, annotations map[string]string, name, absent string, parse parser[T]) []T {
 	value, ok := annotations[name]

@@ -9,11 +9,11 @@ import (
 )
 
 // DirectInitAnnotation is an annotation that, if true, leaves alone the connections of init containers that run as a UID of
-// their own: they run before the proxy, which could not serve them. It overrides what holds for the pod's namespace.
+// their own: they run before the proxy, which could not serve them. It overrides the setting of the pod's namespace.
 const DirectInitAnnotation = "detour.io/direct-init-containers"
 
 // GateAnnotation is an annotation that, if true, leaves all outbound connections alone until the proxy sends its first packet
-// out of the pod: until then, init containers and the application have a network. It overrides what holds for the mesh.
+// out of the pod: until then, init containers and the application have a network. It overrides the mesh's setting.
 const GateAnnotation = "detour.io/redirect-after-proxy-start"
 
 // options returns what any mesh's policy takes from detour's own annotations: the users whose connections stay direct, and
@@ -61,9 +61,9 @@ func (d Dialect) gated(in Input, proxy redirect.Proxy, out *Decision) (bool, err
 	return true, nil
 }
 
-const maxID = 1<<32 - 2 // the kernel takes the last one for none
+const maxID = 1<<32 - 2 // the kernel reads the highest number as "no ID"
 
-// switchOf reads an annotation that is true or false; absent is what holds for a pod without it.
+// switchOf reads an annotation that is true or false; absent is the value for a pod without it.
 func switchOf(p pod.Pod, annotation string, absent bool) (bool, error) {
 	value, ok := p.Annotations[annotation]
 	if !ok {

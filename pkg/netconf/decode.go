@@ -22,8 +22,8 @@ type wire struct {
 	PrevResult       json.RawMessage      `json:"prevResult"`
 	ValidAttachments []types.GCAttachment `json:"cni.dev/valid-attachments"`
 
-	// The CNI specification and runtimes put these there, and detour ignores them. As raw JSON they cost nothing: encoding/json
-	// would prepare for every type.
+	// The CNI specification and runtimes put these there, and detour ignores them. As raw JSON they cost nothing, while
+	// encoding/json would have to prepare each type.
 	Capabilities  json.RawMessage `json:"capabilities"`
 	IPAM          json.RawMessage `json:"ipam"`
 	DNS           json.RawMessage `json:"dns"`
@@ -50,7 +50,7 @@ type wire struct {
 	LogLevel                string         `json:"logLevel"`
 }
 
-// specPrefix begins the keys that the CNI specification reserves. Runtimes send them with whatever verb they like.
+// specPrefix begins the keys that the CNI specification reserves. Runtimes may send them with any verb.
 const specPrefix = "cni.dev/"
 
 // decode reads the net conf strictly, except for reserved keys that detour doesn't use.

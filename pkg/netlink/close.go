@@ -7,7 +7,7 @@ import "golang.org/x/sys/unix"
 //
 // The collector closes Unix sockets that only refer to each other. Close sends one end of a socket pair, together with
 // the netlink socket, over the other end. Once it has closed all three, only that message refers to them. The pair is
-// closed last: closing a Unix socket starts the collector, and whoever closes the netlink socket last is the one who waits.
+// closed last: closing a Unix socket starts the collector, and the last to close the netlink socket is the one that waits.
 // The collector has been a kernel worker since Linux 6.9, and in older kernels that took the change. Before that it ran
 // within close, which then takes as long as an ordinary one. The same happens if the socket can't be sent.
 func (c *Conn) Close() {

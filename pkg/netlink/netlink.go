@@ -3,7 +3,7 @@
 // The encoding is our own, not google/nftables' or mdlayher/netlink's, for these reasons. A transaction of thousands of
 // messages asks for one acknowledgement, and a refusal is matched by its sequence number with the message that caused it.
 // One printer prints the rules that are sent and those that the kernel lists, so CHECK compares both in one language;
-// google/nftables' reader drops what it doesn't know. And nothing here costs a start of the plugin package initialization.
+// google/nftables' reader drops what it doesn't know. And this package adds no initialization to the plugin's start.
 package netlink
 
 import (
@@ -24,8 +24,8 @@ type Conn struct {
 	deleted bool
 }
 
-// ErrChanged is returned for a dump that may be inconsistent: somebody changed the listed objects meanwhile.
-var ErrChanged = errors.New("it was changed meanwhile")
+// ErrChanged is returned for a dump that may be inconsistent: the listed objects changed during the dump.
+var ErrChanged = errors.New("it changed while the kernel listed it")
 
 // answerSize is the most that the kernel puts into one part of a dump.
 const answerSize = 32 << 10

@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// What becomes of a connection or datagram that gets no answer. Their texts are the reasons of the packet language.
+// The errors of a connection or datagram that gets no answer. Their texts are the reasons of the packet language.
 var (
 	ErrRefused     = errors.New("refused")
 	ErrTimeout     = errors.New("timeout")
@@ -65,7 +65,7 @@ func (p Process) Ask(c Call) (string, error) {
 	return strings.TrimSuffix(line, "\n"), nil
 }
 
-// converse opens the call's connection, lets talk talk, closes it and classifies the error.
+// converse opens the call's connection, runs talk on it, closes it and classifies the error.
 func (p Process) converse(c Call, talk func(net.Conn) error) error {
 	deadline := time.Now().Add(cmp.Or(c.Timeout, Patience))
 	conn, err := p.connect(c, deadline)
@@ -109,7 +109,7 @@ func (p Process) connect(c Call, deadline time.Time) (conn net.Conn, err error) 
 	}
 }
 
-// send writes a datagram. A rule that drops it says EPERM, also where it rejects it: that, reading tells.
+// send writes a datagram. It ignores EPERM, which a rule causes that drops or rejects the datagram: reading tells which.
 func send(conn net.Conn, datagram []byte) error {
 	if _, err := conn.Write(datagram); !errors.Is(err, syscall.EPERM) {
 		return err
@@ -117,7 +117,7 @@ func send(conn net.Conn, datagram []byte) error {
 	return nil
 }
 
-// classify turns what the kernel said into one of dialErrors, and keeps nil nil.
+// classify turns the kernel's error into one of dialErrors; nil stays nil.
 func classify(addr netip.AddrPort, err error) error {
 	var timeout interface{ Timeout() bool }
 	switch {

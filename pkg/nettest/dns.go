@@ -21,7 +21,7 @@ func (p Process) ListenDNS(port uint16, txt string) (*Listener, error) {
 	answer := func(query []byte) []byte {
 		response, err := answerDNS(query, txt)
 		if err != nil {
-			return nil // what is no query is not answered
+			return nil // only queries are answered
 		}
 		return response
 	}
@@ -56,7 +56,7 @@ func answerDNS(query []byte, txt string) ([]byte, error) {
 }
 
 // QueryDNS asks c.Destination for the TXT record of name, which ends with a dot, and returns its text. Errors are as
-// with Ask; an answer that is none to the question is one too.
+// with Ask; an answer to another question is an error too.
 func (p Process) QueryDNS(c Call, name string) (string, error) {
 	question := dnsmessage.Question{Type: dnsmessage.TypeTXT, Class: dnsmessage.ClassINET}
 	var err error

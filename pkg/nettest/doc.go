@@ -1,7 +1,7 @@
 // Package nettest builds a pod's network and the world outside it from real network namespaces, sends packets through
 // it and says where they arrived. It is for tests and the demo; it imports no testing package.
 //
-// A World is the usual entry. Packets and what is wanted of them are written in a small language, one line per packet:
+// A World is the usual entry. Packets and their expected outcomes are written in a small language, one line per packet:
 //
 //	DIRECTION [udp] [via=net1] DESTINATION [OPTION...] -> OUTCOME
 //
@@ -19,12 +19,12 @@
 //	out 9.9.9.9:80 -> error: refused            # or timeout, unreachable, reset, silent
 //
 // A connection reaches the proxy only if the proxy can tell the dialed address, by SO_ORIGINAL_DST or, after TPROXY, by
-// its socket's own. A datagram arrives only if its answer comes back from the address that was asked; the proxy isn't
-// asked for that.
+// its socket's own. A datagram arrives only if its answer comes back from the address that was asked; the proxy
+// doesn't have to know that address.
 //
 // World.Serve has something listening wherever a packet is sent to, so an error is a rule's doing. It adds net1 and the
-// guest where packets need them: a world without is as cheap as can be. A packet that is dropped times out; where that is
-// wanted, it does so after 0.3 s.
+// guest if packets need them, as a world without them is cheaper. A packet that is dropped times out, after 0.3 s if the
+// line expects that.
 //
 // Below the language, a Process calls and listens in a namespace with a user and a group, also with real DNS messages.
 //

@@ -50,7 +50,7 @@ func within(addr netip.Addr, prefixes []netip.Prefix) bool {
 	return slices.ContainsFunc(prefixes, func(prefix netip.Prefix) bool { return prefix.Contains(addr) })
 }
 
-// extend adds what the packets go through and the world has not yet.
+// extend adds what the packets need and the world lacks.
 func (w *World) extend(packets []Packet) error {
 	if !w.net1 && slices.ContainsFunc(packets, overNet1) {
 		if err := w.addNet1(); err != nil {
@@ -71,7 +71,7 @@ func (w *World) extend(packets []Packet) error {
 	return nil
 }
 
-// lacks says what a packet goes through and the world has not: "" for nothing.
+// lacks names what a packet needs and the world lacks; "" if that is nothing.
 func (w *World) lacks(p Packet) string {
 	switch {
 	case !w.net1 && overNet1(p):

@@ -21,7 +21,7 @@ type TB interface {
 // requireVar set to 1, as in CI, makes a missing privilege or program a failure: a skipped test proves nothing there.
 const requireVar = "REQUIRE_NETNS"
 
-// hostVar says what the result depends on that no Go file does; see scripts/test.sh. The cache of go test keeps a result
+// hostVar describes what the result depends on besides Go files; see scripts/test.sh. The cache of go test keeps a result
 // while the variables that the tests have read stay as they are.
 const hostVar = "DETOUR_TEST_HOST"
 

@@ -76,8 +76,8 @@ func setUpOutside() error {
 }
 
 // routeBack makes the networks of an end that outside has reachable. Everything is local to outside by table local,
-// because the kernel looks there to decide whether a source address is its own. That table is asked before main, so the
-// way back to the pod must stand in it too.
+// because the kernel looks there to decide whether a source address is its own. The kernel looks there before it looks in
+// main, so the way back to the pod must be in it too.
 func routeBack(e end) error {
 	link, err := findLink(e.link)
 	if err != nil {
@@ -180,7 +180,7 @@ func awaitLocal(addr netip.Addr) error {
 	})
 }
 
-// await waits until ok says so. The error is without, if that does not come.
+// await waits until ok returns true. If it never does, the error is without.
 func await(without string, ok func() (bool, error)) error {
 	for deadline := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
 		done, err := ok()

@@ -25,7 +25,7 @@ func Proxy(conn *net.TCPConn) string { return ProxyAt(localPort(conn))(conn) }
 
 // ProxyAt is the banner of a sidecar proxy that listens on port: `proxy PORT original ADDR:PORT`. For a connection that
 // was redirected the kernel remembers the address dialed; one that TPROXY handed over has it as its local address.
-// Where neither is so, it is `original unknown`.
+// Otherwise it is `original unknown`.
 func ProxyAt(port uint16) Banner {
 	return func(conn *net.TCPConn) string {
 		original := "unknown"
@@ -40,7 +40,7 @@ func ProxyAt(port uint16) Banner {
 
 func localPort(conn *net.TCPConn) uint16 { return conn.LocalAddr().(*net.TCPAddr).AddrPort().Port() }
 
-// Listener answers whatever comes to a port of a namespace.
+// Listener answers all that arrives at a port of a namespace.
 type Listener struct {
 	sockets []io.Closer
 	running sync.WaitGroup

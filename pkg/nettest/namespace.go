@@ -152,7 +152,7 @@ func Leftovers() ([]string, error) {
 	return left, nil
 }
 
-// wrap puts what was being done before err, and keeps nil nil.
+// wrap puts what was being done ahead of err; nil stays nil.
 func wrap(doing string, err error) error {
 	if err == nil {
 		return nil

@@ -27,7 +27,7 @@ type Policy interface {
 // proxy has no such listener.
 type Proxy struct {
 	UID uint32
-	// GID is 0 if the rules tell the proxy by its user alone.
+	// GID is 0 if the rules identify the proxy by its user alone.
 	GID      uint32
 	Inbound  uint16
 	Outbound uint16

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// Folded returns each chain's rules. Neighbours that differ in one list only, of addresses or of ports, are joined.
+// Folded returns each chain's rules. It joins neighbours that differ only in one list, of addresses or of ports.
 //
-// This is right if it makes no difference which of the rules a packet meets, nor how many: their target is the same, and it
-// ends the chain, or is a jump into a chain all of whose rules end it. A packet that comes back from there is unchanged, so
-// going there again would bring it back again. Among neighbours with such a target the order is free as well. So istio's
-// rules for TCP and UDP, which alternate, become one for each.
+// That is right if it makes no difference which of the rules a packet meets, or how many: they have the same target, which
+// ends the chain or jumps into a chain whose rules all end it. A packet that returns from such a chain is unchanged, so it
+// would return a second time, too. The order of neighbours with such a target doesn't matter either. So istio's rules for
+// TCP and UDP, which alternate, become one for each.
 func (rs Ruleset) Folded() map[Chain][]Rule {
 	byChain, folded := map[Chain][]Rule{}, map[Chain][]Rule{}
 	for _, r := range rs.Rules {

@@ -19,9 +19,9 @@ func (r PortRange) String() string {
 	return fmt.Sprintf("%d:%d", r.From, r.To)
 }
 
-// PortRanges returns the ranges as which a list of ports is programmed. A list that fits into one multiport match stays as it
-// was written, as in the meshes' own commands. Those commands fail with a longer list: it is sorted, and neighbours become one
-// range, so that a list may hold every port.
+// PortRanges returns the ranges to program for a list of ports. A list that fits into one multiport match stays as it was
+// written, as in the meshes' own commands. Those commands fail with a longer list: PortRanges sorts it and joins adjacent ports
+// into ranges, so that a list may hold every port.
 func PortRanges(ports []uint16) []PortRange {
 	longer := len(ports) > MaxMultiport
 	if longer {

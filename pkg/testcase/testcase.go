@@ -3,14 +3,14 @@
 //
 //	pod.yaml         the pod
 //	meshconfig.yaml  the mesh's configuration, if there is one
-//	addresses        the pod's addresses, one a line, in the order of prevResult; if it is not there, see Addresses
+//	addresses        the pod's addresses, one a line, in the order of prevResult; Addresses has the default
 //	want.iptables    the IPv4 rules, as input for iptables-restore
 //	want.ip6tables   the IPv6 rules, if that family is programmed
 //	want.nft         the rules of the families that are programmed, as input for nft -f
 //	want.lo          the addresses that lo gets, one a line
 //	want.skip        why the pod is left alone
 //	want.error       why the pod is refused
-//	want.warnings    what is said beside the rules, one a line
+//	want.warnings    the warnings, one a line
 //	packets          connections and where they end, in nettest's language
 //
 // A scenario has want.nft, and want.iptables too unless iptables can't do it, or want.skip, or want.error.
@@ -148,8 +148,8 @@ func (c Case) Pod(t testing.TB) (kube.Request, *kube.Manifests) {
 	return kube.NewRequest(dialect, pod.ID{Namespace: namespace, Name: name}), manifests
 }
 
-// Addresses returns the pod's. A scenario that has nothing to say about them gets those of nettest's pod that have both
-// families programmed: istio does that for a pod with an IPv6 address alone.
+// Addresses returns the pod's. By default they are nettest's for a pod, of both families; with istio only the IPv6 address,
+// because istio then programs both families.
 func (c Case) Addresses(t testing.TB) []netip.Addr {
 	t.Helper()
 	if c.Section("addresses") == "" {

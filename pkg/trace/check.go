@@ -7,8 +7,8 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// check refuses rulesets that the walk can't be right about: those with an unknown match or target, or with a rule that no
-// kernel takes.
+// check refuses rulesets that a walk could get wrong: those with an unknown match or target, or with a rule that no kernel
+// accepts.
 func check(rs rules.Ruleset) error {
 	for _, r := range rs.Rules {
 		if err := checkRule(rs, r); err != nil {

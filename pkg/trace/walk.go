@@ -34,7 +34,7 @@ const maxDepth = 16
 
 // Walk walks the packet through the ruleset. A step is one rule of the ruleset: for one step per line of iptables, walk
 // iptext.For of the packet's family. It is an error if the ruleset has an unknown match or target, or a rule that no kernel
-// takes, or if the packet can't exist. With an error, the path ends where it occurred.
+// accepts, or if the packet can't exist. With an error, the path ends where it occurred.
 func Walk(rs rules.Ruleset, p Packet) (Path, error) {
 	w := &walk{rs: rs, path: Path{Packet: p}, s: start(p)}
 	err := errors.Join(p.check(), check(rs))

@@ -28,6 +28,19 @@ func TestTheOperatorsPageHasEveryFlagAndEvent(t *testing.T) {
 	}
 }
 
+// Every event of the agent's log has a row in deploy/README.md with its level, and every such row is of one that exists.
+func TestTheOperatorsPageHasEveryLogEvent(t *testing.T) {
+	code := sources(t, "../../pkg/agent") + sources(t, "../../pkg/install")
+	page := read(t, "../../deploy/README.md")
+	for _, level := range []string{"Info", "Warn", "Error"} {
+		want := found(code, level+`\([^\n]*"event", "([a-z-]+)"`)
+		got := found(page, "(?m)^\\| `([a-z-]+)` \\| "+strings.ToLower(level)+" \\|")
+		if !slices.Equal(got, want) {
+			t.Errorf("deploy/README.md has the events %q\nof level %s, want %q", got, level, want)
+		}
+	}
+}
+
 // found returns what the pattern's group matches, sorted, each once.
 func found(text, pattern string) []string {
 	var all []string

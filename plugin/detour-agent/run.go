@@ -47,7 +47,7 @@ func runCommand() *cobra.Command {
 	var o runOptions
 	c := &cobra.Command{
 		Use:   "run",
-		Short: "Install detour, keep it installed and serve it, until told to stop; everything stays in place then",
+		Short: "Install detour, keep it installed and answer its lookups; a stop leaves everything in place",
 		Args:  cobra.NoArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return o.run(c.Context()) },
 	}
@@ -60,7 +60,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&o.caFile, "ca-file", "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt", "the API server's certificate authority")
 	f.BoolVar(&o.apiFallback, "api-fallback", true, "let the plugin ask the API server if the agent does not answer; without it no credential is on the host")
 	f.StringVar(&o.metrics, "metrics", agent.DefaultMetricsAddr, "where metrics and health are served")
-	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "where the plugin keeps what it has programmed, and the agent's socket")
+	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "folder of the plugin's records and the agent's socket")
 	f.StringVar(&o.repair, "repair", string(repair.Report), "what to do with meshed pods that run without redirection: report, evict or in-place")
 	f.BoolVar(&o.removeTaint, "remove-taint", false, "remove the taint "+agent.Taint+" from the node once it can serve pods")
 	return c

@@ -24,20 +24,20 @@ func uninstallCommand() *cobra.Command {
 	o := uninstallOptions{pause: 5 * time.Second}
 	c := &cobra.Command{
 		Use:   "uninstall",
-		Short: "Uninstall detour from this node: first its entry in the network's configuration, and its binary after the last pod that was started with it",
+		Short: "Uninstall detour from this node: its entry in the network's configuration at once, its binary once the last pod that was started with it has ended",
 		Args:  cobra.NoArgs,
 		RunE:  func(c *cobra.Command, _ []string) error { return o.run(c.Context(), c.ErrOrStderr()) },
 	}
 	o.flags(c)
 	f := c.Flags()
-	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "where the plugin keeps what it has programmed")
+	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "folder of the plugin's records")
 	f.StringVar(&o.cacheDir, "cni-cache-dir", "/host/var/lib/cni/results", "where the runtime keeps its attachments, as mounted here")
-	f.BoolVar(&o.once, "once", false, "do what can be done now, and leave the binary if pods need it to end")
-	f.BoolVar(&o.wait, "wait", false, "stay afterwards until told to stop, as a DaemonSet's container has to")
+	f.BoolVar(&o.once, "once", false, "do what can be done now; leave the binary if pods still need it")
+	f.BoolVar(&o.wait, "wait", false, "keep running afterwards, as a DaemonSet's container must")
 	return c
 }
 
-// run uninstalls, and then waits if it is to.
+// run uninstalls, and then waits if --wait says so.
 func (o uninstallOptions) run(ctx context.Context, stderr io.Writer) error {
 	i, err := install.New(install.Config{
 		BinDir: o.bin, ConfDir: o.conf, StateDir: o.stateDir, CacheDir: o.cacheDir, Entry: []byte(`{"type":"` + netconf.Type + `"}`),

@@ -82,4 +82,4 @@ a new namespace. 1 MB is 10^6 bytes. The floors:
 4. a client that dials the proxy itself, without rules; for exclusions, the same backend without them. "three rules" are the
    fewest that redirect,
 5. nft -f of the same set alone,
-6. 100 of 1. at once, or the same ADD while nobody holds the lock.`
+6. 100 of 1. at once, or the same ADD while the lock is free.`

@@ -29,14 +29,14 @@ var (
 	backends         = append([]string{nftables.Name}, iptablesVariants...)
 )
 
-// plugin is a run of a plugin, as a runtime starts it. A floor leaves out what its zero fields stand for.
+// plugin is a run of a plugin, as a runtime starts it. A floor skips the steps of its zero fields.
 type plugin struct {
 	program string
 	verb    string
 	source  string // of the pod: manifests, agent or api
 	backend string // one of iptablesVariants or nftables.Name
 	v4only  bool   // the pod has no IPv6 address
-	locked  bool   // the host's xtables lock is held meanwhile
+	locked  bool   // the host's xtables lock is held during the run
 }
 
 func (p plugin) String() string {

@@ -25,8 +25,8 @@ const (
 	podNetwork     = "pods"
 )
 
-// bridgeConf is a configuration of the plugin bridge, which makes the node's bridge where there is none, with host-local.
-// The verbs are the network's address range and what else the IPAM plugin is told.
+// bridgeConf configures the plugin bridge, which creates the node's bridge if it is missing, with host-local. The verbs are
+// host-local's folder, its ranges and its routes.
 const bridgeConf = `{
 	"type": "bridge", "bridge": "cni0",
 	"ipam": {
@@ -80,7 +80,7 @@ func (c cnitool) writeConf(network string, plugins ...string) error {
 
 func (c cnitool) logFile() string { return filepath.Join(c.dir, "detour.log") }
 
-// add attaches a namespace to a network, as pod's if it is one, and returns the addresses it got.
+// add attaches a namespace to a network, as that of pod unless pod is zero, and returns the addresses it got.
 func (c cnitool) add(ctx context.Context, network string, ns *nettest.Namespace, pod podID) (dual, error) {
 	out, err := c.run(ctx, "add", network, ns, pod)
 	if err != nil {
@@ -137,7 +137,7 @@ func (c cnitool) run(ctx context.Context, verb, network string, ns *nettest.Name
 	return out, nil
 }
 
-// explain is cnitool's last line, where the error stands below how cnitool is used, or err if it said nothing.
+// explain returns cnitool's last line, which has the error below the usage, or err if cnitool printed nothing.
 func explain(err error, stderr string) error {
 	said := strings.TrimSpace(stderr)
 	if said == "" {
@@ -147,7 +147,7 @@ func explain(err error, stderr string) error {
 }
 
 // hideVarLib gives the calling thread, and what it starts, another /var/lib: cnitool keeps results in /var/lib/cni and
-// can't be told another place.
+// has no option for another folder.
 func (c cnitool) hideVarLib() error {
 	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare mounts: %w", err)

@@ -1,5 +1,5 @@
 // Command demo shows detour at work without a cluster. With cnitool and the chain bridge, host-local, detour it sets up pods
-// and an outside in network namespaces, makes real connections, and compares the way of each with the expected one. It needs
+// and an outside in network namespaces, makes real connections, and compares the path of each with the expected one. It needs
 // root and iptables; `make demo` builds and starts it.
 package main
 
@@ -124,7 +124,7 @@ func connectAll(ctx context.Context, s *stage, r report) (results, differ []resu
 	return results, differ
 }
 
-// interruptedOr is err, unless the demo was told to stop: what fails then is of no interest.
+// interruptedOr returns err, unless the demo was told to stop: then later failures don't matter.
 func interruptedOr(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return errors.New("interrupted (" + strings.TrimSuffix(context.Cause(ctx).Error(), " signal received") + ")")

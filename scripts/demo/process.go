@@ -27,13 +27,13 @@ type proxyProcess struct {
 }
 
 // startProxy starts this program as the proxy in the namespace, as that user and group, and waits until it listens. A root
-// is none but for CAP_NET_ADMIN.
+// user keeps only CAP_NET_ADMIN.
 func startProxy(ns *nettest.Namespace, uid, gid uint32, c proxyConfig) (*proxyProcess, error) {
 	config, err := json.Marshal(c)
 	if err != nil {
 		return nil, fmt.Errorf("start proxy: %w", err)
 	}
-	// The path leads nowhere else for a user who may not enter the folder that holds the program.
+	// The program's own path would fail for a user who may not enter its folder.
 	cmd := exec.Command("/proc/self/exe", proxyCommand, string(config))
 	cmd.Dir = "/"
 	cmd.Stderr = os.Stderr
@@ -63,7 +63,7 @@ func startProxy(ns *nettest.Namespace, uid, gid uint32, c proxyConfig) (*proxyPr
 	return p, nil
 }
 
-// keepOnly takes from what the calling thread starts all capabilities but one.
+// keepOnly leaves only one capability to the processes that the calling thread starts.
 func keepOnly(capability uintptr) error {
 	for c := range uintptr(unix.CAP_LAST_CAP + 1) {
 		if c == capability {

@@ -25,10 +25,10 @@ const (
 	mostRelays = 100 // at once: more than the demo makes connections
 )
 
-// proxyConfig is what the proxy is told: its other argument, as JSON.
+// proxyConfig configures the proxy. As JSON it is the proxy's other argument.
 type proxyConfig struct {
 	Outbound, Inbound uint16
-	Transparent       bool // of the inbound listener: it gets connections that nobody has translated
+	Transparent       bool // of the inbound listener: it gets connections that were not translated
 	DNS               []netip.AddrPort
 	OwnPorts          []uint16
 }
@@ -74,11 +74,11 @@ func serveProxy(config string) error {
 // relay counts the connections that the proxy forwards at the moment.
 type relay struct{ open atomic.Int64 }
 
-// onwards is how the proxy goes on with a connection that was going to original. It returns the answer.
+// onwards forwards a connection that was going to original, and returns the answer.
 type onwards func(conn *net.TCPConn, original netip.AddrPort) (string, error)
 
-// through passes on the answer to a connection that arrives at port, and adds the proxy to it. What goes wrong is an answer
-// too.
+// through passes on the answer to a connection that arrives at port, and adds the proxy to it. If forwarding fails,
+// the answer is the error.
 func (r *relay) through(port uint16, next onwards) nettest.Banner {
 	return func(conn *net.TCPConn) string {
 		defer r.open.Add(-1)
@@ -103,7 +103,7 @@ func (r *relay) through(port uint16, next onwards) nettest.Banner {
 	}
 }
 
-// originalDst is where a connection to the listener at port was going. Without a translation, by TPROXY, it arrives there.
+// originalDst is where a connection to the listener at port was going. By TPROXY it arrives untranslated at that address.
 func originalDst(conn *net.TCPConn, port uint16) (netip.AddrPort, error) {
 	here := conn.LocalAddr().(*net.TCPAddr).AddrPort()
 	if here.Port() != port {

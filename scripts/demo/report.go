@@ -96,7 +96,7 @@ const tableLine = "  %-30s%-3s%-24s%s%s%s\n"
 // tableHead names the columns and says what "seen" is.
 func (r report) tableHead() {
 	r.printf("\n"+tableLine, "connection", "", "to", r.cell("", "expected"), "seen", "")
-	r.printf("  %s\n", r.paint(dim, "seen is what the client was answered, if all of it is right"))
+	r.printf("  %s\n", r.paint(dim, "seen: where the connection went, by the answer that the client got"))
 }
 
 // cell pads first and paints then: the codes have no width.

@@ -29,7 +29,7 @@ type proxySpec struct {
 	DNS []netip.AddrPort
 }
 
-// podSpec is a pod that stands in the manifests.
+// podSpec is a pod of the manifests.
 type podSpec struct {
 	Host    host
 	ID      podID
@@ -45,7 +45,7 @@ const (
 	transparent
 )
 
-// user is as whom a pod's proxy runs: where it is transparent it needs CAP_NET_ADMIN, and istio makes it root for that.
+// user is the user that a pod's proxy runs as. A transparent one needs CAP_NET_ADMIN; istio runs it as root for that.
 func (p proxySpec) user(of sidecarKind) (uid, gid uint32) {
 	if of == transparent {
 		return 0, p.UID
@@ -84,7 +84,7 @@ type service struct {
 func tcp(port uint16) service { return service{nettest.TCP, port} }
 func udp(port uint16) service { return service{nettest.UDP, port} }
 
-// caller is who connects.
+// caller is where a connection begins.
 type caller struct {
 	Name string
 	At   host
@@ -100,7 +100,7 @@ var (
 	plainApp      = caller{"the pod without a sidecar", batchPod, noSidecar}
 )
 
-// host is who is connected to.
+// host is where a connection ends.
 type host string
 
 const (

@@ -25,7 +25,7 @@ func everywhere(port uint16) []netip.AddrPort {
 	return []netip.AddrPort{netip.AddrPortFrom(netip.IPv4Unspecified(), port), netip.AddrPortFrom(netip.IPv6Unspecified(), port)}
 }
 
-// answers is the banner of whoever ends a connection.
+// answers is the banner of the program at the end of a connection.
 func answers(name string) nettest.Banner {
 	return func(conn *net.TCPConn) string {
 		return answered(name, conn.LocalAddr().(*net.TCPAddr).AddrPort(), peer(conn))

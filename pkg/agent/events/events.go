@@ -78,16 +78,12 @@ func NewRecorder(api API, node string, log *slog.Logger, result *prometheus.Coun
 // The reasons of the agent's Events.
 const (
 	refused      = "DetourRefused"
-	unmeshed     = "DetourUnmeshed"
 	unprogrammed = "DetourUnprogrammed"
 	repaired     = "DetourRepaired"
 )
 
 // Refused says that ADD failed: the pod or the mesh's configuration has to change.
 func (r *Recorder) Refused(p pod.ID, message string) { r.record(p, refused, message) }
-
-// Unmeshed says the same of a pod that the net conf lets start unmeshed.
-func (r *Recorder) Unmeshed(p pod.ID, message string) { r.record(p, unmeshed, message) }
 
 // Unprogrammed says that the pod runs without redirection.
 func (r *Recorder) Unprogrammed(p pod.ID, message string) { r.record(p, unprogrammed, message) }

@@ -45,11 +45,11 @@ var controlPlane = []component{
 		"--tls-private-key-file=" + pki + "apiserver.key",
 		"--kubelet-client-certificate=" + pki + "kubelet-client.crt",
 		"--kubelet-client-key=" + pki + "kubelet-client.key",
-		"--kubelet-preferred-address-types=InternalIP", // nobody resolves the node's name
+		"--kubelet-preferred-address-types=InternalIP", // the node's name does not resolve
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + pki + "serviceaccount.key",
 		"--service-account-signing-key-file=" + pki + "serviceaccount.key",
-		// Until Kubernetes 1.36, where it is v1 and on.
+		// Until Kubernetes 1.36, which serves v1 by default.
 		"--feature-gates=MutatingAdmissionPolicy=true",
 		"--runtime-config=admissionregistration.k8s.io/v1beta1=true",
 	}},
@@ -68,7 +68,7 @@ var controlPlane = []component{
 
 // nodePrograms are the components of the node's machine, in the order of their starts: containerd is the first.
 var nodePrograms = []component{
-	{"containerd", nil}, // whose configuration is where it looks for it
+	{"containerd", nil}, // its configuration is at the default path
 	{"kubelet", []string{
 		"--config=/var/lib/kubelet/config.yaml",
 		"--kubeconfig=" + pki + "node.conf",

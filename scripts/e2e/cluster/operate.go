@@ -90,7 +90,7 @@ func (c *Cluster) waitUntilNodeReady(ctx context.Context) error {
 	return err
 }
 
-// Restart stops a component and starts it again. What a component has started, as containerd the pods, goes on meanwhile.
+// Restart stops a component and starts it again. Processes that the component has started, such as containerd's pods, go on.
 func (c *Cluster) Restart(ctx context.Context, name string) error {
 	if err := c.stop(name); err != nil {
 		return err

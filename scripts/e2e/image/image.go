@@ -71,7 +71,7 @@ type (
 
 const media = "application/vnd.oci.image."
 
-// Write writes the image as an OCI archive. The image is in memory meanwhile.
+// Write writes the image as an OCI archive, which it builds in memory.
 func (i Image) Write(w io.Writer) error {
 	layer, err := i.layer()
 	if err != nil {

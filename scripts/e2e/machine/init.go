@@ -22,10 +22,10 @@ const readyLine = "ready"
 // IsInit reports whether this process was started as a machine's first: it then has to end with the code of Init.
 func IsInit() bool { return len(os.Args) == 5 && os.Args[1] == initCommand }
 
-// Init is the machine's first process. It mounts what is the machine's own and then only waits until standard input ends,
-// as it does when the program that started the machine has ended in whatever way.
+// Init is the machine's first process. It makes the machine's own mounts and then only waits until standard input ends,
+// as it does once the program that started the machine has ended for any reason.
 func Init() int {
-	signal.Ignore(syscall.SIGCHLD) // whose parents have ended, the kernel then buries by itself
+	signal.Ignore(syscall.SIGCHLD) // the kernel then reaps orphans by itself
 	if err := setUp(os.Args[2], os.Args[3], os.Args[4]); err != nil {
 		fmt.Fprintf(os.Stderr, "machine %s: %v\n", os.Args[2], err)
 		return 1

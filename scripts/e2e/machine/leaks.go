@@ -39,7 +39,7 @@ func TakeSnapshot() (Snapshot, error) {
 	return s, err
 }
 
-// endTime is how long what was told to end may take.
+// endTime is how long a process may take to end.
 const endTime = 10 * time.Second
 
 // Leaks names what is left on the host after machines with disks in dir were killed: processes in their namespaces, mounts

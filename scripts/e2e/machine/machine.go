@@ -90,7 +90,7 @@ func (m *Machine) boot() error {
 	return nil
 }
 
-// BootID is what the machine has in /proc/sys/kernel/random/boot_id: another one each time.
+// BootID is the machine's /proc/sys/kernel/random/boot_id, which differs after each boot.
 func (m *Machine) BootID() string { return m.bootID }
 
 // PID is that of the machine's first process as the host sees it.
