@@ -26,7 +26,6 @@ type folders struct {
 func (f *folders) flags(c *cobra.Command) {
 	c.Flags().StringVar(&f.bin, "cni-bin-dir", "/host/opt/cni/bin", "the runtime's folder of CNI plugins, as mounted here")
 	c.Flags().StringVar(&f.conf, "cni-conf-dir", "/host/etc/cni/net.d", "the runtime's folder of network configurations, as mounted here")
-	c.Flags().StringVar(&f.hostConf, "host-cni-conf-dir", "/etc/cni/net.d", "the same folder by the name that it has on the host")
 }
 
 type runOptions struct {
@@ -53,6 +52,7 @@ func runCommand() *cobra.Command {
 	}
 	o.flags(c)
 	f := c.Flags()
+	f.StringVar(&o.hostConf, "host-cni-conf-dir", "/etc/cni/net.d", "the same folder by the name that it has on the host")
 	f.StringVar(&o.config, "config", "/etc/detour/netconf.json", "the plugin's entry in the network's configuration: {\"mesh\": ...}")
 	f.StringVar(&o.plugin, "plugin", "/detour", "the plugin's binary")
 	f.StringVar(&o.apiServer, "api-server", inClusterServer(), "the API server as the host reaches it")
