@@ -149,7 +149,7 @@ func TestAttributesAreReadAsTheyAreWritten(t *testing.T) {
 	if got := slices.Collect(Attributes(encoded)); !slices.EqualFunc(got, want, equal) {
 		t.Errorf("got %v", got)
 	}
-	for end := range len(encoded) { // nothing that is cut off is read, or read past
+	for end := range encoded { // nothing that is cut off is read, or read past
 		if got := slices.Collect(Attributes(encoded[:end:end])); len(got) > len(want) || !slices.EqualFunc(got, want[:len(got)], equal) {
 			t.Errorf("of %d bytes: got %v", end, got)
 		}
