@@ -193,10 +193,26 @@ func TestTheConfigurationIsFollowed(t *testing.T) {
 	agenttest.Eventually(t, "the object is changed", func() bool { return strings.Contains(string(a.usual().JSON), "1234") })
 	s.Put(agenttest.ConfigPath, nil)
 	agenttest.Eventually(t, "the object is deleted", absent("does not exist"))
+	s.Update(func() { s.Served = nil })
+	s.Expire()
+	agenttest.Eventually(t, "the CRD goes", func() bool { return !a.usual().Known && a.cache.HasConfig() })
 	mu.Lock()
 	defer mu.Unlock()
 	if !slices.Equal(versions, []string{"v1alpha1", "v1alpha2"}) {
 		t.Errorf("versions found: %q", versions)
+	}
+}
+
+// An API server that can't say what it serves is not one that serves nothing.
+func TestAFailedDiscoveryIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	s := agenttest.NewServer(t)
+	s.Refuse["GET /apis/config.openservicemesh.io"] = agenttest.Refusal(403, "Forbidden")
+	a := newTestAgent(t, s, nil)
+	start(t, a)
+	agenttest.Eventually(t, "it is asked again", func() bool { return s.Count("GET /apis/config.openservicemesh.io") > 1 })
+	if a.cache.HasConfig() {
+		t.Error("the configuration counts as known")
 	}
 }
 

@@ -150,6 +150,15 @@ func TestReadinessSaysThatTheAPIServerIsSilent(t *testing.T) {
 	}
 }
 
+func TestEachEventMakesTheCacheYoung(t *testing.T) {
+	t.Parallel()
+	s, a := startServed(t, nil)
+	time.Sleep(200 * time.Millisecond)
+	age := a.cache.Age() // without an event it only grows
+	s.Put(agenttest.PodPath("shop", "b"), agenttest.Pod("b"))
+	agenttest.Eventually(t, "it is younger", func() bool { return a.cache.Age() < age })
+}
+
 func TestMetricsAreServed(t *testing.T) {
 	t.Parallel()
 	_, a := startServed(t, nil)

@@ -34,18 +34,18 @@ type Cache struct {
 	Options
 	client    *Client
 	pods      cache.SharedIndexInformer
-	heard     atomic.Int64 // when the API server last said anything about the pods, in Unix nanoseconds
+	began     time.Time
+	heard     atomic.Int64 // how long after began the API server last said anything about the pods; a new wall time doesn't matter
 	usual     *configCache
 	revisions *revisions // the other configurations that pods have
 }
 
 // New returns an empty cache. It makes no request.
 func New(client *Client, o Options) *Cache {
-	c := &Cache{Options: o, client: client, usual: newConfigCache(o.Dialect.Config, o)}
+	c := &Cache{Options: o, client: client, usual: newConfigCache(o.Dialect.Config, o), began: time.Now()}
 	c.revisions = &revisions{options: o, caches: map[string]*configCache{}}
 	source := client.listWatchPods("spec.nodeName="+o.Node, c.decode, c.hear)
 	c.pods = newInformer(source, &podObject{}, "pods", o.Log, func(error) {})
-	c.hear()
 	return c
 }
 
@@ -61,10 +61,10 @@ func (c *Cache) Run(ctx context.Context) {
 
 func (c *Cache) followUsual(ctx context.Context) { c.usual.run(ctx, c.client) }
 
-func (c *Cache) hear() { c.heard.Store(time.Now().UnixNano()) }
+func (c *Cache) hear() { c.heard.Store(int64(time.Since(c.began))) }
 
 // Age is the time since the API server last said anything about this node's pods, or since New.
-func (c *Cache) Age() time.Duration { return time.Since(time.Unix(0, c.heard.Load())) }
+func (c *Cache) Age() time.Duration { return time.Since(c.began) - time.Duration(c.heard.Load()) }
 
 // HasPods reports whether all of the node's pods were listed once.
 func (c *Cache) HasPods() bool { return c.pods.HasSynced() }

@@ -239,6 +239,40 @@ func TestARequestDuringAnAnswerIsAnswered(t *testing.T) {
 	}
 }
 
+func TestConnectionsThatEndMakeRoom(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	for range maxConnections + 1 {
+		s.ask(t)
+	}
+}
+
+// The longest request may follow another.
+func TestEachRequestMayBeLong(t *testing.T) {
+	t.Parallel()
+	s := start(t, nil)
+	conn := s.dial(t)
+	long := strings.Replace(aLookup, ":", ":"+strings.Repeat(" ", agentapi.MaxLine*2/3), 1)
+	for n := range 2 {
+		if answer := exchange(t, conn, long); string(answer.Pod) != `"a"` {
+			t.Errorf("request %d: %+v", n+1, answer)
+		}
+	}
+}
+
+func TestAPeerThatDoesNotReadIsNotWaitedForWithoutEnd(t *testing.T) {
+	t.Parallel()
+	s := start(t, func(s *served) {
+		s.Patience = nettest.Silence
+		s.Answer = func(context.Context, agentapi.Request) agentapi.Answer {
+			return agentapi.Answer{Error: strings.Repeat("x", 4<<20)} // more than the socket's buffer holds
+		}
+	})
+	fmt.Fprintln(s.dial(t), aLookup)
+	time.Sleep(nettest.Silence / 2)
+	s.stop()
+}
+
 // An idle connection does not keep the server from ending.
 func TestIdleConnectionsDoNotHoldUpTheEnd(t *testing.T) {
 	t.Parallel()

@@ -79,11 +79,11 @@ func (Backend) Remove(ctx context.Context, lock *os.File, s driver.State) error 
 	return nil
 }
 
-// Restore programs the payload again.
+// Restore programs the payload again, if the host still has the variant.
 func (Backend) Restore(ctx context.Context, lock *os.File, s driver.State, stale []driver.State) error {
 	p := installed(ctx, s)
 	if p == nil {
-		return missing(s)
+		return nil
 	}
 	want, old := programmed(s), joined(stale)
 	if err := p.Apply(ctx, lock, want, old); err != nil {

@@ -28,7 +28,8 @@ type Backend interface {
 	Broadest(variant string, all []rules.Ruleset) State
 	// Remove removes what was programmed. It is no error if that, or the variant, is gone.
 	Remove(ctx context.Context, lock *os.File, s State) error
-	// Restore programs again what something else has replaced. It removes what is stale of the same variant.
+	// Restore programs again what something else has replaced. It removes what is stale of the same variant. It is no error if
+	// the variant is gone.
 	Restore(ctx context.Context, lock *os.File, s State, stale []State) error
 	// Differences says, one sentence each, where the kernel differs from what was programmed.
 	Differences(ctx context.Context, s State) ([]string, error)
