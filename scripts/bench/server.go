@@ -1,16 +1,18 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"net"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"time"
 
+	"github.com/detour-cni/detour/pkg/agent/socket"
 	"github.com/detour-cni/detour/pkg/agentapi"
 )
 
@@ -61,30 +63,28 @@ func object(data []byte) http.HandlerFunc {
 	}
 }
 
-// startAgent answers every lookup with the pod, as the agent caches it, and the whole configuration.
+// startAgent serves the agent's socket as the agent does, and answers every lookup with the pod, as the agent caches it, and the
+// whole configuration.
 func (l *lab) startAgent() error {
-	listener, err := net.Listen("unix", l.path("agent.sock"))
-	if err != nil {
-		return err
-	}
-	l.onClose(listener.Close)
-	go func() {
-		for conn, err := listener.Accept(); err == nil; conn, err = listener.Accept() {
-			go l.answer(conn)
+	path := l.path("agent.sock")
+	server := &socket.Server{Path: path, Answer: l.answer, Malformed: func() {}, Patience: time.Minute, Check: time.Second, Log: slog.New(slog.DiscardHandler)}
+	ctx, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- server.Run(ctx) }()
+	l.onClose(func() error { stop(); return <-ended })
+	for !server.Serving() {
+		select {
+		case err := <-ended:
+			return err
+		case <-time.After(time.Millisecond):
 		}
-	}()
+	}
 	return nil
 }
 
-func (l *lab) answer(conn net.Conn) {
-	defer conn.Close()
-	var r agentapi.Request
-	if err := json.NewDecoder(conn).Decode(&r); err != nil {
-		return
+func (l *lab) answer(_ context.Context, r agentapi.Request) agentapi.Answer {
+	if r.Lookup == nil {
+		return agentapi.Answer{}
 	}
-	var a agentapi.Answer
-	if r.Lookup != nil {
-		a = agentapi.Answer{Pod: l.short.Pod, Config: l.served.Config}
-	}
-	_ = json.NewEncoder(conn).Encode(a)
+	return agentapi.Answer{Pod: l.short.Pod, Config: l.served.Config}
 }
