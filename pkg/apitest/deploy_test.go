@@ -150,7 +150,9 @@ func TestEveryMeshHasAnOverlay(t *testing.T) {
 				"apiGroups": []any{ref.Group}, "resources": []any{ref.Resource}, "resourceNames": []any{ref.Name},
 				"verbs": []any{"get", "list", "watch"},
 			}}
-			isRights := func(o unstructured.Unstructured) bool { return o.GetKind() == "ClusterRole" && o.GetName() == "detour-meshconfig" }
+			isRights := func(o unstructured.Unstructured) bool {
+				return o.GetKind() == "ClusterRole" && o.GetName() == "detour-meshconfig"
+			}
 			if ref.IsZero() && slices.ContainsFunc(objects, isRights) {
 				t.Error("it has rights to a configuration, but the mesh has none")
 			}

@@ -211,6 +211,7 @@ func (w *walk) missed(r rules.Rule, hook string) (rules.Match, error) {
 func (w *walk) target(r rules.Rule, hook string, depth int) (done bool, err error) {
 	s := &w.s
 	switch t := r.Target.(type) {
+	case rules.Return: // its caller's
 	case rules.Jump:
 		return w.chain(rules.Chain{Table: r.Chain.Table, Name: string(t)}, hook, depth+1)
 	case rules.Accept:

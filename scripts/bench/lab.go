@@ -69,7 +69,7 @@ func newLab(ctx context.Context, bin string) (l *lab, err error) {
 	if l.short, err = l.unpack(ctx, "short.yaml"); err != nil {
 		return l, err
 	}
-	if err := l.startServers(); err != nil {
+	if err := l.startServers(ctx); err != nil {
 		return l, err
 	}
 	for _, variant := range iptablesVariants {

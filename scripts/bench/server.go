@@ -21,7 +21,7 @@ const token = "the-token"
 
 // startServers serves the objects over TLS and HTTP/2, and at the agent's socket. A kubeconfig, a CA and a token are in the
 // lab's folder.
-func (l *lab) startServers() error {
+func (l *lab) startServers(ctx context.Context) error {
 	mux := http.NewServeMux()
 	mux.Handle(l.podPath(), object(l.served.Pod))
 	mux.Handle(l.configPath(), object(l.served.Config))
@@ -39,7 +39,7 @@ users: [{name: u, user: {tokenFile: token}}], contexts: [{name: c, context: {clu
 		os.WriteFile(l.path("ca.crt"), ca, 0o600),
 		os.WriteFile(l.path("token"), []byte(token), 0o600),
 		os.WriteFile(l.path("kubeconfig"), []byte(kubeconfig), 0o600),
-		l.startAgent(),
+		l.startAgent(ctx),
 	)
 }
 
@@ -65,10 +65,10 @@ func object(data []byte) http.HandlerFunc {
 
 // startAgent serves the agent's socket as the agent does, and answers every lookup with the pod, as the agent caches it, and the
 // whole configuration.
-func (l *lab) startAgent() error {
+func (l *lab) startAgent(ctx context.Context) error {
 	path := l.path("agent.sock")
 	server := &socket.Server{Path: path, Answer: l.answer, Malformed: func() {}, Patience: time.Minute, Check: time.Second, Log: slog.New(slog.DiscardHandler)}
-	ctx, stop := context.WithCancel(context.Background())
+	ctx, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- server.Run(ctx) }()
 	l.onClose(func() error { stop(); return <-ended })
