@@ -52,7 +52,7 @@ func (a *Agent) noLookups(ctx context.Context) string {
 	return ""
 }
 
-// probe remembers for a while whether the API server can be asked: whoever reaches the agent's port may ask for its readiness,
+// probe remembers for a while whether the API server can be asked: anyone who reaches the agent's port may ask for its readiness,
 // however often.
 type probe struct {
 	mu  sync.Mutex

@@ -29,7 +29,7 @@ func (a *Agent) keepTaintOff(ctx context.Context) {
 				a.log.Warn("taint not removed from the node", "event", "taint-failed", "taint", Taint, "error", err.Error())
 				next = min(2*wait, a.timing.taint)
 			case err == nil:
-				next = a.timing.taint/2 + rand.N(a.timing.taint) // a node may be made anew under its name
+				next = a.timing.taint/2 + rand.N(a.timing.taint) // a node may be recreated under its name
 			}
 			if removed {
 				a.log.Info("node is ready; taint removed", "event", "taint-removed", "taint", Taint)
