@@ -51,8 +51,8 @@ func complete(k kernel, objects []object, made *[]object) error {
 	return nil
 }
 
-// Remove removes what s says of the families, even if another program made it. What doesn't exist is no error. If something fails, it goes
-// on with the rest.
+// Remove removes what s says of the families, even if another program made it. What doesn't exist is no error. If something
+// fails, it goes on with the rest.
 func Remove(s rules.Setup, families []rules.Family) error {
 	return withKernel(s, families, removeAll)
 }
