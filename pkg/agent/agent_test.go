@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -79,21 +78,7 @@ func newPatientAgent(t testing.TB, s *agenttest.Server, change func(*Config), pa
 // start runs the agent until the test ends or stop is called.
 func start(t testing.TB, a *Agent) (stop func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- a.Run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		select {
-		case err := <-ended:
-			if err != nil {
-				t.Errorf("Run: %v", err)
-			}
-		case <-time.After(2 * nettest.Patience):
-			t.Error("Run does not end")
-		}
-	})
-	t.Cleanup(stop)
+	stop = agenttest.Start(t, a.Run)
 	return stop
 }
 

@@ -1,11 +1,13 @@
 package agenttest
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -92,4 +94,26 @@ func Rules(t testing.TB, w *nettest.World) []string {
 		t.Fatal(err)
 	}
 	return rules
+}
+
+// Start calls run in the background and returns what ends it: it cancels run's context and waits. run must end without an error.
+// The test's end calls it too.
+func Start(t testing.TB, run func(context.Context) error) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		select {
+		case err := <-ended:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(2 * nettest.Patience):
+			t.Error("Run does not end")
+		}
+	})
+	t.Cleanup(stop)
+	return stop
 }

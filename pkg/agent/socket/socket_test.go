@@ -58,21 +58,7 @@ func start(t testing.TB, change func(*served)) *served {
 	if change != nil {
 		change(s)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	s.stop = sync.OnceFunc(func() {
-		cancel()
-		select {
-		case err := <-ended:
-			if err != nil {
-				t.Errorf("Run: %v", err)
-			}
-		case <-time.After(2 * nettest.Patience):
-			t.Error("Run does not end")
-		}
-	})
-	t.Cleanup(s.stop)
+	s.stop = agenttest.Start(t, s.Run)
 	agenttest.Eventually(t, "it serves", s.Serving)
 	return s
 }
