@@ -12,11 +12,27 @@ import (
 // version is set by the build.
 var version = "development"
 
-// Exit codes.
+// The exit codes of every verb. README.md beside this file says what each verb takes for a finding.
 const (
-	exitFailed  = 1
-	exitSkipped = 3 // the pod would be left alone
+	exitFinding = 1 // the verb did its work and found something wrong
+	exitFailed  = 2 // bad input, or the verb could not do its work
+	exitUnknown = 3 // trace: not everything could be told; render: the pod would be left alone
 )
+
+// codeError ends detourctl with an exit code of its own. It has been told already if err is nil.
+type codeError struct {
+	code int
+	err  error
+}
+
+func (e codeError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e codeError) Unwrap() error { return e.err }
 
 func main() { os.Exit(run()) }
 
@@ -30,14 +46,13 @@ func run() int {
 	}
 	root.AddCommand(renderCommand(), verifyCommand())
 	err := root.Execute()
-	var skipped skippedError
-	switch {
-	case err == nil:
+	if err == nil {
 		return 0
-	case errors.As(err, &skipped):
-		fmt.Fprintln(os.Stderr, skipped)
-		return exitSkipped
 	}
-	fmt.Fprintln(os.Stderr, "detourctl: "+err.Error())
-	return exitFailed
+	ended := codeError{code: exitFailed, err: err}
+	errors.As(err, &ended)
+	if ended.err != nil {
+		fmt.Fprintln(os.Stderr, "detourctl: "+ended.err.Error())
+	}
+	return ended.code
 }

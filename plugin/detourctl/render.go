@@ -22,13 +22,6 @@ import (
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// skippedError says why a pod would be left alone.
-type skippedError struct{ pod, reason string }
-
-func (e skippedError) Error() string {
-	return fmt.Sprintf("pod %s is left alone: %s", e.pod, e.reason)
-}
-
 type renderOptions struct {
 	conf, mesh     string
 	manifests, pod string
@@ -97,11 +90,11 @@ func (o renderOptions) render(ctx context.Context, out, warnings io.Writer) erro
 		fmt.Fprintln(warnings, "warning: "+w)
 	}
 	if decision.Skip != "" {
-		return skippedError{o.pod, decision.Skip}
+		return codeError{exitUnknown, fmt.Errorf("pod %s is left alone: %s", o.pod, decision.Skip)}
 	}
 	switch o.format {
 	case "json":
-		return printJSON(out, decision.Rules, families)
+		return printJSON(out, jsonFamilies(decision.Rules, families))
 	case "auto", "iptables", "nft":
 		return o.printProgram(ctx, out, conf.Backend, decision.Rules, families)
 	}
@@ -233,7 +226,7 @@ type jsonRule struct {
 	Why   string      `json:"why"`
 }
 
-func printJSON(out io.Writer, rs rules.Ruleset, families []rules.Family) error {
+func jsonFamilies(rs rules.Ruleset, families []rules.Family) []jsonFamily {
 	all := []jsonFamily{}
 	for _, f := range families {
 		j := jsonFamily{Family: f, Rules: []jsonRule{}}
@@ -242,8 +235,5 @@ func printJSON(out io.Writer, rs rules.Ruleset, families []rules.Family) error {
 		}
 		all = append(all, j)
 	}
-	e := json.NewEncoder(out)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(all)
+	return all
 }

@@ -55,7 +55,7 @@ func (o verifyOptions) verify(ctx context.Context, out io.Writer, pods []string)
 		return err
 	}
 	if !same {
-		return errDifferent
+		return codeError{exitFinding, errDifferent}
 	}
 	return nil
 }

@@ -1,0 +1,82 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+// screen is where a verb prints for a reader.
+type screen struct {
+	io.Writer
+	width  int // in columns; 0 if nothing needs to be cut
+	colour bool
+}
+
+// screenOf is a command's standard output: with its width and in colour if it is a terminal, and without colour if NO_COLOR is set
+// (https://no-color.org).
+func screenOf(c *cobra.Command) screen {
+	s := screen{Writer: c.OutOrStdout()}
+	file, ok := s.Writer.(*os.File)
+	if !ok || !term.IsTerminal(int(file.Fd())) {
+		return s
+	}
+	if width, _, err := term.GetSize(int(file.Fd())); err == nil {
+		s.width = width
+	}
+	s.colour = os.Getenv("NO_COLOR") == ""
+	return s
+}
+
+// style is an SGR code.
+type style string
+
+const (
+	bold   style = "1"
+	dim    style = "2"
+	red    style = "31"
+	green  style = "32"
+	yellow style = "33"
+)
+
+func (s screen) styled(as style, text string) string {
+	if !s.colour || text == "" {
+		return text
+	}
+	return "\x1b[" + string(as) + "m" + text + "\x1b[0m"
+}
+
+// cut shortens a line to the width that is left after indent columns. Cut before styling.
+func (s screen) cut(line string, indent int) string {
+	room := s.width - indent
+	runes := []rune(line)
+	if s.width == 0 || len(runes) <= room || room < 1 {
+		return line
+	}
+	return string(runes[:room-1]) + "…"
+}
+
+// output is the flag -o of every verb that answers.
+type output string
+
+func (o *output) register(c *cobra.Command) {
+	c.Flags().StringVarP((*string)(o), "output", "o", "text", "output format: text or json")
+}
+
+func (o output) check() error {
+	if o != "text" && o != "json" {
+		return fmt.Errorf("--output: %q is neither text nor json", o)
+	}
+	return nil
+}
+
+func printJSON(out io.Writer, value any) error {
+	e := json.NewEncoder(out)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(value)
+}
