@@ -102,6 +102,8 @@ func (w *walk) connection(f Field) ([]Value, bool) {
 		return w.addrType(w.src.Addr(), w.in)
 	case DaddrTypeIIF:
 		return w.addrType(w.dst.Addr(), w.in)
+	case SaddrTypeOIF:
+		return w.addrType(w.src.Addr(), w.out)
 	case DaddrTypeOIF:
 		return w.addrType(w.dst.Addr(), w.out)
 	default:

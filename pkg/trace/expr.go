@@ -40,6 +40,7 @@ const (
 	DaddrType                     //
 	SaddrTypeIIF                  // the same, limited to the interface that the packet came in on
 	DaddrTypeIIF                  //
+	SaddrTypeOIF                  // the same, limited to the interface by which it leaves
 	DaddrTypeOIF                  //
 )
 

@@ -46,7 +46,7 @@ func (w *walk) routeIn() bool {
 
 func (w *walk) routeInUnknown(why string) bool {
 	isLocal, known := w.isLocal()
-	if !known {
+	if !known && w.packet.ToInterface == "" {
 		question := fmt.Sprintf("it is not known whether %s is an address of this namespace", w.dst.Addr())
 		isLocal = w.assume(question, question, &Decision{Text: "route"}, []string{"it is one", "it is none"}) == 0
 	}
