@@ -199,8 +199,8 @@ func (w *walk) rule(r *Rule, depth int) Verdict {
 		w.rest = r.Statements[i+1:]
 		switch s.run(w) {
 		case missed:
-			if w.misses {
-				w.steps = append(w.steps, Step{Hook: w.hook, Chain: r.Chain, Rule: r, Depth: depth, Missed: w.explainMiss(s)})
+			if w.missesOf.table != nil {
+				w.miss(r, s, depth)
 			}
 			return Verdict{}
 		case ended:

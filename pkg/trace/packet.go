@@ -1,8 +1,10 @@
 package trace
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,6 +51,40 @@ func (p Packet) family() Family {
 		return IP
 	}
 	return IP6
+}
+
+// protocolNames are the protocols that a packet can be asked for by name.
+var protocolNames = map[uint8]string{
+	unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp", unix.IPPROTO_SCTP: "sctp", unix.IPPROTO_ICMP: "icmp", unix.IPPROTO_ICMPV6: "ipv6-icmp",
+}
+
+// ProtocolName returns the number itself if a protocol has no name here.
+func ProtocolName(number uint8) string {
+	return cmp.Or(protocolNames[number], strconv.Itoa(int(number)))
+}
+
+// String is the packet in one line: "out tcp 10.0.0.2:40000 -> 1.1.1.1:80, uid 1000, gid 0".
+func (p Packet) String() string {
+	line := ProtocolName(p.Protocol) + " "
+	if p.Direction == In {
+		line = "in " + p.Interface + " " + line
+	} else {
+		line = "out " + line
+	}
+	if p.Src.Addr().IsValid() {
+		line += endpoint(p.Src) + " "
+	}
+	line += "-> " + endpoint(p.Dst)
+	if p.Direction == Out && !p.NoSocket {
+		line += fmt.Sprintf(", uid %d, gid %d", p.UID, p.GID)
+	}
+	if p.Mark != 0 {
+		line += fmt.Sprintf(", mark %#x", p.Mark)
+	}
+	if p.State != 0 && p.State != CTNew {
+		line += ", " + stateNames[uint64(p.State)]
+	}
+	return line
 }
 
 func (p Packet) hasPorts() bool {

@@ -92,6 +92,8 @@ type Step struct {
 	Effect string
 	// Odds is how likely the packet goes this way here; 0 where there is no choice.
 	Odds float64
+
+	failing int // how many conditions a rule that Missed lacks
 }
 
 // Decision is the step as what decides a way.

@@ -41,20 +41,27 @@ func (m Match) holds(w *walk) (holds, known bool, unknown string) {
 }
 
 func (a AnyOf) run(w *walk) control {
-	unknown := ""
-	for _, m := range a.Matches {
-		holds, known, why := m.holds(w)
-		if holds {
-			return w.met(!a.Not)
-		}
-		if !known {
-			unknown = why
-		}
-	}
-	if unknown != "" {
+	switch holds, known, unknown := a.holds(w); {
+	case !known:
 		return w.unknown(a.Text, unknown)
+	case !holds:
+		return missed
 	}
-	return w.met(a.Not)
+	return goOn
+}
+
+func (a AnyOf) holds(w *walk) (holds, known bool, unknown string) {
+	known = true
+	for _, m := range a.Matches {
+		one, knownOne, why := m.holds(w)
+		if one {
+			return !a.Not, true, ""
+		}
+		if !knownOne {
+			known, unknown = false, why
+		}
+	}
+	return a.Not, known, unknown
 }
 
 func (w *walk) met(holds bool) control {

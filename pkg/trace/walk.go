@@ -28,8 +28,7 @@ func Walk(ns *Namespace, p Packet) (Result, error) {
 		leaves = append(leaves, leaf{way, way.passed})
 	}
 	r := Result{Packet: p, Ways: join(leaves, 0)}
-	addMisses(ns, p, r.Ways)
-	return r, nil
+	return r, addMisses(ns, p, r.Ways)
 }
 
 // tooMany stands for the ways that are not followed.
@@ -89,18 +88,18 @@ type walk struct {
 	original  [2]netip.AddrPort // the connection's source and destination before NAT
 	bound     [2]bool           // NAT has decided over the destination, over the source
 
-	hook   Hook
-	misses bool // record rules that did not match
-	steps  []Step
-	ended  Outcome // "" while the packet is on its way
-	at     *Decision
-	reason string
-	local  bool
-	stays  bool // the destination is an address of this namespace, whatever Routing knows
-	tproxy netip.AddrPort
-	taken  bool // TPROXY has taken the packet
-	lost   bool // nat has translated a packet that TPROXY took
-	port   uint16
+	hook     Hook
+	missesOf place // where to note the rules that did not match
+	steps    []Step
+	ended    Outcome // "" while the packet is on its way
+	at       *Decision
+	reason   string
+	local    bool
+	stays    bool // the destination is an address of this namespace, whatever Routing knows
+	tproxy   netip.AddrPort
+	taken    bool // TPROXY has taken the packet
+	lost     bool // nat has translated a packet that TPROXY took
+	port     uint16
 	// Of the rule at hand: itself, its statements that are left, its verdict, what it changed, and how likely it matched.
 	current *Rule
 	rest    []Statement
