@@ -15,6 +15,7 @@ import (
 	"github.com/detour-cni/detour/pkg/advice"
 	"github.com/detour-cni/detour/pkg/trace"
 	"github.com/detour-cni/detour/pkg/trace/iptsave"
+	"github.com/detour-cni/detour/pkg/trace/nftjson"
 )
 
 type traceOptions struct {
@@ -230,6 +231,17 @@ func (o fileOptions) namespace(p trace.Packet) (*trace.Namespace, error) {
 		if err := readTables(ns, "--ip6tables-save", path, trace.IP6); err != nil {
 			return nil, err
 		}
+	}
+	if o.nft != "" {
+		data, err := readFile("--nft", o.nft)
+		if err != nil {
+			return nil, err
+		}
+		tables, err := nftjson.Read(data)
+		if err != nil {
+			return nil, fmt.Errorf("--nft %s: %w", o.nft, err)
+		}
+		ns.Tables = append(ns.Tables, tables...)
 	}
 	return ns, nil
 }
