@@ -65,6 +65,9 @@ func (w *walk) miss(r *Rule, s Statement, depth int) {
 	if (place{w.hook, r.Chain.Table}) != w.missesOf || !decisive(r) {
 		return
 	}
+	if n := len(w.steps); n > 0 && w.steps[n-1].Rule == r && w.steps[n-1].Assumed != "" {
+		return // this way assumes so
+	}
 	w.steps = append(w.steps, Step{Hook: w.hook, Chain: r.Chain, Rule: r, Depth: depth, Missed: w.explainMiss(s), failing: 1 + w.failing()})
 }
 
