@@ -25,7 +25,7 @@ type Proxy struct {
 	// Processes listen at its outbound ports, as far as /proc shows them.
 	Processes []process `json:"processes,omitempty"`
 
-	osmOnly bool // several rows fit, all of them of OSM's family
+	rows []mesh.Dialect // those that fit
 }
 
 // envoyAdmin is the admin port of a mesh whose row has none.
@@ -42,7 +42,7 @@ func (s Snapshot) FindProxy(meshName string, override redirect.Proxy) (Proxy, er
 	if len(rows) == 1 {
 		p.Mesh = rows[0].Name
 	}
-	p.osmOnly = !slices.ContainsFunc(rows, func(row mesh.Dialect) bool { return row.Config.Resource != "meshconfigs" })
+	p.rows = rows
 	for _, row := range rows {
 		p.UIDs = append(p.UIDs, cmp.Or(override.UID, row.Proxy.UID))
 		p.GIDs = append(p.GIDs, cmp.Or(override.GID, row.Proxy.GID))
@@ -126,6 +126,8 @@ func (s Snapshot) meet(p *Proxy) {
 // Owner is who holds the socket at the pod's end of a connection.
 type Owner struct {
 	UID uint32 `json:"uid"`
+	// GID is nil if the process is not known: a socket has none.
+	GID *uint32 `json:"gid,omitempty"`
 	// Proxy says that rules take it for the proxy: by its user, or by its group if the process is known.
 	Proxy   bool     `json:"proxy"`
 	Process *process `json:"process,omitempty"`
@@ -138,7 +140,7 @@ func (s Snapshot) owner(p Proxy, protocol string, end Tuple) *Owner {
 	}
 	o := &Owner{UID: found.uid, Proxy: slices.Contains(p.UIDs, found.uid)}
 	if holder, ok := s.processes[found.inode]; ok {
-		o.Process = &holder
+		o.Process, o.GID = &holder, &holder.gid
 		o.Proxy = o.Proxy || slices.Contains(p.GIDs, holder.gid)
 	}
 	return o

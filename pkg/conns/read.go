@@ -130,8 +130,8 @@ func (s Snapshot) local(a netip.Addr) bool {
 	return a.IsLoopback() || slices.Contains(s.addresses, a.WithZone(""))
 }
 
-// dialer connects from within the namespace.
-func dialer(ns *netns.Pod) func(ctx context.Context, network, address string) (net.Conn, error) {
+// Dialer connects from within the namespace, to a literal address.
+func Dialer(ns *netns.Pod) func(ctx context.Context, network, address string) (net.Conn, error) {
 	return func(ctx context.Context, network, address string) (conn net.Conn, err error) {
 		err = ns.Do(func() error {
 			// With one literal address the dialer starts no goroutine, which would be on a thread of another namespace.

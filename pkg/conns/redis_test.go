@@ -1,7 +1,6 @@
 package conns
 
 import (
-	"fmt"
 	"net/netip"
 	"testing"
 )
@@ -25,9 +24,17 @@ func TestTheProxySwallowsOnePortOfRedis(t *testing.T) {
 				}
 				s.ask(s.app, "10.0.0.6:7003", "server 7003")
 				r := s.judge()
-				for _, c := range r.Connections { fmt.Println(c.Original, c.Reply, c.State, c.Way, c.Why, c.Inferred, c.Owner, c.Idle) }
-				for _, d := range r.Destinations { fmt.Println(d.To, d.Way, d.Sentence, d.Why, d.Advice) }
-				fmt.Printf("%+v\n", r.Proxy)
+				d := r.to(t, "10.0.0.6:7000")
+				if d.Way != Swallowed || d.Reached != 3 || d.Sentence != "3 connections reached the proxy, none left it" {
+					t.Errorf("7000: %+v", d)
+				}
+				d = r.to(t, "10.0.0.6:7003")
+				if d.Way != Onward || d.Reached != 1 || len(d.Onward) != 1 || d.Sentence != "1 connection reached the proxy, 1 left it" {
+					t.Errorf("7003: %+v", d)
+				}
+				if len(r.Destinations) != 2 || r.Destinations[0].To.Port() != 7000 {
+					t.Errorf("swallowed destinations come first: %+v", r.Destinations)
+				}
 			})
 		})
 	}

@@ -13,7 +13,6 @@ import (
 type Report struct {
 	Proxy        Proxy         `json:"proxy"`
 	Destinations []Destination `json:"destinations"`
-	Connections  []Connection  `json:"connections"`
 }
 
 // Destination is what became of all connections to one address.
@@ -23,12 +22,11 @@ type Destination struct {
 	To        netip.AddrPort `json:"to"`
 	// Way is what became of those that reached the proxy, or of all if none did.
 	Way Way `json:"way"`
-	// Reached counts the connections that the rules sent to the proxy, Left those that the proxy made for them.
+	// Reached counts the connections that the rules sent to the proxy, and the others are those that they did not.
 	Reached int `json:"reached"`
-	Left    int `json:"left"`
 	Direct  int `json:"direct"`
-	Own     int `json:"own"` // made by the proxy, to here
 	Within  int `json:"within"`
+	ByProxy int `json:"byProxy"`
 	Unknown int `json:"unknown"`
 	// Sentence says it in words, Why is how it is known, or why it is not.
 	Sentence string `json:"sentence"`
@@ -36,9 +34,11 @@ type Destination struct {
 	// Envoy is what Envoy says it does with such connections; nil if there is no Envoy.
 	Envoy  *envoy.Answer `json:"envoy,omitempty"`
 	Advice string        `json:"advice,omitempty"`
+	// Connections are those to the address, Onward those that the proxy made to carry them.
+	Connections []Connection `json:"connections"`
+	Onward      []Connection `json:"onward,omitempty"`
 
-	connections []*Connection
-	listener    uint16 // of those that reached the proxy
+	listener uint16 // of those that reached the proxy
 }
 
 // Rule names the rule that lets a connection pass by the proxy; "" if that can't be told.
@@ -52,16 +52,12 @@ func (s Snapshot) Judge(p Proxy, e *envoy.Config, rule Rule) Report {
 			j.all[i].Rule = rule(c)
 		}
 	}
-	r := Report{Proxy: p, Destinations: j.destinations(), Connections: j.all}
-	for i := range r.Destinations {
-		j.decide(&r.Destinations[i])
-		r.Destinations[i].describe(p)
-	}
+	r := Report{p, j.destinations()}
 	slices.SortStableFunc(r.Destinations, func(a, b Destination) int { return cmp.Compare(a.urgency(), b.urgency()) })
 	return r
 }
 
-// Has reports whether some destination has this way.
+// Has reports whether some connections that reached the proxy went this way.
 func (r Report) Has(w Way) bool {
 	return slices.ContainsFunc(r.Destinations, func(d Destination) bool { return d.Way == w && d.Reached > 0 })
 }
@@ -73,8 +69,10 @@ func (d Destination) urgency() int {
 		return 0
 	case d.Way == Unknown && d.Reached > 0:
 		return 1
+	case d.Reached > 0:
+		return 2
 	}
-	return 2
+	return 3
 }
 
 type judge struct {
@@ -84,7 +82,7 @@ type judge struct {
 	all   []Connection
 }
 
-// destinations groups the connections. The proxy's connections to the application are part of what reached it from outside.
+// destinations groups the connections: first those that reached the proxy, with those that carry them, then the others.
 func (j judge) destinations() []Destination {
 	type place struct {
 		direction Direction
@@ -93,71 +91,73 @@ func (j judge) destinations() []Destination {
 	}
 	var out []Destination
 	index := map[place]int{}
-	for i := range j.all {
-		c := &j.all[i]
-		if c.Way == ByProxy && c.Direction == In && j.serves(*c) {
-			continue
-		}
+	find := func(c Connection) *Destination {
 		at := place{c.Direction, c.Protocol, c.To()}
-		n, ok := index[at]
+		i, ok := index[at]
 		if !ok {
-			n = len(out)
-			index[at] = n
+			i, index[at] = len(out), len(out)
 			out = append(out, Destination{Direction: at.direction, Protocol: at.protocol, To: at.to})
 		}
-		out[n].add(c)
+		return &out[i]
+	}
+	for _, c := range j.all {
+		if c.reached() {
+			find(c).add(c)
+		}
+	}
+	carriers := map[Flow]bool{}
+	for i := range out {
+		j.decide(&out[i])
+		for _, c := range out[i].Onward {
+			carriers[c.Flow] = true
+		}
+	}
+	for _, c := range j.all {
+		if !c.reached() && !carriers[c.Flow] {
+			find(c).add(c)
+		}
+	}
+	for i := range out {
+		out[i].describe(j.proxy)
 	}
 	return out
 }
 
-// serves reports whether the proxy's connection to the application may carry one that reached the proxy from outside.
-func (j judge) serves(own Connection) bool {
-	return slices.ContainsFunc(j.all, func(c Connection) bool {
-		return c.reached() && c.Direction == In && c.Protocol == own.Protocol && c.To().Port() == own.To().Port()
-	})
-}
-
-func (d *Destination) add(c *Connection) {
-	d.connections = append(d.connections, c)
+func (d *Destination) add(c Connection) {
+	d.Connections = append(d.Connections, c)
 	switch {
 	case c.reached():
 		d.Reached++
 		d.listener = c.Listener
 	case c.Way == Direct:
 		d.Direct++
-	case c.Way == ByProxy:
-		d.Own++
 	case c.Way == Within:
 		d.Within++
+	case c.Way == ByProxy:
+		d.ByProxy++
 	default:
 		d.Unknown++
+	}
+	if d.Reached == 0 {
+		d.Way, d.Why = c.Way, c.Why
 	}
 }
 
 // decide says what became of the connections that reached the proxy.
 func (j judge) decide(d *Destination) {
-	if d.Reached == 0 {
-		first := d.connections[0]
-		d.Way, d.Why = first.Way, first.Why
-		return
-	}
 	if j.envoy != nil && d.Protocol == "tcp" {
 		if answer, ok := j.envoy.Explain(d.To, d.listener); ok {
 			d.Envoy = &answer
 		}
 	}
-	var left []Connection
 	for _, c := range j.all {
 		if c.fromProxy && j.carries(d, c) {
-			left = append(left, c)
+			d.Onward = append(d.Onward, c)
 		}
 	}
-	d.Left = len(left)
-	d.Way, d.Why = j.verdict(d, left)
-	for _, c := range d.connections {
-		if c.reached() {
-			c.Way, c.Why = d.Way, cmp.Or(d.Why, c.Why)
-		}
+	d.Way, d.Why = j.verdict(d)
+	for i := range d.Connections {
+		d.Connections[i].Way = d.Way
 	}
 }
 
@@ -176,10 +176,10 @@ func (j judge) carries(d *Destination, c Connection) bool {
 	return c.To() == d.To
 }
 
-func (j judge) verdict(d *Destination, left []Connection) (Way, string) {
+func (j judge) verdict(d *Destination) (Way, string) {
 	switch {
-	case len(left) > 0:
-		return Onward, onwardTo(d, left)
+	case len(d.Onward) > 0:
+		return Onward, onwardTo(d)
 	case !j.listens(d.Protocol, d.listener):
 		return Swallowed, "nothing listens at the proxy's port " + strconv.Itoa(int(d.listener))
 	case slices.Contains(j.proxy.DNS, d.listener):
@@ -197,7 +197,7 @@ func (j judge) verdict(d *Destination, left []Connection) (Way, string) {
 }
 
 func dnsVerdict(d *Destination) (Way, string) {
-	if slices.ContainsFunc(d.connections, func(c *Connection) bool { return c.Status&SeenReply != 0 }) {
+	if slices.ContainsFunc(d.Connections, func(c Connection) bool { return c.Status&SeenReply != 0 }) {
 		return Answered, "the proxy answered by itself"
 	}
 	return Unknown, "the proxy has neither answered nor asked further yet"
@@ -207,7 +207,7 @@ func dnsVerdict(d *Destination) (Way, string) {
 // returns for how long the latest connection has been idle.
 func (j judge) fresh(d *Destination) (idle int64, ok bool) {
 	idle = -1
-	for _, c := range d.connections {
+	for _, c := range d.Connections {
 		if c.reached() && c.Idle >= 0 && (idle < 0 || c.Idle < idle) {
 			idle = c.Idle
 		}

@@ -34,7 +34,8 @@ func count(n int, protocol string) string {
 }
 
 // onwardTo says where connections went if not to where the client wanted, and what became of them there.
-func onwardTo(d *Destination, left []Connection) string {
+func onwardTo(d *Destination) string {
+	left := d.Onward
 	var notes []string
 	if d.Direction == Out && !slices.ContainsFunc(left, func(c Connection) bool { return c.To() == d.To }) {
 		var to []netip.AddrPort
@@ -74,7 +75,7 @@ func (d *Destination) describe(p Proxy) {
 		d.Sentence = d.others()
 		return
 	case d.Way == Onward:
-		d.Sentence = fmt.Sprintf("%s, %d left it", reached, d.Left)
+		d.Sentence = fmt.Sprintf("%s, %d left it", reached, len(d.Onward))
 	case d.Way == Answered:
 		d.Sentence = reached + ", which answered"
 	case d.Way == Swallowed:
@@ -83,8 +84,8 @@ func (d *Destination) describe(p Proxy) {
 	default:
 		d.Sentence = reached + ", none is known that left it"
 	}
-	if d.Direct+d.Within+d.Unknown > 0 {
-		d.Sentence += "; " + d.others()
+	if others := d.others(); others != "" {
+		d.Sentence += "; " + others
 	}
 }
 
@@ -97,10 +98,10 @@ func (d *Destination) others() string {
 	}{
 		{d.Direct, "went direct"},
 		{d.Within, "stayed within the pod"},
-		{d.Own, "made by the proxy itself"},
-		{d.Unknown, "of an unknown maker"},
+		{d.ByProxy, "made by the proxy itself"},
+		{d.Unknown, "of unknown origin"},
 	} {
-		if of.n > 0 && (d.Reached == 0 || of.n != d.Own || of.text != "made by the proxy itself") {
+		if of.n > 0 {
 			words = append(words, count(of.n, d.Protocol)+" "+of.text)
 		}
 	}
