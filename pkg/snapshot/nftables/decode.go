@@ -262,6 +262,7 @@ func (d *decoder) lookup(f *netlink.Fields) bool {
 		return false
 	}
 	left := d.wide(f, unix.NFTA_LOOKUP_SREG, in.keyBits())
+	in.learnKey(left)
 	right := &reference{set: in}
 	inverted := f.Number(unix.NFTA_LOOKUP_FLAGS)&unix.NFT_LOOKUP_F_INV != 0
 	if f[unix.NFTA_LOOKUP_DREG] == nil {

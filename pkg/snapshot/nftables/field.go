@@ -39,6 +39,9 @@ func (c *context) resolve(o operand) operand {
 }
 
 func (c *context) resolveBinary(b *operation) operand {
+	if field := c.unshifted(b); field != nil {
+		return field
+	}
 	b.left = c.resolve(b.left)
 	mask, isMask := b.right.(*constant)
 	if p, ok := b.left.(*payload); ok && c.nested && b.op == "&" && isMask {

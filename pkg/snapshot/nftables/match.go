@@ -202,10 +202,6 @@ func (c *context) matchBinary(s *statement, b *operation) *payload {
 			return nil
 		}
 	}
-	if b.op == ">>" {
-		c.unshift(s, b)
-		return nil
-	}
 	if b.op != "&" || !isMask {
 		return nil
 	}
@@ -239,22 +235,28 @@ func onesIn(raw []byte) (n int) {
 	return n
 }
 
-// unshift turns a field that was masked and shifted into the field.
-func (c *context) unshift(s *statement, b *operation) {
+// unshifted is the field that a mask cuts out and a shift moves to the end, or nil.
+func (c *context) unshifted(b *operation) operand {
 	masked, ok := b.left.(*operation)
-	if !ok || masked.op != "&" {
-		return
+	if !ok || b.op != ">>" || masked.op != "&" {
+		return nil
 	}
 	mask, isMask := masked.right.(*constant)
 	by, isShift := b.right.(*constant)
-	if p, isPayload := masked.left.(*payload); isMask && isShift && isPayload {
-		n, _ := number(numberForm.inOrder(by.raw))
-		if shift, ok := c.trim(p, mask); ok && uint64(shift) == n {
-			c.complete(p)
-			c.imply(p)
-			s.left = p
-		}
+	p, isPayload := masked.left.(*payload)
+	if !isMask || !isShift || !isPayload {
+		return nil
 	}
+	n, _ := number(numberForm.inOrder(by.raw))
+	if from, _ := run(mask.bigEndian()); uint64(from) != n {
+		return nil
+	}
+	if _, ok := c.trim(p, mask); !ok {
+		return nil
+	}
+	c.complete(p)
+	c.imply(p)
+	return p
 }
 
 // adjust shifts what a trimmed field is compared with.

@@ -1,6 +1,8 @@
 package nftables
 
 import (
+	"encoding/binary"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/netlink"
@@ -133,17 +135,25 @@ var objectFillers = map[uint32]func(*netlink.Fields) object{
 	typeSecmarkObject: func(f *netlink.Fields) object { return one("context", f.Text(1)) },
 	typeExpectObject: func(f *netlink.Fields) object {
 		return object{
-			{"protocol", protocolJSON(f[2])}, {"dport", number16(f[3])}, {"timeout", f.Number(4)}, {"size", number8(f[5])},
+			{"protocol", protocolJSON(f[2])}, {"dport", number16(f[3])}, {"timeout", native(f[4])}, {"size", number8(f[5])},
 			{"l3proto", familyNames.of(number16(f[1]))},
 		}
 	},
 	typeSynproxyObject: func(f *netlink.Fields) object {
 		out := object{{"mss", number16(f[synproxyMSS])}, {"wscale", number8(f[synproxyWscale])}}
-		if list := words([]string{"", "", "sack-perm", "timestamp"}, f.Number(synproxyFlags)); len(list) > 0 {
+		if list := synproxyList(f.Number(synproxyFlags)); len(list) > 0 {
 			out = out.with("flags", list)
 		}
 		return out
 	},
+}
+
+// native is a number in the machine's byte order, which only this attribute has.
+func native(b []byte) uint32 {
+	if len(b) != 4 {
+		return 0
+	}
+	return binary.NativeEndian.Uint32(b)
 }
 
 func protocolJSON(b []byte) any {

@@ -22,7 +22,7 @@ func TestReadSaysWhatNftSays(t *testing.T) {
 			ns := start(t, "read")
 			run(t, ns, "", "ip", "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
 			run(t, ns, string(rules), "nft", "-f", "-")
-			judge(t, ns, nil)
+			judge(t, ns)
 		})
 	}
 }

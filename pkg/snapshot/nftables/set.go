@@ -45,7 +45,6 @@ var setFlags = []string{"", "constant", "interval", "", "timeout"}
 
 func (s *set) anonymous() bool { return s.flags&unix.NFT_SET_ANONYMOUS != 0 }
 func (s *set) meter() bool     { return s.anonymous() && s.flags&unix.NFT_SET_EVAL != 0 }
-func (s *set) intervals() bool { return s.spans }
 func (s *set) keyBits() int    { return s.keySize }
 
 func (s *set) isInterval() bool { return s.flags&unix.NFT_SET_INTERVAL != 0 }
@@ -127,6 +126,19 @@ func forms(kind uint32, size int, typeof []byte, o byteOrder, lengths []int) []f
 		}
 	}
 	return list
+}
+
+// learnKey takes the sizes of integers from what an anonymous set is looked up for, as nothing else tells them.
+func (s *set) learnKey(from operand) {
+	parts, ok := from.(concat)
+	if !ok || !s.anonymous() || len(parts) != len(s.key) {
+		return
+	}
+	for i, part := range parts {
+		if f := part.form(); s.key[i].datatype == typeInteger && padded(f.bits) == padded(s.key[i].bits) {
+			s.key[i].bits, s.key[i].host = f.bits, f.host
+		}
+	}
 }
 
 func sizeOf(list []form) (bits int) {

@@ -100,7 +100,10 @@ const (
 	natFlagsOfNoEffect = 3 // NF_NAT_RANGE_MAP_IPS, NF_NAT_RANGE_PROTO_SPECIFIED
 )
 
-var synproxyWords = []string{"", "", "sack-perm", "timestamp"}
+// synproxyList has nft's order.
+func synproxyList(bits uint32) []any {
+	return append(words([]string{"", "", "", "timestamp"}, bits), words([]string{"", "", "sack-perm"}, bits)...)
+}
 
 func (d *decoder) connlimit(f *netlink.Fields) bool {
 	out := one("val", f.Number(connlimitCount))
@@ -221,7 +224,7 @@ func (d *decoder) synproxy(f *netlink.Fields) bool {
 	if bits&synproxyHasWscale != 0 {
 		out = out.with("wscale", number8(f[synproxyWscale]))
 	}
-	if list := words(synproxyWords, bits); len(list) > 0 {
+	if list := synproxyList(bits); len(list) > 0 {
 		out = out.with("flags", list)
 	}
 	return d.say(one("synproxy", out.orNull()))

@@ -113,13 +113,11 @@ func (d *decoder) nat(f *netlink.Fields) bool {
 	name, known := natNames[uint64(f.Number(unix.NFTA_NAT_TYPE))]
 	family, bits := f.Number(unix.NFTA_NAT_FAMILY), f.Number(unix.NFTA_NAT_FLAGS)
 	t := &translation{name: name, addrName: "addr", portName: "port", addrForm: addressForm(family), portForm: typePort.form(), reset: true}
-	first := d.bounds(f, unix.NFTA_NAT_REG_ADDR_MIN, unix.NFTA_NAT_REG_ADDR_MIN)
-	t.addr = asPrefix(d.bounds(f, unix.NFTA_NAT_REG_ADDR_MIN, unix.NFTA_NAT_REG_ADDR_MAX))
-	switch m, isMap := first.(*mapped); {
-	case isMap && m.in.intervals(), isMap && len(m.in.data) > 1: // the map has both bounds, or the port, too
-		t.addr = first
+	t.addr = d.bounds(f, unix.NFTA_NAT_REG_ADDR_MIN, unix.NFTA_NAT_REG_ADDR_MIN)
+	if m, isMap := t.addr.(*mapped); isMap && (m.in.spans || len(m.in.data) > 1) { // the map has both bounds, or the port, too
 		t.head = familyOnly(family)
-	default:
+	} else {
+		t.addr = asPrefix(d.bounds(f, unix.NFTA_NAT_REG_ADDR_MIN, unix.NFTA_NAT_REG_ADDR_MAX))
 		t.port = d.bounds(f, unix.NFTA_NAT_REG_PROTO_MIN, unix.NFTA_NAT_REG_PROTO_MAX)
 	}
 	if d.table.family == unix.NFPROTO_INET {
