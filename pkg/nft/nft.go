@@ -125,11 +125,12 @@ func Value(attribute []byte) []byte {
 	return inner[unix.NFTA_DATA_VALUE]
 }
 
-// Expressions visits a rule's expressions: their names and their attributes.
+// Expressions visits a rule's expressions: their names and their attributes, until the next expression.
 func Expressions(code []byte, visit func(name string, f *netlink.Fields)) {
+	var f netlink.Fields
 	for a := range netlink.Attributes(code) {
 		e := netlink.Parse(a.Data)
-		f := netlink.Parse(e[unix.NFTA_EXPR_DATA])
+		f = netlink.Parse(e[unix.NFTA_EXPR_DATA])
 		visit(e.Text(unix.NFTA_EXPR_NAME), &f)
 	}
 }
