@@ -2,6 +2,7 @@
 package pod
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -10,7 +11,7 @@ import (
 // MirrorAnnotation marks the API server's copy of a static pod; its value is the UID under which the kubelet runs the pod.
 const MirrorAnnotation = "kubernetes.io/config.mirror"
 
-// Pod is what a mesh reads of a pod, as admission left it: at CNI ADD its status is still empty.
+// Pod is what a mesh reads of a pod, as admission left it. At CNI ADD, its containers have no state yet: no mesh reads it.
 type Pod struct {
 	Namespace      string
 	Name           string
@@ -38,6 +39,18 @@ type Container struct {
 	// Env are the variables with a literal value, EnvFrom the names of those whose value comes from another object.
 	Env     map[string]string
 	EnvFrom []string
+	// State is nil as long as the kubelet has reported nothing.
+	State *State
+}
+
+// State is what the kubelet last reported of a container.
+type State struct {
+	// ID is the runtime's, behind the runtime's name: containerd://ID.
+	ID       string
+	Ready    bool
+	Restarts int64
+	// Why says why the container does not run, "" if it does.
+	Why string
 }
 
 // String returns NAMESPACE/NAME.
@@ -95,6 +108,7 @@ type wire struct {
 	APIVersion string   `json:"apiVersion"`
 	Metadata   Metadata `json:"metadata"`
 	Spec       Spec     `json:"spec"`
+	Status     Status   `json:"status,omitzero"`
 }
 
 // Metadata is what Parse reads of a v1 Pod's metadata.
@@ -112,6 +126,38 @@ type Spec struct {
 	InitContainers  []wireContainer `json:"initContainers,omitempty"`
 	Containers      []wireContainer `json:"containers"`
 	DNSConfig       wireDNSConfig   `json:"dnsConfig,omitzero"`
+}
+
+// Status is what Parse reads of a v1 Pod's status.
+type Status struct {
+	InitContainerStatuses []ContainerStatus `json:"initContainerStatuses,omitempty"`
+	ContainerStatuses     []ContainerStatus `json:"containerStatuses,omitempty"`
+}
+
+// ContainerStatus is what Parse reads of a container's status, and when the container started.
+type ContainerStatus struct {
+	Name         string         `json:"name"`
+	ContainerID  string         `json:"containerID,omitempty"`
+	Ready        bool           `json:"ready,omitempty"`
+	RestartCount int64          `json:"restartCount,omitempty"`
+	State        ContainerState `json:"state,omitzero"`
+}
+
+// ContainerState has one field that is not nil.
+type ContainerState struct {
+	Running    *Running `json:"running,omitempty"`
+	Waiting    *Reason  `json:"waiting,omitempty"`
+	Terminated *Reason  `json:"terminated,omitempty"`
+}
+
+// Running is the state of a running container.
+type Running struct {
+	StartedAt string `json:"startedAt,omitempty"` // RFC 3339
+}
+
+// Reason says in one word why a container does not run.
+type Reason struct {
+	Reason string `json:"reason,omitempty"`
 }
 
 type wireContainer struct {
@@ -181,13 +227,13 @@ func Parse(data []byte) (Pod, error) {
 		UID:            w.Metadata.UID,
 		Annotations:    w.Metadata.Annotations,
 		Labels:         w.Metadata.Labels,
-		InitContainers: w.containers(w.Spec.InitContainers),
-		Containers:     w.containers(w.Spec.Containers),
+		InitContainers: w.containers(w.Spec.InitContainers, w.Status.InitContainerStatuses),
+		Containers:     w.containers(w.Spec.Containers, w.Status.ContainerStatuses),
 		Nameservers:    w.Spec.DNSConfig.Nameservers,
 	}, nil
 }
 
-func (w wire) containers(list []wireContainer) []Container {
+func (w wire) containers(list []wireContainer, statuses []ContainerStatus) []Container {
 	var out []Container
 	for _, c := range list {
 		security := c.SecurityContext.or(w.Spec.SecurityContext)
@@ -198,6 +244,7 @@ func (w wire) containers(list []wireContainer) []Container {
 			NetAdmin:   security.netAdmin(),
 			Restarts:   c.RestartPolicy == "Always",
 			Args:       c.Args,
+			State:      stateOf(c.Name, statuses),
 		}
 		for _, p := range c.Ports {
 			facts.Ports = append(facts.Ports, p.ContainerPort)
@@ -215,4 +262,20 @@ func (w wire) containers(list []wireContainer) []Container {
 		out = append(out, facts)
 	}
 	return out
+}
+
+func stateOf(name string, statuses []ContainerStatus) *State {
+	i := slices.IndexFunc(statuses, func(s ContainerStatus) bool { return s.Name == name })
+	if i < 0 {
+		return nil
+	}
+	s := statuses[i]
+	state := &State{ID: s.ContainerID, Ready: s.Ready, Restarts: s.RestartCount}
+	switch {
+	case s.State.Waiting != nil:
+		state.Why = cmp.Or(s.State.Waiting.Reason, "waiting")
+	case s.State.Terminated != nil:
+		state.Why = cmp.Or(s.State.Terminated.Reason, "terminated")
+	}
+	return state
 }

@@ -13,12 +13,12 @@ func Trim(data []byte, verbose string, reads func(name string) bool) ([]byte, er
 	if err := json.Unmarshal(data, &w); err != nil {
 		return nil, fmt.Errorf("decode Pod: %w", err)
 	}
-	return Trimmed(w.Metadata, w.Spec, verbose, reads)
+	return Trimmed(w.Metadata, w.Spec, w.Status, verbose, reads)
 }
 
-// Trimmed is Trim for a caller that has decoded the pod, with more fields of its own. It changes both.
-func Trimmed(m Metadata, s Spec, verbose string, reads func(name string) bool) ([]byte, error) {
-	w := wire{"Pod", "v1", m, s} // the API server leaves kind and version out of a list's items
+// Trimmed is Trim for a caller that has decoded the pod, with more fields of its own. It changes metadata and spec.
+func Trimmed(m Metadata, s Spec, status Status, verbose string, reads func(name string) bool) ([]byte, error) {
+	w := wire{"Pod", "v1", m, s, status} // the API server leaves kind and version out of a list's items
 	for _, names := range []map[string]string{w.Metadata.Annotations, w.Metadata.Labels} {
 		for name := range names {
 			if !reads(name) && name != MirrorAnnotation {

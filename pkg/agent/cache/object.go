@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
@@ -51,30 +52,22 @@ type podFacts struct {
 }
 
 type podStatus struct {
+	pod.Status
 	Phase  string `json:"phase"`
 	PodIPs []struct {
 		IP string `json:"ip"`
 	} `json:"podIPs"`
-	InitContainerStatuses []containerStatus `json:"initContainerStatuses"`
-	ContainerStatuses     []containerStatus `json:"containerStatuses"`
-}
-
-type containerStatus struct {
-	State struct {
-		Running *struct {
-			StartedAt metav1.Time `json:"startedAt"`
-		} `json:"running"`
-	} `json:"state"`
 }
 
 // runningSince is when the last of the running containers started; zero if none runs.
 func (s podStatus) runningSince() time.Time {
 	var latest time.Time
-	for _, list := range [][]containerStatus{s.InitContainerStatuses, s.ContainerStatuses} {
-		for _, c := range list {
-			if r := c.State.Running; r != nil && r.StartedAt.After(latest) {
-				latest = r.StartedAt.Time
-			}
+	for _, c := range slices.Concat(s.InitContainerStatuses, s.ContainerStatuses) {
+		if c.State.Running == nil {
+			continue
+		}
+		if at, err := time.Parse(time.RFC3339, c.State.Running.StartedAt); err == nil && at.After(latest) {
+			latest = at
 		}
 	}
 	return latest
@@ -101,7 +94,7 @@ func (c *Cache) decode(data []byte) (runtime.Object, error) {
 		p.Annotations = map[string]string{metav1.InitialEventsAnnotationKey: end}
 	}
 	p.pod = f.pod(c.Dialect)
-	trimmed, err := pod.Trimmed(m.Metadata, f.Spec.Spec, c.Dialect.Sidecar, c.Dialect.Reads)
+	trimmed, err := pod.Trimmed(m.Metadata, f.Spec.Spec, f.Status.Status, c.Dialect.Sidecar, c.Dialect.Reads)
 	if err != nil {
 		return nil, fmt.Errorf("trim pod %s: %w", p.pod, err)
 	}
