@@ -43,7 +43,7 @@ type attempt struct {
 	prevResult types.Result
 	addresses  []netip.Addr // the pod's, in prevResult
 	prevErr    error
-	source     source
+	source     kube.Source
 	objects    kube.Objects
 	decision   decision.Decision
 	record     attachment.Record
@@ -120,7 +120,7 @@ func (a *attempt) plan(ctx context.Context) error {
 // lookup gets the pod and its mesh's configuration.
 func (a *attempt) lookup(ctx context.Context) (err error) {
 	defer a.took.done(agentapi.StageLookup)
-	if a.source, err = a.openSource(); err != nil {
+	if a.source, err = kube.Open(a.conf.Manifests, a.conf.AgentSocket, a.conf.Kubeconfig); err != nil {
 		return err
 	}
 	a.objects, err = a.source.Lookup(ctx, kube.NewRequest(a.conf.Dialect, a.pod))
