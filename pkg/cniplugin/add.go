@@ -19,6 +19,7 @@ import (
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 // add programs the pod's redirection and passes prevResult on. It is idempotent. On any error nothing is programmed, and the
@@ -201,6 +202,7 @@ func (a *attempt) programIn(ctx context.Context, n *namespace) error {
 // clean up if this one is killed.
 func (a *attempt) apply(ctx context.Context, n *namespace, program *backend.Program, stale []attachment.Record) error {
 	program.Keep(&a.record)
+	a.record.Asked = redirect.AskedOf(a.decision.Policy)
 	a.record.Stale = onlyStale(stale, a.record)
 	if err := a.store.Save(a.record); err != nil {
 		return err
