@@ -122,6 +122,14 @@ func Differences(ctx context.Context, r attachment.Record) ([]string, error) {
 	return append(found, more...), err
 }
 
+// Lines are what the record says was programmed, rule by rule in the backend's own language; iptables' begin with family and table.
+func Lines(r attachment.Record) []string {
+	if b := find(r.Backend); b != nil {
+		return b.Lines(stateOf(r))
+	}
+	return nil
+}
+
 // Changes says, one sentence each, where the record differs from what its backend would program of these rules now. It changes
 // nothing.
 func Changes(ctx context.Context, r attachment.Record, rs rules.Ruleset, families []rules.Family) ([]string, error) {
