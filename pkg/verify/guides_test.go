@@ -54,7 +54,7 @@ func TestEveryStepOfTheGuides(t *testing.T) {
 			s.annotate("openservicemesh.io/outbound-ip-range-exclusion-list", "10.244.0.0/16,10.96.0.0/16")
 		}, []string{"drifted annotation openservicemesh.io/outbound-ip-range-exclusion-list has 10.244.0.0/16, 10.96.0.0/16 today"}},
 		"no application uses a reserved port": {func(s *scene) {
-			s.run("app", "metrics", "1000:1000", "tcp/:15901")
+			s.run("app", "metrics", "1000:1000", "tcp4/:15901", "tcp6/[::]:15901")
 		}, []string{`port-taken of container "app" listens on port 15901, which is the proxy's (liveness probes)`}},
 		"no application has the proxy's user": {func(s *scene) {
 			s.run("app", "worker", "1500:1000")

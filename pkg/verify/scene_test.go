@@ -157,16 +157,21 @@ func (s *scene) annotate(name, value string) {
 	s.writeManifests()
 }
 
-// add is what a runtime does.
+// add is what a runtime does. By default, the pod has an address of each family.
 func (s *scene) add(addresses ...string) {
+	s.t.Helper()
+	if addresses == nil {
+		addresses = []string{nettest.PodIPv4.String() + "/24", nettest.PodIPv6.String() + "/64"}
+	}
+	s.addInterface("eth0", addresses...)
+}
+
+func (s *scene) addInterface(name string, addresses ...string) {
 	s.t.Helper()
 	s.writeManifests()
 	ips := []any{}
 	for _, a := range addresses {
 		ips = append(ips, map[string]any{"address": a})
-	}
-	if addresses == nil {
-		ips = []any{map[string]any{"address": nettest.PodIPv4.String() + "/24"}, map[string]any{"address": nettest.PodIPv6.String() + "/64"}}
 	}
 	conf := map[string]any{"cniVersion": "1.1.0", "name": "pods", "prevResult": map[string]any{"cniVersion": "1.1.0", "ips": ips}}
 	for k, v := range s.conf {
@@ -178,7 +183,7 @@ func (s *scene) add(addresses ...string) {
 	}
 	cmd := exec.Command(filepath.Join(plugin(s.t), "detour"))
 	cmd.Stdin = bytes.NewReader(data)
-	cmd.Env = append(os.Environ(), "CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0", "CNI_PATH=/nowhere", "CNI_NETNS="+s.world.Pod.Path(),
+	cmd.Env = append(os.Environ(), "CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_IFNAME="+name, "CNI_PATH=/nowhere", "CNI_NETNS="+s.world.Pod.Path(),
 		"CNI_ARGS=K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_UID="+uid)
 	s.set(s.pod, "metadata/uid", uid)
 	if out, err := cmd.CombinedOutput(); err != nil {
@@ -186,7 +191,7 @@ func (s *scene) add(addresses ...string) {
 	}
 }
 
-// run starts a program called name in a container of the pod. It ends with the test.
+// run starts a program called name in a container of the pod; without a container, it is not in sight. It ends with the test.
 func (s *scene) run(container, name, as string, at ...string) {
 	s.t.Helper()
 	self, err := os.Executable()
@@ -217,7 +222,9 @@ func (s *scene) run(container, name, as string, at ...string) {
 	if line, _ := bufio.NewReader(stdout).ReadString('\n'); line != "listening\n" {
 		s.t.Fatalf("%s: %s", name, line)
 	}
-	s.show(cmd.Process.Pid, fmt.Sprintf("/kubepods/pod%s/%s", uid, containerID(container)))
+	if container != "" {
+		s.show(cmd.Process.Pid, fmt.Sprintf("/kubepods/pod%s/%s", uid, containerID(container)))
+	}
 }
 
 // show makes a real process visible in the scene's /proc, in a control group.

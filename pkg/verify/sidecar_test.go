@@ -45,6 +45,37 @@ func TestASidecarThatIsRedirectedToItself(t *testing.T) {
 	s.want("sidecar-user runs as UID 1337, not 1500: its own connections are redirected back to it")
 }
 
+func TestAnApplicationInTheSidecarsPlace(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "osm", "envoy")
+	s.add()
+	s.run("envoy", "envoy", "1500:1500", "tcp/:15003")
+	s.run("app", "thief", "1000:1000", "tcp/:15001")
+	s.want(`port-taken of container "app" listens on port 15001, which is the proxy's (outbound listener)`)
+}
+
+// What runs as the proxy's user may be the proxy, as long as nothing tells containers apart.
+func TestWithoutAPodsStatusTheSidecarIsNotSuspected(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "osm-edge", "sidecar")
+	s.add()
+	s.set(s.pod, "status", map[string]any{})
+	s.run("sidecar", "pipy", "1500:1500")
+	s.run("helper", "healthcheck", "0:0", "tcp/:15904")
+	p := s.verify()
+	s.compare(p.Findings, []string{"sidecar-listens port 15001", "sidecar-listens port 15003"})
+	s.compare(p.Unknown, []string{"sidecar-ready "})
+}
+
+func TestAListenerOutOfSightGoesByItsUser(t *testing.T) {
+	t.Parallel()
+	s := newOSM(t, "nftables")
+	s.run("", "envoy", "1500:1500", "tcp/:15901")
+	s.wantFine()
+	s.run("", "app", "1000:1000", "tcp/:15902")
+	s.want("port-taken a process of UID 1000 listens on port 15902")
+}
+
 // istio's rules tell the proxy by its user or its group, and redirect DNS queries, too.
 func TestIstio(t *testing.T) {
 	t.Parallel()
@@ -62,7 +93,7 @@ func TestIstio(t *testing.T) {
 				map[string]any{"name": "istio-proxy", "env": []any{map[string]any{"name": "ISTIO_META_DNS_CAPTURE", "value": "true"}, map[string]any{"name": "ISTIO_DUAL_STACK", "value": "true"}}},
 			})
 			s.add()
-			s.run("istio-proxy", "envoy", "1337:1337", "tcp/:15001", "tcp/:15006", "tcp/:15021", "tcp/:15090")
+			s.run("istio-proxy", "envoy", "1000:1337", "tcp/:15001", "tcp/:15006", "tcp/:15021", "tcp/:15090")
 			s.run("app", "agent", "1000:1000", "tcp/:15004") // Envoy's debug port
 			s.want(
 				"port-taken of container \"app\" listens on port 15004, which is the proxy's (debug interface)",
@@ -86,8 +117,39 @@ func TestAFamilyThatBypasses(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, "osm", "envoy")
 	s.add("10.77.0.2/24")
+	s.inPod("ip", "addr", "add", "fd99::1/128", "dev", "lo")
 	s.run("envoy", "envoy", "1500:1500", "tcp4/:15001", "tcp4/:15003")
 	s.want("family-bypass the pod has the IPv6 address fd77::2, but only IPv4 is redirected: what it does over IPv6 bypasses the proxy")
+	s.inPod("ip", "addr", "del", "fd77::2/64", "dev", "eth0")
+	s.wantFine() // a link-local address is no way out
+}
+
+func TestTheFamiliesDrift(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "istio", "istio-proxy")
+	s.annotate("sidecar.istio.io/status", "{}")
+	dualStack := func(value string) {
+		env := []any{map[string]any{"name": "ISTIO_DUAL_STACK", "value": value}}
+		s.set(s.pod, "spec/containers", []any{map[string]any{"name": "istio-proxy", "env": env}})
+	}
+	dualStack("true")
+	s.add()
+	s.run("istio-proxy", "envoy", "1337:1337", "tcp/:15001", "tcp/:15006")
+	s.wantFine()
+	dualStack("false")
+	s.want("drifted IPv6 is not redirected today; the pod was programmed with it")
+	s.add()
+	dualStack("true")
+	s.want("drifted IPv6 is redirected today; the pod was programmed without it", "family-bypass the pod has the IPv6 address fd77::2")
+}
+
+func TestTheAddressesOfAllInterfacesDecide(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "osm", "envoy")
+	s.add("10.77.0.2/24")
+	s.addInterface("net1", "fd77::2/64")
+	s.run("envoy", "envoy", "1500:1500", "tcp/:15001", "tcp/:15003")
+	s.wantFine()
 }
 
 func TestTheGateIsTold(t *testing.T) {

@@ -1,12 +1,15 @@
 package verify
 
 import (
+	"context"
 	"errors"
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/netconf"
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/podns"
 )
@@ -123,6 +126,30 @@ func TestAPodThatRunsUnmeshed(t *testing.T) {
 	s := newOSM(t, "nftables")
 	s.change(func(r *attachment.Record) { r.Outcome, r.Reason = attachment.Allowed, "no agent" })
 	s.want("unmeshed the pod runs without redirection, as onError is allow and detour could not program it: no agent")
+}
+
+// An excluded namespace needs no lookup.
+func TestANamespaceThatWasExcludedLater(t *testing.T) {
+	t.Parallel()
+	s := newOSM(t, "nftables")
+	s.conf["excludeNamespaces"] = []string{"shop"}
+	s.writeManifests()
+	s.remove("manifests")
+	s.want("not-wanted the pod was programmed, but the mesh would leave it alone today: namespace shop is excluded")
+}
+
+// A node's pods do not wait one after the other for an agent that is away.
+func TestWhoDoesNotAnswerIsNotAskedAgain(t *testing.T) {
+	t.Parallel()
+	source := newSource(t.TempDir(), "")
+	conf := netconf.Conf{Name: "pods", AgentSocket: t.TempDir() + "/nobody"}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	_, first := source.lookup(ctx, conf, pod.ID{Namespace: "shop", Name: "web"})
+	_, second := source.lookup(t.Context(), conf, pod.ID{Namespace: "shop", Name: "other"})
+	if first == nil || !errors.Is(second, first) {
+		t.Errorf("first %v, then %v", first, second)
+	}
 }
 
 // Records of earlier versions don't have what was asked for.
