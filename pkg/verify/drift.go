@@ -25,6 +25,9 @@ func (c *checks) drift(ctx context.Context, record attachment.Record) {
 	case c.conf.Dialect.Name != record.Mesh:
 		c.finding(Drifted, restart, "the net conf says mesh %s today; the pod was programmed for %s", c.conf.Dialect.Name, record.Mesh)
 		return
+	case len(c.added()) == 0:
+		c.unknown(Drifted, recreate, "what would be programmed today is not known: neither the pod's record nor its namespace has an address")
+		return
 	}
 	var changes []string
 	err := c.ns.Do(func() (err error) {

@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/podns"
@@ -68,6 +69,11 @@ type run struct {
 }
 
 func (v Verifier) start() (*run, error) {
+	if v.Manifests != "" {
+		if _, err := kube.NewManifests(v.Manifests); err != nil {
+			return nil, err
+		}
+	}
 	f := v.WithDefaults()
 	r := &run{proc: f.Proc, source: newSource(cmp.Or(v.ConfDir, DefaultConfDir), v.Manifests)}
 	err := attachment.NewStore(f.StateDir).All(func(record attachment.Record, err error) {

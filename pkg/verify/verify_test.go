@@ -174,6 +174,8 @@ func TestTheRecordOfARepair(t *testing.T) {
 		r.Key, r.Addresses = attachment.RepairKey(uid, "eth0"), nil
 	})
 	s.wantFine()
+	s.inPod("ip", "addr", "flush", "dev", "eth0")
+	s.wantUnknown("drifted neither the pod's record nor its namespace has an address")
 }
 
 func TestManifestsReplaceTheSource(t *testing.T) {
@@ -196,6 +198,11 @@ func TestManifestsReplaceTheSource(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.compare(report.Pods[0].Findings, []string{"drifted MeshConfig spec.traffic.outboundPortExclusionList has 7000 today"})
+	}
+	v := s.verifier()
+	v.Manifests = s.path("nowhere")
+	if _, err := v.All(t.Context()); err == nil || !strings.Contains(err.Error(), "read manifests") {
+		t.Errorf("got %v", err)
 	}
 }
 
