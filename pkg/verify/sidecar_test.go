@@ -112,6 +112,24 @@ func TestIstio(t *testing.T) {
 	}
 }
 
+// The DNS proxy of osm-edge answers on IPv4 only.
+func TestTheDNSProxy(t *testing.T) {
+	for _, backend := range backends {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			s := newScene(t, "osm-edge", "sidecar")
+			s.conf["backend"] = backend
+			s.set(s.config, "spec/sidecar/localDNSProxy", map[string]any{"enable": true})
+			s.set(s.pod, "spec/dnsConfig", map[string]any{"nameservers": []string{"127.0.0.153"}})
+			s.add()
+			s.run("sidecar", "pipy", "1500:1500", "tcp/:15001", "tcp/:15003")
+			s.want("sidecar-listens nothing listens on UDP port 5300 of the proxy's DNS listener over IPv4, where DNS queries")
+			s.run("sidecar", "dns", "1500:1500", "udp4/127.0.0.153:5300")
+			s.wantFine()
+		})
+	}
+}
+
 // With one family programmed, the other bypasses the proxy.
 func TestAFamilyThatBypasses(t *testing.T) {
 	t.Parallel()
