@@ -29,6 +29,8 @@ type Dialect struct {
 	Revision string
 	// Prefixes begin the names of the annotations and labels that the mesh reads, slash included.
 	Prefixes []string
+	// Exclusions are what a user sets to keep traffic away from the proxy.
+	Exclusions Exclusions
 	// Proxy is the sidecar as the mesh runs it by default. A mesh that also identifies its proxy by its group has a GID here.
 	Proxy redirect.Proxy
 	// ProxyPorts are inbound ports that the proxy itself serves, such as metrics and probes.

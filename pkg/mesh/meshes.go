@@ -14,6 +14,7 @@ var dialects = []Dialect{
 		InitContainer: "osm-init",
 		Config:        osmConfig,
 		Prefixes:      []string{"openservicemesh.io/"},
+		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
 		ProxyPorts:    osmProxyPorts[:4],
 		PortUses:      osmPortUses,
@@ -26,6 +27,7 @@ var dialects = []Dialect{
 		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
 		Prefixes:      []string{"openservicemesh.io/"},
+		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
 		ProxyPorts:    osmProxyPorts,
 		PortUses:      osmPortUsesLater,
@@ -43,6 +45,7 @@ var dialects = []Dialect{
 		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
 		Prefixes:      []string{"openservicemesh.io/"},
+		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
 		ProxyPorts:    osmProxyPorts,
 		PortUses:      osmPortUsesLater,
@@ -62,6 +65,7 @@ var dialects = []Dialect{
 			Name:      "fsm-mesh-config",
 		},
 		Prefixes:   []string{"flomesh.io/"},
+		Exclusions: osmExclusions("flomesh.io/"),
 		Proxy:      redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
 		ProxyPorts: osmProxyPorts,
 		PortUses:   osmPortUsesLater,
@@ -84,8 +88,13 @@ var dialects = []Dialect{
 			Namespace: "istio-system",
 			Name:      "istio",
 		},
-		Revision:   "istio.io/rev", // the annotation since 1.18
-		Prefixes:   []string{"istio.io/", "sidecar.istio.io/", istioTraffic},
+		Revision: "istio.io/rev", // the annotation since 1.18
+		Prefixes: []string{"istio.io/", "sidecar.istio.io/", istioTraffic},
+		Exclusions: Exclusions{
+			OutboundPorts:  Setting{Annotation: istioTraffic + "excludeOutboundPorts"},
+			InboundPorts:   Setting{Annotation: istioTraffic + "excludeInboundPorts"},
+			OutboundRanges: Setting{Annotation: istioTraffic + "excludeOutboundIPRanges"},
+		},
 		Proxy:      redirect.Proxy{UID: 1337, GID: 1337, Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
 		ProxyPorts: []uint16{15020, 15021, 15090},
 		PortUses: map[uint16]string{

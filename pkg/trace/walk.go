@@ -5,288 +5,298 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-
-	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Step is a rule that the packet met.
-type Step struct {
-	// Hook is the base chain that the packet was in.
-	Hook string
-	// Depth is how many jumps led to the rule's chain.
-	Depth int
-	// Number is the rule's place in its chain among the rules of the packet's family, from 1.
-	Number int
-	Rule   rules.Rule
-	// Missed is the first match that didn't hold; nil if all did and the rule's target happened.
-	Missed rules.Match
-}
-
-// Path is every rule that a packet met, in order, and where the packet ends.
-type Path struct {
-	Packet  Packet
-	Steps   []Step
-	Verdict Verdict
-}
-
-// maxDepth is how deep chains may call each other (NFT_JUMP_STACK_SIZE).
-const maxDepth = 16
-
-// Walk walks the packet through the ruleset. A step is one rule of the ruleset: for one step per line of iptables, walk
-// iptext.For of the packet's family. It is an error if the ruleset has an unknown match or target, or a rule that no kernel
-// accepts, or if the packet can't exist. With an error, the path ends where it occurred.
-func Walk(rs rules.Ruleset, p Packet) (Path, error) {
-	w := &walk{rs: rs, path: Path{Packet: p}, s: start(p)}
-	err := errors.Join(p.check(), check(rs))
-	if err == nil {
-		err = w.walk()
-	}
+// Walk follows the packet on every way that it may take. It is an error if the packet can't exist, or if chains call each other in a
+// loop, which no kernel accepts.
+func Walk(ns *Namespace, p Packet) (Result, error) {
+	p, err := p.normal()
 	if err != nil {
-		return w.path, fmt.Errorf("walk: %w", err)
+		return Result{}, err
 	}
-	return w.path, nil
+	c := &choices{}
+	var leaves []leaf
+	for more := true; more; more = c.advance() {
+		if len(leaves) == maxWays {
+			leaves = append(leaves, tooMany(p, leaves))
+			return Result{Packet: p, Ways: flat(leaves)}, nil
+		}
+		way, err := walkOnce(ns, p, c)
+		if err != nil {
+			return Result{}, err
+		}
+		leaves = append(leaves, leaf{way, way.passed})
+	}
+	r := Result{Packet: p, Ways: join(leaves, 0)}
+	return r, addMisses(ns, p, r.Ways)
 }
 
-// walk is a packet on its path.
+// tooMany stands for the ways that are not followed.
+func tooMany(p Packet, leaves []leaf) leaf {
+	rest := 1.0
+	for _, l := range leaves {
+		rest -= l.Probability
+	}
+	return leaf{Way: Way{
+		Probability: max(rest, 0), Verdict: Unknown, Reason: fmt.Sprintf("there are more than %d ways", maxWays),
+		Packet: Final{From: p.Src, To: p.Dst, Mark: p.Mark, CTMark: p.CTMark},
+	}}
+}
+
+func flat(leaves []leaf) []Way {
+	var all []Way
+	for _, l := range leaves {
+		all = append(all, l.Way)
+	}
+	return all
+}
+
+// walkOnce follows one way: the one that the choices lead to.
+func walkOnce(ns *Namespace, p Packet, c *choices) (Way, error) {
+	w := newWalk(ns, p, c)
+	w.travel()
+	if w.err != nil {
+		return Way{}, w.err
+	}
+	way := w.way()
+	way.passed = slices.Clone(c.passed)
+	way.Probability = probability(way.passed)
+	return way, nil
+}
+
+// walk is a packet on one way.
 type walk struct {
-	rs   rules.Ruleset
-	s    state
-	zone uint16
-	lost bool // nat has translated a packet that TPROXY took
-	path Path
+	ns      *Namespace
+	choices *choices
+	assumed map[string]assumption // what this way assumes of conditions that are not known, by their text
+	added   map[*Set][]Element
+	deleted map[*Set][][]Value
+
+	packet    Packet // at the start
+	family    Family
+	src, dst  netip.AddrPort
+	in, out   string     // the interfaces, empty in a hook that has none
+	outKnown  bool       // the out interface is known
+	preferred netip.Addr // the source that the route prefers
+	missing   string     // what the last expression that is not known lacks
+	socket    bool
+	mark      uint32
+	ctMark    uint32
+	ct        tracking
+	zone      uint16
+	status    uint32
+	original  [2]netip.AddrPort // the connection's source and destination before NAT
+	bound     [2]bool           // NAT has decided over the destination, over the source
+
+	hook     Hook
+	missesOf place // where to note the rules that did not match
+	steps    []Step
+	ended    Outcome // "" while the packet is on its way
+	at       *Decision
+	reason   string
+	local    bool
+	stays    bool // the destination is an address of this namespace, whatever Routing knows
+	tproxy   netip.AddrPort
+	taken    bool // TPROXY has taken the packet
+	lost     bool // nat has translated a packet that TPROXY took
+	port     uint16
+	// Of the rule at hand: itself, its statements that are left, its verdict, what it changed, and how likely it matched.
+	current *Rule
+	rest    []Statement
+	verdict Verdict
+	effect  string
+	odds    float64
+	// returned is the last rule of the base chain at hand that returned, translated the rule that translated the destination.
+	returned   *Rule
+	translated *Decision
+	reroute    bool // a chain of type route has changed what routing looks at
+	err        error
 }
 
-func start(p Packet) state {
-	s := state{
-		protocol: p.Protocol, src: unmap(p.Src), dst: unmap(p.Dst),
-		socket: p.Direction == Out && !p.NoSocket, uid: p.UID, gid: p.GID,
-		mark: p.Mark, connMark: p.ConnMark, ctState: p.State, gateOpen: p.GateOpen,
+// tracking is what connection tracking knows of a packet.
+type tracking uint8
+
+const (
+	untracked tracking = iota // connection tracking comes later, or can't assign the packet
+	template                  // it comes later, but a rule has set the zone: the state is NEW
+	notrack                   // a rule keeps it off
+	tracked
+)
+
+func newWalk(ns *Namespace, p Packet, c *choices) *walk {
+	return &walk{
+		ns: ns, choices: c, assumed: map[string]assumption{}, packet: p, family: p.family(), src: p.Src, dst: p.Dst,
+		socket: p.Direction == Out && !p.NoSocket, mark: p.Mark, ctMark: p.CTMark,
 	}
-	if s.ctState == "" {
-		s.ctState = New
-	}
-	return s
 }
 
-func unmap(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
-
-func (w *walk) walk() error {
-	w.path.Verdict.Kind = Direct
-	travel := w.arrive
-	if w.path.Packet.Direction == Out {
-		travel = w.send
+// travel takes the packet from hook to hook.
+func (w *walk) travel() {
+	if w.packet.Direction == Out {
+		w.send()
+		return
 	}
-	if err := travel(); err != nil {
-		return err
+	w.in = w.packet.Interface
+	if w.pass(Ingress, w.in) && w.pass(Prerouting, "") {
+		w.received()
 	}
-	v := &w.path.Verdict
-	v.Addr, v.Mark, v.ConnMark, v.Zone, v.GateOpen = w.s.dst, w.s.mark, w.s.connMark, w.zone, w.s.gateOpen
-	if v.Kind == TProxied && !v.Local {
-		v.Kind = Dropped // the kernel does not forward a packet that a socket has
-	}
-	if v.Kind == TProxied && w.lost {
-		reset, err := w.resets()
-		if reset {
-			v.Kind = Reset
-		}
-		return err
-	}
-	return nil
 }
 
-// send takes the packet of a local process through OUTPUT and, if it stays in the pod, back in on lo.
-func (w *walk) send() error {
-	w.s.out = w.path.Packet.Interface
-	if w.local() {
-		w.s.out = Loopback
+// send takes the packet of a local process through OUTPUT and out, or back in on lo.
+func (w *walk) send() {
+	if !w.routeOut() {
+		return
 	}
-	if err := w.hook(rules.Output); err != nil || w.ended() {
-		return err
+	w.chooseSource()
+	if !w.pass(Output, "") {
+		return
 	}
-	// A new mark or destination may have changed the route. The rules saw the interface of the first route even so.
-	w.path.Verdict.Local = w.local()
-	if !w.path.Verdict.Local {
-		return nil
+	if w.reroute && !w.routeOut() {
+		return
 	}
-	w.s.in, w.s.out, w.s.socket = Loopback, "", false
-	return w.hook(rules.Prerouting)
+	if !w.pass(Postrouting, "") {
+		return
+	}
+	w.status |= StatusConfirmed
+	if !w.local {
+		w.leave()
+		return
+	}
+	w.in, w.out, w.socket, w.outKnown = Loopback, "", false, true
+	if w.pass(Prerouting, "") {
+		w.received()
+	}
 }
 
-// arrive takes in a packet from an interface.
-func (w *walk) arrive() error {
-	w.s.in = w.path.Packet.Interface
-	if err := w.hook(rules.Prerouting); err != nil || w.ended() {
-		return err
+// received routes a packet that came in.
+func (w *walk) received() {
+	if !w.routeIn() {
+		return
 	}
-	w.path.Verdict.Local = w.local()
-	return nil
+	if w.local {
+		w.out, w.outKnown = "", true
+		if w.pass(Input, "") {
+			w.end(w.delivered(), nil, "")
+		}
+		return
+	}
+	if w.taken {
+		w.end(Dropped, nil, "the kernel does not forward a packet that TPROXY took: no routing rule leads its mark to a local route")
+		return
+	}
+	if w.pass(Forward, "") && w.pass(Postrouting, "") {
+		w.leave()
+	}
 }
 
-// local reports whether the packet's route leads into the pod: by its destination, or by its mark.
-func (w *walk) local() bool {
-	dst := w.s.dst.Addr()
-	for _, addrs := range w.path.Packet.Local {
-		if slices.Contains(addrs, dst) {
-			return true
-		}
+func (w *walk) leave() {
+	if w.pass(Egress, w.out) {
+		w.end(Accepted, nil, "")
 	}
-	marked := func(r rules.LocalRoute) bool { return r.Mark == w.s.mark }
-	return dst.IsLoopback() || within(w.s.dst, w.rs.Setup.Loopback) || slices.ContainsFunc(w.rs.Setup.Routes, marked)
 }
 
-func (w *walk) ended() bool { return w.path.Verdict.Kind == Dropped }
-
-// hook takes the packet through the base chain of each table.
-func (w *walk) hook(name string) error {
-	back := w.s.ct == tracked // after OUTPUT, connection tracking and nat are done with the packet
-	for _, t := range rules.Tables {
-		if t == rules.Nat && (back || !w.begins()) {
-			continue
-		}
-		if _, err := w.chain(rules.Chain{Table: t, Name: name}, name, 0); err != nil || w.ended() {
-			return err
-		}
-		if t == rules.Raw {
-			w.s.ct = untracked
-			if w.s.ctState != rules.Invalid {
-				w.s.ct = tracked
-			}
-		}
+// delivered is the outcome of a packet that ends in the namespace.
+func (w *walk) delivered() Outcome {
+	switch {
+	case w.taken && w.lost:
+		return w.later()
+	case w.taken:
+		return TProxied
+	case w.port != 0:
+		return Redirected
 	}
-	return nil
+	return Accepted
 }
 
-// begins reports whether nat looks at the packet.
-func (w *walk) begins() bool {
-	return w.s.ct == tracked && (w.s.ctState == New || w.s.ctState == rules.Related)
+// later is the outcome for a connection whose first packet TPROXY has taken and nat translated. If TPROXY takes the later packets, too,
+// they are not translated yet at that point, so they do not belong to the connection that the listener has accepted.
+func (w *walk) later() Outcome {
+	p := w.packet
+	p.State, p.CTMark = CTEstablished, w.ctMark
+	r, err := Walk(w.ns, p)
+	if err != nil {
+		w.err = err
+		return Unknown
+	}
+	if slices.ContainsFunc(r.Ways, func(way Way) bool { return way.Verdict == TProxied }) {
+		w.reason = "nat translates a connection that TPROXY has taken: the listener resets it at its second packet"
+		return Rejected
+	}
+	return TProxied
 }
 
-// chain takes the packet through a chain and those it calls; done means that the table is done with the packet.
-func (w *walk) chain(c rules.Chain, hook string, depth int) (done bool, err error) {
-	if depth > maxDepth {
-		return true, fmt.Errorf("table %s chain %s: more than %d jumps deep: a loop", c.Table, c.Name, maxDepth)
+// end ends the packet. The first end counts; at defaults to what decided last.
+func (w *walk) end(o Outcome, at *Decision, reason string) {
+	if w.ended != "" {
+		return
 	}
-	number := 0
-	for _, r := range w.rs.Rules {
-		if r.Chain != c || !r.Concerns(rules.Of(w.s.dst.Addr())) {
-			continue
-		}
-		number++
-		step := Step{Hook: hook, Depth: depth, Number: number, Rule: r}
-		if step.Missed, err = w.missed(r, hook); err != nil {
-			return true, err
-		}
-		w.path.Steps = append(w.path.Steps, step)
-		if step.Missed != nil {
-			continue
-		}
-		if _, ok := r.Target.(rules.Return); ok {
-			return depth == 0, nil
-		}
-		if done, err = w.target(r, hook, depth); done || err != nil {
-			return true, err
-		}
+	w.ended = o
+	if at != nil {
+		w.at = at
 	}
-	return false, nil
+	if reason != "" {
+		w.reason = reason
+	}
 }
 
-// missed returns the first match that doesn't hold.
-func (w *walk) missed(r rules.Rule, hook string) (rules.Match, error) {
-	for _, m := range r.Matches {
-		switch m.(type) {
-		case rules.OwnerUID, rules.OwnerGID:
-			if hook == rules.Prerouting {
-				return nil, fmt.Errorf("table %s chain %s: PREROUTING has no owner to match", r.Chain.Table, r.Chain.Name)
-			}
-		default:
-		}
-		if ok, err := w.s.matches(m); err != nil || !ok {
-			return m, err
+func (w *walk) way() Way {
+	f := Final{
+		From: w.src, To: w.dst, Mark: w.mark, CTMark: w.ctMark, CTZone: w.zone, Local: w.local,
+		DNAT: w.status&StatusDNAT != 0, SNAT: w.status&StatusSNAT != 0,
+	}
+	if !w.local && w.outKnown {
+		f.Interface = w.out
+	}
+	way := Way{Verdict: w.ended, At: w.at, Reason: w.reason, Packet: f, Steps: w.steps}
+	if w.ended == Redirected || w.ended == TProxied {
+		way.Port = w.port
+		if w.taken {
+			way.Port = w.tproxy.Port()
 		}
 	}
-	return nil, nil
+	return way
 }
 
-// target applies the rule's target, except Return.
-func (w *walk) target(r rules.Rule, hook string, depth int) (done bool, err error) {
-	s := &w.s
-	switch t := r.Target.(type) {
-	case rules.Return: // its caller's
-	case rules.Jump:
-		return w.chain(rules.Chain{Table: r.Chain.Table, Name: string(t)}, hook, depth+1)
-	case rules.Accept:
-		return true, nil
-	case rules.Drop:
-		w.path.Verdict.Kind = Dropped
-		return true, nil
-	case rules.Redirect:
-		w.translate(Redirected, netip.AddrPortFrom(w.redirectAddr(hook), uint16(t)))
-		return true, nil
-	case rules.DNAT:
-		port := t.Port
-		if port == 0 {
-			port = s.dst.Port()
-		}
-		w.translate(Translated, netip.AddrPortFrom(t.Addr, port))
-		return true, nil
-	case rules.TProxy:
-		if hook != rules.Prerouting {
-			return true, fmt.Errorf("table %s chain %s: TPROXY works in PREROUTING only", r.Chain.Table, r.Chain.Name)
-		}
-		w.path.Verdict.Kind, w.path.Verdict.Port, s.mark = TProxied, t.Port, t.Mark
-		return true, nil
-	case rules.SetMark:
-		s.mark = uint32(t)
-	case rules.SaveMark:
-		if s.ct == tracked {
-			s.connMark = s.mark
-		}
-	case rules.RestoreMark:
-		if s.ct == tracked {
-			s.mark = s.connMark
-		}
-	case rules.Zone:
-		if s.ct == untracked { // the first zone counts, and a connection keeps its own
-			s.ct, w.zone = template, uint16(t)
-		}
-	case rules.OpenGate:
-		s.gateOpen = true
-	}
-	return false, nil
+func (w *walk) fail(err error) {
+	w.err = errors.Join(w.err, err)
+	w.ended = Unknown
 }
 
-// translate changes the destination. A packet that TPROXY has taken goes to its listener even so.
-func (w *walk) translate(k Kind, to netip.AddrPort) {
-	if w.path.Verdict.Kind == TProxied {
-		w.lost = w.lost || w.s.dst != to
-		k = TProxied
-	} else if k == Redirected {
-		w.path.Verdict.Port = to.Port()
-	}
-	w.path.Verdict.Kind, w.s.dst = k, to
+// note records something that no rule did.
+func (w *walk) note(text, effect string) {
+	w.steps = append(w.steps, Step{Hook: w.hook, Text: text, Effect: effect})
 }
 
-// redirectAddr is the address to which REDIRECT sends the packet: that of the interface.
-func (w *walk) redirectAddr(hook string) netip.Addr {
-	f := rules.Of(w.s.dst.Addr())
-	if hook == rules.Output {
-		return loopback[f]
+// assume says which branch this way takes at a condition that the walk doesn't know. The same condition has the same answer all along.
+func (w *walk) assume(condition, reason string, at *Decision, branches []string) int {
+	a, ok := w.assumed[condition]
+	if !ok {
+		a.branch, a.settled = w.choices.choose(choice{branches: len(branches), at: at, reason: reason})
+		w.assumed[condition] = a
 	}
-	for _, a := range w.path.Packet.Local[w.s.in] {
-		if rules.Of(a) == f {
-			return a
+	says := branches[a.branch]
+	if a.settled {
+		says = eitherWay
+	}
+	w.steps = append(w.steps, Step{Hook: w.hook, Chain: at.Chain, Rule: at.Rule, Text: at.Text, Unknown: reason, Assumed: says})
+	return a.branch
+}
+
+// assumption is the answer that a way gives to a condition.
+type assumption struct {
+	branch  int
+	settled bool
+}
+
+// chance says which branch this way takes where chance decides.
+func (w *walk) chance(odds []float64) int {
+	branch := 0
+	for i, p := range odds {
+		if p == 1 {
+			return i
 		}
 	}
-	return w.s.dst.Addr()
-}
-
-var loopback = map[rules.Family]netip.Addr{rules.IPv4: netip.AddrFrom4([4]byte{127, 0, 0, 1}), rules.IPv6: netip.IPv6Loopback()}
-
-// resets reports whether TPROXY takes the connection's later packets as well. They are not translated yet at that point, so
-// they do not belong to the connection that the listener has accepted.
-func (w *walk) resets() (bool, error) {
-	later := w.path.Packet
-	later.State, later.ConnMark = rules.Established, w.s.connMark
-	path, err := Walk(w.rs, later)
-	return path.Verdict.Kind == TProxied, err
+	branch, _ = w.choices.choose(choice{branches: len(odds), odds: odds})
+	w.odds *= odds[branch]
+	return branch
 }

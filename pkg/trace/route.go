@@ -1,0 +1,169 @@
+package trace
+
+import (
+	"fmt"
+	"net/netip"
+
+	"golang.org/x/sys/unix"
+)
+
+// routeOut routes a packet of this namespace. It returns false if the packet has ended.
+func (w *walk) routeOut() bool {
+	w.reroute = false
+	r := &w.ns.Routing
+	if w.stays {
+		w.local, w.out, w.outKnown = true, Loopback, true
+		return true
+	}
+	res := r.Lookup(w.query(""))
+	if res.Unknown == "" {
+		return w.follow(res, w.packet.ToInterface)
+	}
+	if isLocal, known := w.isLocal(); known && isLocal {
+		w.local, w.out, w.outKnown = true, Loopback, true
+		return true
+	}
+	w.local, w.out, w.outKnown = false, w.packet.ToInterface, w.packet.ToInterface != ""
+	return true
+}
+
+// routeIn routes a packet that came in.
+func (w *walk) routeIn() bool {
+	if w.stays {
+		w.local = true
+		return true
+	}
+	res := w.ns.Routing.Lookup(w.query(w.in))
+	if res.Unknown != "" {
+		return w.routeInUnknown(res.Unknown)
+	}
+	if res.Type == "unicast" && !w.ns.Routing.forwards(w.family) {
+		w.end(Dropped, nil, fmt.Sprintf("the packet is for %s, which is not an address of this namespace, and forwarding is off", w.dst.Addr()))
+		return false
+	}
+	return w.follow(res, w.packet.ToInterface)
+}
+
+func (w *walk) routeInUnknown(why string) bool {
+	isLocal, known := w.isLocal()
+	if !known && w.packet.ToInterface == "" {
+		question := fmt.Sprintf("it is not known whether %s is an address of this namespace", w.dst.Addr())
+		isLocal = w.assume(question, question, &Decision{Text: "route"}, []string{"it is one", "it is none"}) == 0
+	}
+	w.local = isLocal
+	if !isLocal {
+		w.out, w.outKnown = w.packet.ToInterface, w.packet.ToInterface != ""
+		w.note("route: "+why, "")
+	}
+	return true
+}
+
+// isLocal reports whether the destination is an address of this namespace, as far as its addresses tell.
+func (w *walk) isLocal() (local, known bool) {
+	kind, known := w.ns.Routing.Type(w.dst.Addr(), "")
+	return kind == "local" || kind == "broadcast" && w.packet.Direction == In, known
+}
+
+// follow goes where a route leads.
+func (w *walk) follow(res RouteResult, force string) bool {
+	switch res.Type {
+	case "local", "broadcast", "anycast":
+		w.local, w.out, w.outKnown = true, Loopback, true
+		if w.packet.Direction == In {
+			w.out = ""
+		}
+		w.note("route: delivered here", "")
+		return true
+	case "unicast", "multicast":
+		w.local, w.out, w.outKnown = false, res.Dev, true
+		if force != "" {
+			w.out = force
+		}
+		w.preferred = res.PrefSrc
+		via := ""
+		if res.Via.IsValid() {
+			via = " via " + res.Via.String()
+		}
+		w.note(fmt.Sprintf("route: %s%s dev %s", w.dst.Addr(), via, w.out), "")
+		return true
+	case "unreachable", "prohibit":
+		w.end(Rejected, &Decision{Text: "route"}, fmt.Sprintf("the route to %s is of type %s", w.dst.Addr(), res.Type))
+	case "blackhole":
+		w.end(Dropped, &Decision{Text: "route"}, fmt.Sprintf("the route to %s is of type blackhole", w.dst.Addr()))
+	default:
+		w.end(Rejected, &Decision{Text: "route"}, fmt.Sprintf("there is no route to %s", w.dst.Addr()))
+	}
+	return false
+}
+
+func (w *walk) query(in string) RouteQuery {
+	return RouteQuery{
+		Family: w.family, Src: w.src.Addr(), Dst: w.dst.Addr(), IIF: in, Mark: w.mark, UID: w.packet.UID,
+		Protocol: w.packet.Protocol, Sport: w.src.Port(), Dport: w.dst.Port(),
+	}
+}
+
+// chooseSource gives a packet without a source the one that its route has.
+func (w *walk) chooseSource() {
+	if w.src.Addr().IsValid() {
+		return
+	}
+	addr := w.preferred
+	if !addr.IsValid() && w.local {
+		addr = w.dst.Addr()
+	}
+	if !addr.IsValid() {
+		addr, _ = w.ns.Routing.primary(w.out, w.family)
+	}
+	w.src = netip.AddrPortFrom(addr, w.src.Port())
+}
+
+// masqueradeAddr is the address of the interface by which the packet leaves.
+func (w *walk) masqueradeAddr() netip.Addr {
+	if !w.outKnown {
+		return netip.Addr{}
+	}
+	q := w.query("")
+	q.Src, q.OIF = netip.Addr{}, w.out
+	if res := w.ns.Routing.Lookup(q); res.Unknown == "" && res.PrefSrc.IsValid() {
+		return res.PrefSrc
+	}
+	addr, _ := w.ns.Routing.primary(w.out, w.family)
+	return addr
+}
+
+var addrTypes = map[string]uint8{
+	"unicast": unix.RTN_UNICAST, "local": unix.RTN_LOCAL, "broadcast": unix.RTN_BROADCAST, "anycast": unix.RTN_ANYCAST,
+	"multicast": unix.RTN_MULTICAST, "blackhole": unix.RTN_BLACKHOLE, "unreachable": unix.RTN_UNREACHABLE, "prohibit": unix.RTN_PROHIBIT,
+}
+
+func (w *walk) addrType(a netip.Addr, dev string) ([]Value, bool) {
+	if !a.IsValid() {
+		return w.notKnown("the address is not known")
+	}
+	kind, known := w.ns.Routing.Type(a, dev)
+	if !known {
+		return w.notKnown(fmt.Sprintf("it is not known whether %s is an address of this namespace", a))
+	}
+	return one(addrTypes[kind])
+}
+
+// primary is the first address that a link has in a family.
+func (r *Routing) primary(link string, f Family) (netip.Addr, bool) {
+	for _, l := range r.Links {
+		if l.Name != link {
+			continue
+		}
+		for _, p := range l.Addrs {
+			if p.Addr().Is4() == (f == IP) && !p.Addr().IsLinkLocalUnicast() {
+				return p.Addr(), true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func (r *Routing) forwards(f Family) bool {
+	on, ok := r.Forwarding[f]
+	return on || !ok
+}

@@ -1,0 +1,341 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/signal"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/advice"
+	"github.com/detour-cni/detour/pkg/livetrace"
+	"github.com/detour-cni/detour/pkg/snapshot"
+	"github.com/detour-cni/detour/pkg/trace"
+	"github.com/detour-cni/detour/pkg/trace/iptsave"
+	"github.com/detour-cni/detour/pkg/trace/nftjson"
+)
+
+type traceOptions struct {
+	output output
+	packet packetOptions
+	files  fileOptions
+	live   liveOptions
+	follow bool
+	wait   time.Duration
+}
+
+func traceCommand() *cobra.Command {
+	var o traceOptions
+	c := &cobra.Command{
+		Use:   "trace (--pod NAMESPACE/NAME | --netns PATH | --node | FILES) (--out | --in IFACE) --to IP:PORT",
+		Short: "Say where a packet goes, and which rule decides",
+		Long: `Walk a packet through the netfilter hooks of a network namespace as the kernel does. Nothing is sent.
+The rules and routes are those of a pod on this node, of the node itself, or of the files of a bug report.
+Exit code 1: the packet is dropped or rejected on some way. 3: on some way it is not known what happens.`,
+		Example: `  detourctl trace --pod shop/web --out --to 10.0.0.6:7000
+  detourctl trace --node --in flannel.1 --from 10.224.0.0 --to 10.224.2.16:80
+  detourctl trace --iptables-save rules.txt --addr addr.json --out --to 10.96.0.10:53 --proto udp`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return o.run(c.Context(), screenOf(c)) },
+	}
+	o.output.register(c)
+	o.packet.register(c)
+	o.files.register(c)
+	o.live.register(c)
+	c.Flags().BoolVar(&o.follow, "live", false, "send the packet, or with --in wait for it, and print the way that the kernel says it took")
+	c.Flags().DurationVar(&o.wait, "wait", 30*time.Second, "with --live, how long to wait for the packet")
+	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "iptables-save")
+	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "ip6tables-save")
+	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "nft")
+	c.MarkFlagsOneRequired("pod", "netns", "node", "iptables-save", "ip6tables-save", "nft")
+	return c
+}
+
+func (o traceOptions) run(ctx context.Context, s screen) error {
+	if err := o.output.check(); err != nil {
+		return err
+	}
+	p, err := o.packet.packet()
+	if err != nil {
+		return err
+	}
+	switch {
+	case o.follow && !o.live.given():
+		return errors.New("--live needs a live namespace: --pod, --netns or --node")
+	case o.follow:
+		return o.followLive(ctx, s, p)
+	case o.live.given():
+		ns, err := o.live.namespace()
+		if err != nil {
+			return err
+		}
+		return walk(s, o.output, ns, p)
+	}
+	ns, err := o.files.namespace(p)
+	if err != nil {
+		return err
+	}
+	return walk(s, o.output, ns, p)
+}
+
+// followLive prints the way that the kernel says the packet took.
+func (o traceOptions) followLive(ctx context.Context, s screen, p trace.Packet) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, unix.SIGTERM)
+	defer stop()
+	var ns *trace.Namespace
+	var r trace.Result
+	err := o.live.do(func() (err error) {
+		if ns, err = snapshot.Read(); err != nil {
+			return err
+		}
+		r, err = livetrace.Follow(ctx, ns, p, o.wait, func() {
+			if p.Direction == trace.In {
+				fmt.Fprintf(os.Stderr, "waiting for %s, at most %s\n", p, o.wait)
+			}
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return answer(s, o.output, ns, r)
+}
+
+func walk(s screen, as output, ns *trace.Namespace, p trace.Packet) error {
+	r, err := trace.Walk(ns, p)
+	if err != nil {
+		return err
+	}
+	return answer(s, as, ns, r)
+}
+
+// answer prints where the packet goes.
+func answer(s screen, as output, ns *trace.Namespace, r trace.Result) (err error) {
+	say := advice.Of(ns, r)
+	if as == "json" {
+		err = printJSON(s, jsonOf(r, say))
+	} else {
+		err = picture{screen: s}.print(r, say)
+	}
+	if err != nil {
+		return err
+	}
+	return verdictError(r.Ways)
+}
+
+// verdictError is the exit code of the ways.
+func verdictError(ways []trace.Way) error {
+	code := 0
+	for _, w := range ways {
+		switch w.Verdict {
+		case trace.Dropped, trace.Rejected:
+			return codeError{code: exitFinding}
+		case trace.Unknown:
+			code = exitUnknown
+		case trace.Accepted, trace.Redirected, trace.TProxied:
+		}
+	}
+	if code != 0 {
+		return codeError{code: code}
+	}
+	return nil
+}
+
+type packetOptions struct {
+	out                      bool
+	in, toIface              string
+	from, to, proto, state   string
+	uid, gid, mark, connMark uint32
+}
+
+func (o *packetOptions) register(c *cobra.Command) {
+	f := c.Flags()
+	f.BoolVar(&o.out, "out", false, "a process of the namespace sends the packet")
+	f.StringVar(&o.in, "in", "", "the packet comes in on this interface")
+	f.StringVar(&o.from, "from", "", "its source, IP or IP:PORT; a packet that goes out gets its route's source")
+	f.StringVar(&o.to, "to", "", "its destination, IP:PORT, or IP with --proto icmp")
+	f.StringVar(&o.proto, "proto", "tcp", "its protocol: tcp, udp, sctp or icmp")
+	f.StringVar(&o.state, "state", "new", "its connection tracking state: new, established, related, invalid or untracked")
+	f.StringVar(&o.toIface, "to-iface", "", "the interface by which it leaves, where the routes don't say")
+	f.Uint32Var(&o.uid, "uid", 0, "the user of the process that sends it")
+	f.Uint32Var(&o.gid, "gid", 0, "the group of the process that sends it")
+	f.Uint32Var(&o.mark, "mark", 0, "its mark")
+	f.Uint32Var(&o.connMark, "connmark", 0, "its connection's mark")
+	c.MarkFlagsOneRequired("out", "in")
+	c.MarkFlagsMutuallyExclusive("out", "in")
+	if err := c.MarkFlagRequired("to"); err != nil {
+		panic(err)
+	}
+}
+
+var traceStates = map[string]uint32{
+	"new": trace.CTNew, "established": trace.CTEstablished, "related": trace.CTRelated, "invalid": trace.CTInvalid, "untracked": trace.CTUntracked,
+}
+
+var traceProtocols = map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "sctp": unix.IPPROTO_SCTP, "icmp": unix.IPPROTO_ICMP}
+
+// echoRequest is the type of a ping.
+var echoRequest = map[bool]uint8{true: 8, false: 128} // IPv4, IPv6
+
+func (o packetOptions) packet() (p trace.Packet, err error) {
+	p = trace.Packet{
+		Direction: trace.Out, ToInterface: o.toIface, Interface: o.in, UID: o.uid, GID: o.gid, Mark: o.mark, CTMark: o.connMark,
+		Protocol: traceProtocols[o.proto], State: traceStates[o.state],
+	}
+	if !o.out {
+		p.Direction = trace.In
+	}
+	if p.Protocol == 0 {
+		return p, fmt.Errorf("--proto: %q is none of tcp, udp, sctp, icmp", o.proto)
+	}
+	if p.State == 0 {
+		return p, fmt.Errorf("--state: %q is none of new, established, related, invalid, untracked", o.state)
+	}
+	if p.Dst, err = endpoint("--to", o.to); err != nil {
+		return p, err
+	}
+	icmp := o.proto == "icmp"
+	switch {
+	case !icmp && p.Dst.Port() == 0:
+		return p, fmt.Errorf("--to: %q has no port: write IP:PORT, or [IP]:PORT for IPv6", o.to)
+	case icmp:
+		p.ICMPType = echoRequest[p.Dst.Addr().Is4()]
+		if p.Dst.Addr().Is6() {
+			p.Protocol = unix.IPPROTO_ICMPV6
+		}
+	}
+	switch {
+	case o.from != "":
+		p.Src, err = endpoint("--from", o.from)
+	case p.Direction == trace.In:
+		err = errors.New("--from: a packet that comes in needs its source")
+	}
+	if err == nil && p.Src.IsValid() && p.Src.Addr().Is4() != p.Dst.Addr().Is4() {
+		err = fmt.Errorf("--from: %s is not of the address family of --to %s", p.Src.Addr(), p.Dst.Addr())
+	}
+	return p, err
+}
+
+// endpoint reads "IP", "IP:PORT" or "[IP]:PORT".
+func endpoint(flag, s string) (netip.AddrPort, error) {
+	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
+		return netip.AddrPortFrom(a.Unmap(), 0), nil
+	}
+	a, err := netip.ParseAddrPort(s)
+	if err != nil {
+		return a, fmt.Errorf("%s: %q is neither IP nor IP:PORT", flag, s)
+	}
+	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), nil
+}
+
+// fileOptions are the files of a bug report.
+type fileOptions struct {
+	iptables, ip6tables []string
+	nft, ipset          string
+	route, addr, rule   string
+}
+
+func (o *fileOptions) register(c *cobra.Command) {
+	f := c.Flags()
+	f.StringArrayVar(&o.iptables, "iptables-save", nil, "output of iptables-save (again for that of iptables-legacy-save)")
+	f.StringArrayVar(&o.ip6tables, "ip6tables-save", nil, "output of ip6tables-save")
+	f.StringVar(&o.nft, "nft", "", "output of `nft -j list ruleset`")
+	f.StringVar(&o.ipset, "ipset", "", "output of `ipset save`")
+	f.StringVar(&o.route, "route", "", "output of `ip -j route show table all`")
+	f.StringVar(&o.addr, "addr", "", "output of `ip -j addr`")
+	f.StringVar(&o.rule, "rule", "", "output of `ip -j rule`")
+}
+
+func (o fileOptions) namespace(p trace.Packet) (*trace.Namespace, error) {
+	ns := &trace.Namespace{}
+	if o.nft == "" {
+		if p.Dst.Addr().Is4() && len(o.iptables) == 0 {
+			return nil, errors.New("the packet is IPv4, but --ip6tables-save has the rules of IPv6: add --iptables-save")
+		}
+		if p.Dst.Addr().Is6() && len(o.ip6tables) == 0 {
+			return nil, errors.New("the packet is IPv6, but --iptables-save has the rules of IPv4: add --ip6tables-save")
+		}
+	}
+	sets, err := o.sets()
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range o.iptables {
+		if err := readTables(ns, "--iptables-save", path, trace.IP, sets); err != nil {
+			return nil, err
+		}
+	}
+	for _, path := range o.ip6tables {
+		if err := readTables(ns, "--ip6tables-save", path, trace.IP6, sets); err != nil {
+			return nil, err
+		}
+	}
+	if o.nft != "" {
+		data, err := readFile("--nft", o.nft)
+		if err != nil {
+			return nil, err
+		}
+		tables, err := nftjson.Read(data)
+		if err != nil {
+			return nil, fmt.Errorf("--nft %s: %w", o.nft, err)
+		}
+		ns.Tables = append(ns.Tables, tables...)
+	}
+	return ns, nil
+}
+
+func (o fileOptions) sets() (map[string]*iptsave.IPSet, error) {
+	if o.ipset == "" {
+		return nil, nil
+	}
+	data, err := readFile("--ipset", o.ipset)
+	if err != nil {
+		return nil, err
+	}
+	sets, err := iptsave.ReadSets(data)
+	if err != nil {
+		return nil, fmt.Errorf("--ipset %s: %w", o.ipset, err)
+	}
+	return sets, nil
+}
+
+func readTables(ns *trace.Namespace, flag, path string, f trace.Family, sets map[string]*iptsave.IPSet) error {
+	data, err := readFile(flag, path)
+	if err != nil {
+		return err
+	}
+	tables, err := iptsave.Read(data, f, iptsave.Unnamed, sets)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", flag, path, err)
+	}
+	ns.Tables = append(ns.Tables, tables...)
+	return nil
+}
+
+// maxFile is the most bytes that a file of a bug report may have.
+const maxFile = 256 << 20
+
+func readFile(flag, path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	}
+	defer file.Close()
+	data, err := io.ReadAll(io.LimitReader(file, maxFile+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", flag, err)
+	case len(data) > maxFile:
+		return nil, fmt.Errorf("%s: %s is larger than %d MiB", flag, path, maxFile>>20)
+	case len(strings.TrimSpace(string(data))) == 0:
+		return nil, fmt.Errorf("%s: %s is empty", flag, path)
+	}
+	return data, nil
+}
