@@ -60,3 +60,19 @@ func (l *Listener) SetDeadline(t time.Time) error { return l.file.SetReadDeadlin
 
 // Close leaves the group. It ends a Receive that waits.
 func (l *Listener) Close() error { return l.file.Close() }
+
+// Join joins another group of the same protocol. What the kernel tells to several groups arrives in order.
+func (l *Listener) Join(group int) error {
+	raw, err := l.file.SyscallConn()
+	if err != nil {
+		return fmt.Errorf("join netlink group %d: %w", group, err)
+	}
+	var refused error
+	err = raw.Control(func(fd uintptr) {
+		refused = unix.SetsockoptInt(int(fd), unix.SOL_NETLINK, unix.NETLINK_ADD_MEMBERSHIP, group)
+	})
+	if err := errors.Join(err, refused); err != nil {
+		return fmt.Errorf("join netlink group %d: %w", group, err)
+	}
+	return nil
+}
