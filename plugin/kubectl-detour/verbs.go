@@ -1,0 +1,140 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// verb is one of detourctl's verbs and what it needs to be run for a target.
+type verb struct {
+	name, question string
+	about          string
+	examples       string
+	every          bool   // it looks at all pods of a workload, not at the first ready one
+	stream         string // the flag with which it answers until it is stopped
+	inside         bool   // it runs inside the pod, without any right
+	pod, node      rights
+}
+
+// rights are what detourctl's container gets.
+type rights struct {
+	capabilities []corev1.Capability
+	folders      []string // of the host, read-only
+	processes    bool     // it sees the host's processes
+}
+
+// The rights of whom looks at a pod: NET_ADMIN lists netfilter's rules and connections, SYS_ADMIN enters the pod's network
+// namespace, SYS_PTRACE opens it through another user's process. The kubelet's log folders tell which process is whose.
+var (
+	intoPod = rights{
+		capabilities: []corev1.Capability{"NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"},
+		folders:      []string{"/var/log/pods"},
+		processes:    true,
+	}
+	ofNode = rights{capabilities: []corev1.Capability{"NET_ADMIN"}}
+	verify = rights{
+		capabilities: intoPod.capabilities,
+		folders:      []string{"/run", "/var/log/pods"}, // detour's records are in /run/detour, which not every node has
+		processes:    true,
+	}
+)
+
+var verbs = []verb{
+	{
+		name:     "verify",
+		question: "Is this pod, or every pod of this node, as it should be?",
+		about:    "Of a workload, every pod that runs is verified; the exit code is the highest.\n",
+		examples: `  kubectl detour verify pod/web-0 -n shop
+  kubectl detour verify deploy/web -o json
+  kubectl detour verify node/worker-1`,
+		every: true,
+		pod:   verify,
+		node:  verify,
+	},
+	{
+		name:     "trace",
+		question: "Where does this packet go, and which rule decides?",
+		about: `Of a workload, the first ready pod is taken. --to and --from may be svc/NAME[:PORT], which stands for the service's ClusterIP, and
+pod/NAME[:PORT], which stands for the pod's address.
+`,
+		examples: `  kubectl detour trace deploy/web --out --to svc/redis:6379
+  kubectl detour trace node/worker-1 --in cni0 --from pod/web-0 --to svc/data/redis:6379
+  kubectl detour trace pod/web-0 --live --out --to 203.0.113.1:443`,
+		stream: "live",
+		pod:    intoPod,
+		node:   ofNode,
+	},
+	{
+		name:     "conns",
+		question: "Which connections does the pod have, and did the proxy pass them on?",
+		about:    "Of a workload, the first ready pod is taken.\n",
+		examples: `  kubectl detour conns pod/web-0
+  kubectl detour conns deploy/web --watch`,
+		stream: "watch",
+		pod:    intoPod,
+		node:   ofNode,
+	},
+	{
+		name:     "probe",
+		question: "Does redirection work in this pod?",
+		about: `The probe runs inside the pod, as an ephemeral container that fits the Pod Security Standard restricted. It ends within seconds,
+also after Ctrl-C; Kubernetes keeps its entry in the pod's specification until the pod is deleted.
+`,
+		examples: `  kubectl detour probe pod/web-0`,
+		inside:   true,
+	},
+}
+
+func (v verb) rights(of target) rights {
+	if of.pod == nil {
+		return v.node
+	}
+	return v.pod
+}
+
+// streams reports whether the arguments make detourctl answer until it is stopped.
+func (v verb) streams(args []string) bool {
+	return v.stream != "" && slices.ContainsFunc(args, func(arg string) bool { return arg == "--"+v.stream || arg == "--"+v.stream+"=true" })
+}
+
+// rightsTable says what detourctl's pod may do, for each verb and kind of target.
+func rightsTable() string {
+	var b strings.Builder
+	b.WriteString("detourctl's pod is on the host's network and has no ServiceAccount token. What else it gets:\n\n")
+	row := func(cells ...any) { fmt.Fprintf(&b, "  %-7s %-5s %-33s %-10s %s\n", cells...) }
+	row("VERB", "OF", "CAPABILITIES", "PROCESSES", "FOLDERS (read-only)")
+	for _, v := range verbs {
+		if v.inside {
+			row(v.name, "pod", "none", "the pod's", "none")
+			continue
+		}
+		row(v.name, "pod", v.pod.list(), v.pod.seen(), v.pod.mounted())
+		row(v.name, "node", v.node.list(), v.node.seen(), v.node.mounted())
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+func (r rights) list() string {
+	var names []string
+	for _, c := range r.capabilities {
+		names = append(names, string(c))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (r rights) seen() string {
+	if r.processes {
+		return "the host's"
+	}
+	return "its own"
+}
+
+func (r rights) mounted() string {
+	if r.folders == nil {
+		return "none"
+	}
+	return strings.Join(r.folders, ", ")
+}
