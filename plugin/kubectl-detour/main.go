@@ -10,7 +10,9 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 )
 
 // version is set by the build.
@@ -33,6 +35,7 @@ func run(args []string, stdout, stderr io.Writer) int {
 	// Without SIGPIPE, a reader that leaves, such as head, would end this process ahead of its pod.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGPIPE)
 	defer stop()
+	klog.SetLogger(logr.Discard()) // an error is told once, as the result
 	root := rootCommand()
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -27,17 +27,12 @@ func (t target) String() string {
 	return fmt.Sprintf("pod %s/%s on node %s", t.pod.Namespace, t.pod.Name, t.node)
 }
 
-// args tell detourctl the target. The kubelet runs a static pod under the hash of its manifest, not under the UID of its copy in the
-// API.
-func (t target) args() []string {
-	if t.pod == nil {
-		return []string{"--node"}
-	}
-	uid := string(t.pod.UID)
+// uid is the one under which the kubelet runs the pod: a static pod's is the hash of its manifest, not the UID of its copy in the API.
+func (t target) uid() string {
 	if hash := t.pod.Annotations["kubernetes.io/config.hash"]; t.pod.Annotations[corev1.MirrorPodAnnotationKey] != "" && hash != "" {
-		uid = hash
+		return hash
 	}
-	return []string{"--pod", t.pod.Namespace + "/" + t.pod.Name, "--pod-uid", uid}
+	return string(t.pod.UID)
 }
 
 // workloads are the kinds that select pods by spec.selector. The last name is the resource.

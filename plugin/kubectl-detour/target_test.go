@@ -105,12 +105,19 @@ func TestDetourctlIsToldThePod(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, of := range map[string]target{
-		"--pod shop/web --pod-uid uid-web":          {pod: &web},
-		"--pod kube-system/etcd --pod-uid original": {pod: static},
-		"--node": {node: "n1"},
+		"shop/web --pod-uid uid-web":          {pod: &web},
+		"kube-system/etcd --pod-uid original": {pod: static},
+		"":                                    {node: "n1"},
 	} {
-		if got := strings.Join(of.args(), " "); got != want {
+		if got := strings.Join(verb{positional: true}.targetArgs(of), " "); got != want {
 			t.Errorf("got %s, want %s", got, want)
+		}
+		flags := strings.TrimSpace("--pod " + want)
+		if of.pod == nil {
+			flags = "--node"
+		}
+		if got := strings.Join(verb{}.targetArgs(of), " "); got != flags {
+			t.Errorf("got %s, want %s", got, flags)
 		}
 	}
 }

@@ -107,7 +107,7 @@ func (t tool) podFor(v verb, of target, args []string, env []corev1.EnvVar) *cor
 				Name:            "detourctl",
 				Image:           t.image,
 				ImagePullPolicy: t.pullPolicy,
-				Command:         slices.Concat([]string{"/detourctl", v.name}, of.args(), args),
+				Command:         slices.Concat([]string{"/detourctl", v.name}, v.targetArgs(of), args),
 				Env:             env,
 				SecurityContext: &corev1.SecurityContext{
 					AllowPrivilegeEscalation: new(false),

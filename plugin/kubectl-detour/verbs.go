@@ -13,6 +13,7 @@ type verb struct {
 	name, question string
 	about          string
 	examples       string
+	positional     bool   // detourctl takes the pod as an argument, and none for the node
 	every          bool   // it looks at all pods of a workload, not at the first ready one
 	stream         string // the flag with which it answers until it is stopped
 	inside         bool   // it runs inside the pod, without any right
@@ -36,9 +37,11 @@ var (
 	}
 	ofNode = rights{capabilities: []corev1.Capability{"NET_ADMIN"}}
 	verify = rights{
-		capabilities: intoPod.capabilities,
-		folders:      []string{"/run", "/var/log/pods"}, // detour's records are in /run/detour, which not every node has
-		processes:    true,
+		// DAC_READ_SEARCH lists other users' open files: who listens at a port.
+		capabilities: append([]corev1.Capability{"DAC_READ_SEARCH"}, intoPod.capabilities...),
+		// detour's records and socket are in /run/detour, which not every node has, its net conf is where the runtime's are.
+		folders:   []string{"/etc/cni/net.d", "/run", "/var/log/pods"},
+		processes: true,
 	}
 )
 
@@ -50,9 +53,10 @@ var verbs = []verb{
 		examples: `  kubectl detour verify pod/web-0 -n shop
   kubectl detour verify deploy/web -o json
   kubectl detour verify node/worker-1`,
-		every: true,
-		pod:   verify,
-		node:  verify,
+		positional: true,
+		every:      true,
+		pod:        verify,
+		node:       verify,
 	},
 	{
 		name:     "trace",
@@ -95,6 +99,21 @@ func (v verb) rights(of target) rights {
 	return v.pod
 }
 
+// targetArgs tell detourctl the target.
+func (v verb) targetArgs(of target) []string {
+	switch {
+	case of.pod == nil && v.positional:
+		return nil
+	case of.pod == nil:
+		return []string{"--node"}
+	}
+	args := []string{of.pod.Namespace + "/" + of.pod.Name, "--pod-uid", of.uid()}
+	if !v.positional {
+		args = append([]string{"--pod"}, args...)
+	}
+	return args
+}
+
 // streams reports whether the arguments make detourctl answer until it is stopped.
 func (v verb) streams(args []string) bool {
 	return v.stream != "" && slices.ContainsFunc(args, func(arg string) bool { return arg == "--"+v.stream || arg == "--"+v.stream+"=true" })
@@ -104,7 +123,7 @@ func (v verb) streams(args []string) bool {
 func rightsTable() string {
 	var b strings.Builder
 	b.WriteString("detourctl's pod is on the host's network and has no ServiceAccount token. What else it gets:\n\n")
-	row := func(cells ...any) { fmt.Fprintf(&b, "  %-7s %-5s %-33s %-10s %s\n", cells...) }
+	row := func(cells ...any) { fmt.Fprintf(&b, "  %-7s %-5s %-50s %-10s %s\n", cells...) }
 	row("VERB", "OF", "CAPABILITIES", "PROCESSES", "FOLDERS (read-only)")
 	for _, v := range verbs {
 		if v.inside {
