@@ -84,8 +84,8 @@ var dialects = []Dialect{
 			Namespace: "istio-system",
 			Name:      "istio",
 		},
-		Revision:   "istio.io/rev", // the annotation since 1.18
-		Prefixes:   []string{"istio.io/", "sidecar.istio.io/", istioTraffic},
+		Revision: "istio.io/rev", // the annotation since 1.18
+		Prefixes: []string{"istio.io/", "sidecar.istio.io/", istioTraffic},
 		Exclusions: Exclusions{
 			OutboundPorts:  Setting{Annotation: istioTraffic + "excludeOutboundPorts"},
 			InboundPorts:   Setting{Annotation: istioTraffic + "excludeInboundPorts"},

@@ -15,6 +15,7 @@ import (
 	"github.com/detour-cni/detour/pkg/advice"
 	"github.com/detour-cni/detour/pkg/trace"
 	"github.com/detour-cni/detour/pkg/trace/iptsave"
+	"github.com/detour-cni/detour/pkg/trace/nftjson"
 )
 
 type traceOptions struct {
@@ -197,7 +198,7 @@ func endpoint(flag, s string) (netip.AddrPort, error) {
 // fileOptions are the files of a bug report.
 type fileOptions struct {
 	iptables, ip6tables []string
-	nft                 string
+	nft, ipset          string
 	route, addr, rule   string
 }
 
@@ -206,6 +207,7 @@ func (o *fileOptions) register(c *cobra.Command) {
 	f.StringArrayVar(&o.iptables, "iptables-save", nil, "output of iptables-save (again for that of iptables-legacy-save)")
 	f.StringArrayVar(&o.ip6tables, "ip6tables-save", nil, "output of ip6tables-save")
 	f.StringVar(&o.nft, "nft", "", "output of `nft -j list ruleset`")
+	f.StringVar(&o.ipset, "ipset", "", "output of `ipset save`")
 	f.StringVar(&o.route, "route", "", "output of `ip -j route show table all`")
 	f.StringVar(&o.addr, "addr", "", "output of `ip -j addr`")
 	f.StringVar(&o.rule, "rule", "", "output of `ip -j rule`")
@@ -221,25 +223,55 @@ func (o fileOptions) namespace(p trace.Packet) (*trace.Namespace, error) {
 			return nil, errors.New("the packet is IPv6, but --iptables-save has the rules of IPv4: add --ip6tables-save")
 		}
 	}
+	sets, err := o.sets()
+	if err != nil {
+		return nil, err
+	}
 	for _, path := range o.iptables {
-		if err := readTables(ns, "--iptables-save", path, trace.IP); err != nil {
+		if err := readTables(ns, "--iptables-save", path, trace.IP, sets); err != nil {
 			return nil, err
 		}
 	}
 	for _, path := range o.ip6tables {
-		if err := readTables(ns, "--ip6tables-save", path, trace.IP6); err != nil {
+		if err := readTables(ns, "--ip6tables-save", path, trace.IP6, sets); err != nil {
 			return nil, err
 		}
+	}
+	if o.nft != "" {
+		data, err := readFile("--nft", o.nft)
+		if err != nil {
+			return nil, err
+		}
+		tables, err := nftjson.Read(data)
+		if err != nil {
+			return nil, fmt.Errorf("--nft %s: %w", o.nft, err)
+		}
+		ns.Tables = append(ns.Tables, tables...)
 	}
 	return ns, nil
 }
 
-func readTables(ns *trace.Namespace, flag, path string, f trace.Family) error {
+func (o fileOptions) sets() (map[string]*iptsave.IPSet, error) {
+	if o.ipset == "" {
+		return nil, nil
+	}
+	data, err := readFile("--ipset", o.ipset)
+	if err != nil {
+		return nil, err
+	}
+	sets, err := iptsave.ReadSets(data)
+	if err != nil {
+		return nil, fmt.Errorf("--ipset %s: %w", o.ipset, err)
+	}
+	return sets, nil
+}
+
+func readTables(ns *trace.Namespace, flag, path string, f trace.Family, sets map[string]*iptsave.IPSet) error {
 	data, err := readFile(flag, path)
 	if err != nil {
 		return err
 	}
-	tables, err := iptsave.Read(data, f, iptsave.Unnamed, nil)
+	tables, err := iptsave.Read(data, f, iptsave.Unnamed, sets)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", flag, path, err)
 	}

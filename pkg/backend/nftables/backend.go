@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/detour-cni/detour/pkg/backend/internal/driver"
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 

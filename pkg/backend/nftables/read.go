@@ -7,8 +7,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/netlink"
+	"github.com/detour-cni/detour/pkg/nft"
 )
 
 // Read lists the table of the calling thread's namespace as String of a Table prints it, without the gate's element. It is

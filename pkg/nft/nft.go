@@ -21,6 +21,11 @@ func Open() (Conn, error) {
 	return Conn{c}, err
 }
 
+// Listen receives what nf_tables tells a multicast group of nfnetlink, such as unix.NFNLGRP_NFTRACE; see netlink.Listen.
+func Listen(group, buffer int) (*netlink.Listener, error) {
+	return netlink.Listen(unix.NETLINK_NETFILTER, group, buffer)
+}
+
 const (
 	subsystem  = unix.NFNL_SUBSYS_NFTABLES << 8
 	headerSize = 4 // struct nfgenmsg
