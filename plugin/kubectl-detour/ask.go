@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strconv"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -63,8 +62,8 @@ func (c client) plan(ctx context.Context, v verb, name string, args []string, na
 		return nil, nil, err
 	}
 	for _, of := range targets {
-		if of.pod == nil && v.inside {
-			return nil, nil, fmt.Errorf("%s runs inside a pod: name one instead of %s", v.name, of)
+		if of.pod == nil && v.node == nil {
+			return nil, nil, fmt.Errorf("%s is about a pod: name one instead of %s", v.name, of)
 		}
 		if err := c.checkNode(ctx, of.node); err != nil {
 			return nil, nil, err
@@ -75,7 +74,7 @@ func (c client) plan(ctx context.Context, v verb, name string, args []string, na
 }
 
 func (o *options) askOne(ctx context.Context, s session, t tool, v verb, of target, args []string) error {
-	env := screen(s.stdout)
+	env := []corev1.EnvVar{reader(s.stdout)}
 	if v.inside {
 		container := t.containerFor(v, args, env)
 		if o.dryRun {
@@ -90,20 +89,14 @@ func (o *options) askOne(ctx context.Context, s session, t tool, v verb, of targ
 	return s.inPod(ctx, pod)
 }
 
-// screen tells detourctl, which writes to a log, what the reader has: two streams, and a terminal perhaps.
-func screen(stdout io.Writer) []corev1.EnvVar {
-	env := []corev1.EnvVar{{Name: "DETOURCTL_STDERR_MARK", Value: stderrMark}}
-	file, ok := stdout.(*os.File)
-	if !ok || !term.IsTerminal(int(file.Fd())) {
-		return env
+// reader tells detourctl, whose output is a log, of the reader's terminal: its width, 0 if there is none, and whether it has colour.
+func reader(stdout io.Writer) corev1.EnvVar {
+	width, colour := 0, false
+	if file, ok := stdout.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		width, _, _ = term.GetSize(int(file.Fd())) // 0 is as good an answer as none
+		colour = os.Getenv("NO_COLOR") == ""       //nolint:forbidigo // https://no-color.org
 	}
-	if width, _, err := term.GetSize(int(file.Fd())); err == nil {
-		env = append(env, corev1.EnvVar{Name: "COLUMNS", Value: strconv.Itoa(width)})
-	}
-	if os.Getenv("NO_COLOR") == "" {
-		env = append(env, corev1.EnvVar{Name: "CLICOLOR_FORCE", Value: "1"})
-	}
-	return env
+	return corev1.EnvVar{Name: "KUBECTL_DETOUR", Value: fmt.Sprint(width, colour)}
 }
 
 func printYAML(out io.Writer, object any) error {

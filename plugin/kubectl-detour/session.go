@@ -23,7 +23,7 @@ const (
 	statusTime = 30 * time.Second
 )
 
-// stderrMark begins each line of detourctl's standard error: a container's log has both streams in one.
+// stderrMark begins each line that detourctl writes to standard error: a container's log has both streams in one.
 const stderrMark = "\x1e"
 
 // session runs detourctl in containers, one after the other.

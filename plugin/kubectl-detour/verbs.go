@@ -13,11 +13,12 @@ type verb struct {
 	name, question string
 	about          string
 	examples       string
-	positional     bool   // detourctl takes the pod as an argument, and none for the node
-	every          bool   // it looks at all pods of a workload, not at the first ready one
-	stream         string // the flag with which it answers until it is stopped
-	inside         bool   // it runs inside the pod, without any right
-	pod, node      rights
+	positional     bool     // detourctl takes the pod as an argument, and none for the node
+	every          bool     // it looks at all pods of a workload, not at the first ready one
+	stream         []string // the flags with which it answers until it is stopped
+	inside         bool     // it runs inside the pod, without any right
+	pod            rights
+	node           *rights // nil if it is about pods only
 }
 
 // rights are what detourctl's container gets.
@@ -35,7 +36,6 @@ var (
 		folders:      []string{"/var/log/pods"},
 		processes:    true,
 	}
-	ofNode = rights{capabilities: []corev1.Capability{"NET_ADMIN"}}
 	verify = rights{
 		// DAC_READ_SEARCH lists other users' open files: who listens at a port.
 		capabilities: append([]corev1.Capability{"DAC_READ_SEARCH"}, intoPod.capabilities...),
@@ -43,6 +43,7 @@ var (
 		folders:   []string{"/etc/cni/net.d", "/run", "/var/log/pods"},
 		processes: true,
 	}
+	conns = rights{capabilities: verify.capabilities, folders: []string{"/run", "/var/log/pods"}, processes: true}
 )
 
 var verbs = []verb{
@@ -56,7 +57,7 @@ var verbs = []verb{
 		positional: true,
 		every:      true,
 		pod:        verify,
-		node:       verify,
+		node:       &verify,
 	},
 	{
 		name:     "trace",
@@ -67,9 +68,9 @@ pod/NAME[:PORT], which stands for the pod's address.
 		examples: `  kubectl detour trace deploy/web --out --to svc/redis:6379
   kubectl detour trace node/worker-1 --in cni0 --from pod/web-0 --to svc/data/redis:6379
   kubectl detour trace pod/web-0 --live --out --to 203.0.113.1:443`,
-		stream: "live",
+		stream: []string{"--live"},
 		pod:    intoPod,
-		node:   ofNode,
+		node:   &rights{capabilities: []corev1.Capability{"NET_ADMIN"}},
 	},
 	{
 		name:     "conns",
@@ -77,9 +78,8 @@ pod/NAME[:PORT], which stands for the pod's address.
 		about:    "Of a workload, the first ready pod is taken.\n",
 		examples: `  kubectl detour conns pod/web-0
   kubectl detour conns deploy/web --watch`,
-		stream: "watch",
-		pod:    intoPod,
-		node:   ofNode,
+		stream: []string{"--watch", "-w"},
+		pod:    conns,
 	},
 	{
 		name:     "probe",
@@ -94,7 +94,7 @@ also after Ctrl-C; Kubernetes keeps its entry in the pod's specification until t
 
 func (v verb) rights(of target) rights {
 	if of.pod == nil {
-		return v.node
+		return *v.node
 	}
 	return v.pod
 }
@@ -116,24 +116,35 @@ func (v verb) targetArgs(of target) []string {
 
 // streams reports whether the arguments make detourctl answer until it is stopped.
 func (v verb) streams(args []string) bool {
-	return v.stream != "" && slices.ContainsFunc(args, func(arg string) bool { return arg == "--"+v.stream || arg == "--"+v.stream+"=true" })
+	return slices.ContainsFunc(args, func(arg string) bool { return slices.Contains(v.stream, strings.TrimSuffix(arg, "=true")) })
 }
 
 // rightsTable says what detourctl's pod may do, for each verb and kind of target.
 func rightsTable() string {
 	var b strings.Builder
 	b.WriteString("detourctl's pod is on the host's network and has no ServiceAccount token. What else it gets:\n\n")
-	row := func(cells ...any) { fmt.Fprintf(&b, "  %-7s %-5s %-50s %-10s %s\n", cells...) }
-	row("VERB", "OF", "CAPABILITIES", "PROCESSES", "FOLDERS (read-only)")
-	for _, v := range verbs {
-		if v.inside {
-			row(v.name, "pod", "none", "the pod's", "none")
-			continue
-		}
-		row(v.name, "pod", v.pod.list(), v.pod.seen(), v.pod.mounted())
-		row(v.name, "node", v.node.list(), v.node.seen(), v.node.mounted())
+	for _, row := range append([][]string{{"VERB", "OF", "CAPABILITIES", "PROCESSES", "FOLDERS (read-only)"}}, rightsRows()...) {
+		fmt.Fprintf(&b, "  %-7s %-5s %-50s %-10s %s\n", row[0], row[1], row[2], row[3], row[4])
 	}
 	return strings.TrimRight(b.String(), "\n")
+}
+
+func rightsRows() [][]string {
+	var rows [][]string
+	row := func(v verb, kind string, r rights) {
+		rows = append(rows, []string{v.name, kind, r.list(), r.seen(), r.mounted()})
+	}
+	for _, v := range verbs {
+		if v.inside {
+			rows = append(rows, []string{v.name, "pod", "none", "the pod's", "none"})
+			continue
+		}
+		row(v, "pod", v.pod)
+		if v.node != nil {
+			row(v, "node", *v.node)
+		}
+	}
+	return rows
 }
 
 func (r rights) list() string {

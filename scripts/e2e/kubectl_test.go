@@ -149,13 +149,13 @@ func TestKubectlDetourSaysWhyNot(t *testing.T) {
 	startServer(t, namespace)
 	for args, want := range map[string]string{
 		"conns pod/gone":                                      "there is no pod why-not/gone",
-		"conns node/gone":                                     "there is no node gone",
+		"trace node/gone":                                     "there is no node gone",
 		"conns deploy/gone":                                   "there is no deploy why-not/gone",
 		"conns pod/server pod/other":                          "one target at a time: pod/server or pod/other",
 		"conns":                                               "conns whom?",
 		"conns svc/server":                                    "svc/server: this is for pod, node, ",
 		"conns --watch pod/server":                            "name the target ahead of --watch",
-		"probe node/gone":                                     "probe runs inside a pod: name one instead of node gone",
+		"probe node/gone":                                     "probe is about a pod: name one instead of node gone",
 		"trace pod/server --to svc/gone":                      "--to svc/gone: there is no svc why-not/gone",
 		"trace pod/server --to svc/server:1":                  "service why-not/server has 8000/TCP: choose one",
 		"conns pod/server --tool-namespace=why-not":           "kubectl label namespace why-not pod-security.kubernetes.io/enforce=privileged",
@@ -215,7 +215,7 @@ func TestKubectlDetourTakesItsPodAlong(t *testing.T) {
 			t.Errorf("%s: exit code %d, want %d", tt.how, code, tt.code)
 		}
 		wantNoToolPods(t, []string{tt.how})
-		if left := shell(t, "pgrep -f /detourctl || :"); left != "" {
+		if left := shell(t, "pgrep -f '[/]detourctl' || :"); left != "" {
 			t.Errorf("%s: detourctl still runs: %s", tt.how, left)
 		}
 	}
