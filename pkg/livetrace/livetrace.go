@@ -33,6 +33,7 @@ func Follow(ctx context.Context, ns *trace.Namespace, p trace.Packet, wait time.
 	if err != nil {
 		return trace.Result{}, err
 	}
+	t.Ends = true
 	defer func() { err = errors.Join(err, t.Close()) }()
 	defer context.AfterFunc(ctx, func() { _ = t.SetDeadline(time.Unix(1, 0)) })()
 	if err := t.SetDeadline(time.Now().Add(wait)); err != nil {

@@ -94,7 +94,7 @@ func (w *walk) unknown(text, reason string) control {
 // eitherWay notes a condition that does not matter.
 func (w *walk) eitherWay(text, reason string) control {
 	r := w.current
-	w.steps = append(w.steps, Step{Hook: w.hook, Chain: r.Chain, Rule: r, Unknown: reason, Assumed: "either way, nothing changes"})
+	w.steps = append(w.steps, Step{Hook: w.hook, Chain: r.Chain, Rule: r, Unknown: reason, Assumed: eitherWay})
 	return missed
 }
 

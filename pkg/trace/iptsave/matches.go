@@ -69,6 +69,10 @@ var modules = map[string]map[string]option{
 	"statistic": {
 		"--mode": {1, statisticMode, nil}, "--probability": {1, probability, nil}, "--every": {1, every, nil}, "--packet": {1, packet, nil},
 	},
+	"nfacct": {"--nfacct-name": {1, always, nil}}, // counts
+	"recent": { // a packet that only goes into the list matches
+		"--set": {0, always, nil}, "--name": {1, nothing, nil}, "--mask": {1, nothing, nil}, "--rsource": {0, nothing, nil}, "--rdest": {0, nothing, nil},
+	},
 	"set":     {"--match-set": {2, matchSet, nil}},
 	"iprange": {"--src-range": {1, addressRange(trace.Saddr), nil}, "--dst-range": {1, addressRange(trace.Daddr), nil}},
 }
@@ -85,12 +89,20 @@ func (p *parser) match(left trace.Expr, right *trace.Set, text string) {
 func nothing(*parser, []string, string) error { return nil }
 
 func module(p *parser, args []string, text string) error {
-	p.module = args[0]
+	p.module, p.begin, p.doubt = args[0], p.next-2, 0
 	if p.next < len(p.tokens) && p.tokens[p.next].text == "[unknown]" {
 		return errors.New("the rule's binary form is not known")
 	}
 	if _, ok := modules[p.module]; !ok && (p.next == len(p.tokens) || !strings.HasPrefix(p.tokens[p.next].text, "--")) {
 		p.add(trace.UnknownMatch{Text: text})
+	}
+	return nil
+}
+
+// always is an option that holds for every packet.
+func always(p *parser, _ []string, _ string) error {
+	if p.not {
+		return errors.New("a walk does not know what its negation means")
 	}
 	return nil
 }
