@@ -62,7 +62,7 @@ func (c client) plan(ctx context.Context, v verb, name string, args []string, na
 		return nil, nil, err
 	}
 	for _, of := range targets {
-		if of.pod == nil && v.node == nil {
+		if _, ok := v.rightsFor(of, args); !ok {
 			return nil, nil, fmt.Errorf("%s is about a pod: name one instead of %s", v.name, of)
 		}
 		if err := c.checkNode(ctx, of.node); err != nil {

@@ -20,6 +20,13 @@ type target struct {
 	chosen bool // from a workload
 }
 
+func (t target) kind() string {
+	if t.pod == nil {
+		return "node"
+	}
+	return "pod"
+}
+
 func (t target) String() string {
 	if t.pod == nil {
 		return "node " + t.node

@@ -75,9 +75,9 @@ func (o *options) tool(ctx context.Context, c client) (tool, error) {
 
 // podFor is detourctl's pod for a verb. Nothing but the node's kubelet decides whether it runs: not the scheduler, no taint, no network.
 func (t tool) podFor(v verb, of target, args []string, env []corev1.EnvVar) *corev1.Pod {
-	r := v.rights(of)
+	r, _ := v.rightsFor(of, args)
 	deadline := answerDeadline
-	if v.streams(args) {
+	if given(args, v.stream...) {
 		deadline = streamDeadline
 	}
 	p := &corev1.Pod{

@@ -42,14 +42,12 @@ func TestImageAndNamespaceOfTheTool(t *testing.T) {
 }
 
 func TestThePodHasTheRightsOfItsVerbAndNoOthers(t *testing.T) {
-	of := map[string]target{"pod": {node: "n1", pod: &corev1.Pod{}}, "node": {node: "n1"}}
+	targets := map[string]target{"pod": {node: "n1", pod: &corev1.Pod{}}, "node": {node: "n1"}}
 	for _, v := range verbs {
-		for kind, of := range of {
-			if v.inside || of.pod == nil && v.node == nil {
-				continue
-			}
-			p := tool{namespace: "tools", image: "x"}.podFor(v, of, []string{"-o", "json"}, nil)
-			container, want := p.Spec.Containers[0], v.rights(of)
+		for _, want := range v.rights {
+			args := strings.Fields("-o json " + want.with)
+			p := tool{namespace: "tools", image: "x"}.podFor(v, targets[want.of], args, nil)
+			container := p.Spec.Containers[0]
 			var mounted []string
 			for i, m := range container.VolumeMounts {
 				if !m.ReadOnly || p.Spec.Volumes[i].HostPath.Path != m.MountPath {
@@ -59,10 +57,10 @@ func TestThePodHasTheRightsOfItsVerbAndNoOthers(t *testing.T) {
 			}
 			if !slices.Equal(container.SecurityContext.Capabilities.Add, want.capabilities) || !slices.Equal(mounted, want.folders) ||
 				p.Spec.HostPID != want.processes || *p.Spec.AutomountServiceAccountToken || p.Spec.NodeName != "n1" {
-				t.Errorf("%s of a %s: %+v", v.name, kind, p.Spec)
+				t.Errorf("%s of a %s: %+v", v.name, want.of, p.Spec)
 			}
-			if command := strings.Join(container.Command, " "); !strings.HasPrefix(command, "/detourctl "+v.name+" ") || !strings.HasSuffix(command, " -o json") {
-				t.Errorf("%s of a %s runs %s", v.name, kind, command)
+			if command := strings.Join(container.Command, " "); !strings.HasPrefix(command, "/detourctl "+v.name+" ") || !strings.HasSuffix(command, strings.Join(args, " ")) {
+				t.Errorf("%s of a %s runs %s", v.name, want.of, command)
 			}
 		}
 	}

@@ -15,37 +15,26 @@ type verb struct {
 	examples       string
 	positional     bool     // detourctl takes the pod as an argument, and none for the node
 	every          bool     // it looks at all pods of a workload, not at the first ready one
-	stream         []string // the flags with which it answers until it is stopped
 	inside         bool     // it runs inside the pod, without any right
-	pod            rights
-	node           *rights // nil if it is about pods only
+	stream         []string // the flags with which it answers until it is stopped
+	rights         []rights // the last that fits holds
 }
 
 // rights are what detourctl's container gets.
 type rights struct {
+	of           string // pod or node
+	with         string // a flag, or "" for any
 	capabilities []corev1.Capability
 	folders      []string // of the host, read-only
 	processes    bool     // it sees the host's processes
 }
 
-// The rights of whom looks at a pod: NET_ADMIN lists netfilter's rules and connections, SYS_ADMIN enters the pod's network
-// namespace, SYS_PTRACE opens it through another user's process. The kubelet's log folders tell which process is whose.
-var (
-	intoPod = rights{
-		capabilities: []corev1.Capability{"NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"},
-		folders:      []string{"/var/log/pods"},
-		processes:    true,
-	}
-	verify = rights{
-		// DAC_READ_SEARCH lists other users' open files: who listens at a port.
-		capabilities: append([]corev1.Capability{"DAC_READ_SEARCH"}, intoPod.capabilities...),
-		// detour's records and socket are in /run/detour, which not every node has, its net conf is where the runtime's are.
-		folders:   []string{"/etc/cni/net.d", "/run", "/var/log/pods"},
-		processes: true,
-	}
-	conns = rights{capabilities: verify.capabilities, folders: []string{"/run", "/var/log/pods"}, processes: true}
-)
-
+// What the capabilities are for: NET_ADMIN lists netfilter's rules and connections. SYS_ADMIN enters a pod's network namespace, and
+// SYS_PTRACE opens it by another user's process. DAC_READ_SEARCH lists another user's open files: who has a socket. SETUID and SETGID
+// send for another user.
+//
+// What the folders are for: the kubelet's log folders tell which process is which pod's. detour's records and socket are in /run/detour,
+// which not every node has, and its net conf is in /etc/cni/net.d.
 var verbs = []verb{
 	{
 		name:     "verify",
@@ -56,8 +45,10 @@ var verbs = []verb{
   kubectl detour verify node/worker-1`,
 		positional: true,
 		every:      true,
-		pod:        verify,
-		node:       &verify,
+		rights: []rights{
+			{"pod", "", []corev1.Capability{"DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/etc/cni/net.d", "/run", "/var/log/pods"}, true},
+			{"node", "", []corev1.Capability{"DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/etc/cni/net.d", "/run", "/var/log/pods"}, true},
+		},
 	},
 	{
 		name:     "trace",
@@ -69,8 +60,12 @@ pod/NAME[:PORT], which stands for the pod's address.
   kubectl detour trace node/worker-1 --in cni0 --from pod/web-0 --to svc/data/redis:6379
   kubectl detour trace pod/web-0 --live --out --to 203.0.113.1:443`,
 		stream: []string{"--live"},
-		pod:    intoPod,
-		node:   &rights{capabilities: []corev1.Capability{"NET_ADMIN"}},
+		rights: []rights{
+			{"pod", "", []corev1.Capability{"NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/var/log/pods"}, true},
+			{"node", "", []corev1.Capability{"NET_ADMIN"}, nil, false},
+			{"pod", "--live", []corev1.Capability{"NET_ADMIN", "SETGID", "SETUID", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/var/log/pods"}, true},
+			{"node", "--live", []corev1.Capability{"NET_ADMIN", "SETGID", "SETUID"}, nil, false},
+		},
 	},
 	{
 		name:     "conns",
@@ -79,7 +74,9 @@ pod/NAME[:PORT], which stands for the pod's address.
 		examples: `  kubectl detour conns pod/web-0
   kubectl detour conns deploy/web --watch`,
 		stream: []string{"--watch", "-w"},
-		pod:    conns,
+		rights: []rights{
+			{"pod", "", []corev1.Capability{"DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/run", "/var/log/pods"}, true},
+		},
 	},
 	{
 		name:     "probe",
@@ -89,14 +86,23 @@ also after Ctrl-C; Kubernetes keeps its entry in the pod's specification until t
 `,
 		examples: `  kubectl detour probe pod/web-0`,
 		inside:   true,
+		rights:   []rights{{of: "pod"}},
 	},
 }
 
-func (v verb) rights(of target) rights {
-	if of.pod == nil {
-		return *v.node
+// rightsFor returns what detourctl needs. ok is false if the verb is not about such a target.
+func (v verb) rightsFor(of target, args []string) (r rights, ok bool) {
+	for _, each := range v.rights {
+		if each.of == of.kind() && (each.with == "" || given(args, each.with)) {
+			r, ok = each, true
+		}
 	}
-	return v.pod
+	return r, ok
+}
+
+// given reports whether the arguments have one of the flags, which are boolean.
+func given(args []string, flags ...string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool { return slices.Contains(flags, strings.TrimSuffix(arg, "=true")) })
 }
 
 // targetArgs tell detourctl the target.
@@ -114,34 +120,21 @@ func (v verb) targetArgs(of target) []string {
 	return args
 }
 
-// streams reports whether the arguments make detourctl answer until it is stopped.
-func (v verb) streams(args []string) bool {
-	return slices.ContainsFunc(args, func(arg string) bool { return slices.Contains(v.stream, strings.TrimSuffix(arg, "=true")) })
-}
-
-// rightsTable says what detourctl's pod may do, for each verb and kind of target.
+// rightsTable says what detourctl's pod may do.
 func rightsTable() string {
 	var b strings.Builder
 	b.WriteString("detourctl's pod is on the host's network and has no ServiceAccount token. What else it gets:\n\n")
 	for _, row := range append([][]string{{"VERB", "OF", "CAPABILITIES", "PROCESSES", "FOLDERS (read-only)"}}, rightsRows()...) {
-		fmt.Fprintf(&b, "  %-7s %-5s %-50s %-10s %s\n", row[0], row[1], row[2], row[3], row[4])
+		fmt.Fprintf(&b, "  %-12s %-5s %-51s %-10s %s\n", row[0], row[1], row[2], row[3], row[4])
 	}
 	return strings.TrimRight(b.String(), "\n")
 }
 
 func rightsRows() [][]string {
 	var rows [][]string
-	row := func(v verb, kind string, r rights) {
-		rows = append(rows, []string{v.name, kind, r.list(), r.seen(), r.mounted()})
-	}
 	for _, v := range verbs {
-		if v.inside {
-			rows = append(rows, []string{v.name, "pod", "none", "the pod's", "none"})
-			continue
-		}
-		row(v, "pod", v.pod)
-		if v.node != nil {
-			row(v, "node", *v.node)
+		for _, r := range v.rights {
+			rows = append(rows, []string{strings.TrimSpace(v.name + " " + r.with), r.of, r.list(), r.seen(v.inside), r.mounted()})
 		}
 	}
 	return rows
@@ -152,11 +145,17 @@ func (r rights) list() string {
 	for _, c := range r.capabilities {
 		names = append(names, string(c))
 	}
+	if names == nil {
+		return "none"
+	}
 	return strings.Join(names, ", ")
 }
 
-func (r rights) seen() string {
-	if r.processes {
+func (r rights) seen(inside bool) string {
+	switch {
+	case inside:
+		return "the pod's"
+	case r.processes:
 		return "the host's"
 	}
 	return "its own"
