@@ -142,16 +142,20 @@ func (c *Conn) read() ([]answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	var answers []answer
-	for b := c.buf[:n]; len(b) >= HeaderSize; {
+	return messages(c.buf[:n]), nil
+}
+
+// messages splits what one read returned. It stops at the first that is malformed.
+func messages(b []byte) (all []answer) {
+	for len(b) >= HeaderSize {
 		length := int(binary.NativeEndian.Uint32(b))
 		if length < HeaderSize || length > len(b) {
 			break
 		}
-		answers = append(answers, answer{binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:]), binary.NativeEndian.Uint32(b[8:]), b[HeaderSize:length]})
+		all = append(all, answer{binary.NativeEndian.Uint16(b[4:]), binary.NativeEndian.Uint16(b[6:]), binary.NativeEndian.Uint32(b[8:]), b[HeaderSize:length]})
 		b = b[min((length+3)&^3, len(b)):]
 	}
-	return answers, nil
+	return all
 }
 
 // Refusal is the kernel's error for one message. It wraps the errno.

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -163,5 +164,52 @@ func TestAttributesAreReadAsTheyAreWritten(t *testing.T) {
 	f := Parse(nested[3])
 	if f.Text(1) != "a" || f.Number(2) != 7 || f.Text(5) != "" || f.Number(5) != 0 || f.Number(1) != 0 {
 		t.Errorf("nested: %v", f)
+	}
+}
+
+func TestAListenerSaysWhatItHasLost(t *testing.T) {
+	t.Parallel()
+	ns := nettest.StartNamespace(t, "listen")
+	c := open(t, ns, unix.NETLINK_NETFILTER)
+	var l *Listener
+	err := ns.Do(func() (err error) {
+		l, err = Listen(unix.NETLINK_NETFILTER, unix.NFNLGRP_NFTABLES, 1) // the kernel's least buffer
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	count := func(kind int, _ []byte) {
+		if kind == nfTables|unix.NFT_MSG_NEWTABLE {
+			seen++
+		}
+	}
+	if err := errors.Join(c.addTables(0, 1), l.Receive(count)); err != nil || seen != 1 {
+		t.Errorf("got %d, %v", seen, err)
+	}
+	for i := range 100 {
+		if err := c.addTables(1+i, 2+i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.Receive(count); !errors.Is(err, ErrLost) {
+		t.Errorf("got %v", err)
+	}
+	_ = l.SetDeadline(time.Now().Add(time.Second))
+	for err = nil; err == nil; {
+		err = l.Receive(count)
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) || seen < 2 || seen >= 101 {
+		t.Errorf("got %d, %v", seen, err)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := l.Receive(count); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("after Close: %v", err)
+	}
+	if _, err := Listen(unix.NETLINK_NETFILTER, 1000, 1); err == nil || !strings.Contains(err.Error(), "join netlink group 1000") {
+		t.Errorf("a group that isn't: %v", err)
 	}
 }

@@ -14,8 +14,8 @@ import (
 
 	goiptables "github.com/coreos/go-iptables/iptables"
 
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/iptext"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 

@@ -7,7 +7,7 @@ import (
 	"strings"
 
 	"github.com/detour-cni/detour/pkg/backend/internal/driver"
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -43,6 +43,22 @@ func (Backend) Restore(context.Context, *os.File, driver.State, []driver.State) 
 // Differences compares the kernel's table with the payload.
 func (Backend) Differences(_ context.Context, s driver.State) ([]string, error) {
 	return Differences(programmed(s))
+}
+
+// Lines are those with a comment, as each rule has one.
+func (Backend) Lines(s driver.State) []string {
+	var lines []string
+	chain := ""
+	for line := range strings.Lines(programmed(s)) {
+		line = strings.TrimSpace(line)
+		if name, ok := strings.CutPrefix(line, "chain "); ok {
+			chain = strings.TrimSuffix(name, " {")
+		}
+		if rule, _, ok := strings.Cut(line, ` comment "`); ok {
+			lines = append(lines, chain+": "+rule)
+		}
+	}
+	return lines
 }
 
 // RuleCount counts comments, as each rule has one.

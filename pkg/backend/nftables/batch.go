@@ -5,8 +5,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/netlink"
+	"github.com/detour-cni/detour/pkg/nft"
 )
 
 // batch is a transaction about detour's table.

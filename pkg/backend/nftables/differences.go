@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 

@@ -5,8 +5,8 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
 )
@@ -106,6 +106,6 @@ func FuzzPrintRule(f *testing.F) {
 		if first, second := r.String(), r.String(); first != second {
 			t.Errorf("%q and %q", first, second)
 		}
-		readComment(code)
+		nft.Comment(code)
 	})
 }

@@ -6,7 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
+	"github.com/detour-cni/detour/pkg/nft"
 )
 
 // lack is a feature that the kernel lacks if it refuses a message in this way.

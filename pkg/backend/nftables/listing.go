@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
+	"github.com/detour-cni/detour/pkg/nft"
 )
 
 // tableName is the name of the one table, of family inet.

@@ -8,8 +8,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/netlink"
+	"github.com/detour-cni/detour/pkg/nft"
 )
 
 // Name is what state and logs call this backend.

@@ -12,8 +12,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/detour-cni/detour/pkg/backend/internal/nft"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
 )
