@@ -130,7 +130,7 @@ func (t *ruleset) namedSet(name string) *trace.Set {
 	if s := t.sets[name]; s != nil {
 		return s
 	}
-	s := &trace.Set{Name: name, Unknown: "the file does not have it"}
+	s := &trace.Set{Name: name, Unknown: "the file does not have set " + name}
 	if raw := t.named[name]; raw != nil {
 		elements, _ := decode(raw.Elem).([]any)
 		s = readSet(name, elements, kindsOfType(decode(raw.Type)), kindsOfType(decode(raw.Map)))
@@ -165,7 +165,7 @@ func readSet(name string, elements []any, keys, data []*kind) *trace.Set {
 	for _, x := range elements {
 		e, ok := readElement(x, keys, data)
 		if !ok {
-			s.Unknown = "it has an element that is not known: " + elementText(x, keys, data)
+			s.Unknown = strings.TrimSpace("set "+name) + " has an element that is not known: " + elementText(x, keys, data)
 			return s
 		}
 		s.Elements = append(s.Elements, e)
