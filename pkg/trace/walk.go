@@ -109,6 +109,7 @@ type walk struct {
 	// returned is the last rule of the base chain at hand that returned, translated the rule that translated the destination.
 	returned   *Rule
 	translated *Decision
+	peeking    bool // what is evaluated is not on the packet's way
 	reroute    bool // a chain of type route has changed what routing looks at
 	err        error
 }
