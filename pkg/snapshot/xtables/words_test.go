@@ -1,6 +1,10 @@
 package xtables
 
-import "github.com/detour-cni/detour/pkg/rules"
+import (
+	"slices"
+
+	"github.com/detour-cni/detour/pkg/rules"
+)
 
 // words are options of a match or target, by which tests write rules.
 type words struct {
@@ -17,9 +21,9 @@ func (w words) of(f rules.Family) []string {
 		return nil
 	}
 	if f == rules.IPv6 {
-		return append(w.options[:len(w.options):len(w.options)], w.by[1]...)
+		return slices.Concat(w.options, w.by[1])
 	}
-	return append(w.options[:len(w.options):len(w.options)], w.by[0]...)
+	return slices.Concat(w.options, w.by[0])
 }
 
 var (
