@@ -75,7 +75,7 @@ var matchWords = map[string]words{
 	"icmp6":   {ahead: "-p ipv6-icmp", only: only6, options: []string{"--icmpv6-type 128", "! --icmpv6-type 1/3", "--icmpv6-type router-advertisement"}},
 	"iprange": {by: [2][]string{{"--src-range 10.0.0.1-10.0.0.9", "! --dst-range 10.0.0.1-10.255.255.255", "! --src-range 1.1.1.1-1.1.1.2 --dst-range 2.2.2.2-2.2.2.2"}, {"--src-range ::1-::9", "! --dst-range 2001:db8::-2001:db8::ffff"}}},
 	"length":  {options: []string{"--length 1500", "! --length 100:1500", "--length 0:65535"}},
-	"limit":   {options: []string{"--limit 1/sec", "--limit 10/min --limit-burst 7", "--limit 3/hour", "--limit 1/day --limit-burst 1", "--limit 1000/sec", "--limit 7/sec --limit-burst 10000", "--limit 333/min"}},
+	"limit":   {options: []string{"--limit 1/sec", "--limit 10/min --limit-burst 7", "--limit 3/hour", "--limit 1/day --limit-burst 1", "--limit 1000/sec", "--limit 7/sec --limit-burst 10000", "--limit 333/min", "--limit 961/min"}},
 	"mac":     {options: []string{"--mac-source 02:00:5e:10:00:0f", "! --mac-source 00:11:22:aa:bb:cc"}},
 	"mark":    {options: []string{"--mark 0x1", "! --mark 1337", "--mark 0x4000/0x4000", "! --mark 0/0xff00", "--mark 0xffffffff/0xffffffff", "--mark 0/0"}},
 	"multiport": {ahead: "-p tcp", options: []string{
