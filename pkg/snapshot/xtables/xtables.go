@@ -14,7 +14,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/netlink"
-	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -32,16 +31,13 @@ type Tables struct {
 // without nf_tables, or without legacy tables, has no tables of that variant.
 func Save(f rules.Family) (Tables, error) {
 	var t Tables
-	if err := nft.Works(); err == nil {
-		p := newPrinter(f)
-		if t.Names, err = saveNft(p); err != nil {
-			return Tables{}, explain(f, "iptables-nft", err)
-		}
-		t.Nft = string(p.text)
-	} else if errors.Is(err, unix.EPERM) {
+	p := newPrinter(f)
+	names, err := saveNft(p)
+	if err != nil {
 		return Tables{}, explain(f, "iptables-nft", err)
 	}
-	p := newPrinter(f)
+	t.Nft, t.Names = string(p.text), names
+	p = newPrinter(f)
 	if err := saveLegacy(p); err != nil {
 		return Tables{}, explain(f, "iptables-legacy", err)
 	}
