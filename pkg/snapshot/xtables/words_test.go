@@ -88,7 +88,7 @@ var matchWords = map[string]words{
 	"policy": {options: []string{
 		"--dir in --pol none", "--dir in --pol ipsec", "--dir in --pol ipsec --reqid 7", "--dir in --pol ipsec --strict --reqid 1 --spi 0x1 --proto esp --mode transport --next ! --reqid 2 --proto ah",
 	}, by: [2][]string{
-		{"--dir in --pol ipsec --strict --mode tunnel --tunnel-dst 10.0.0.0/8 --tunnel-src 10.0.0.1"},
+		{"--dir in --pol ipsec --strict --mode tunnel --tunnel-dst 10.0.0.0/8 --tunnel-src 10.0.0.1", "--dir in --pol ipsec --strict --mode tunnel --tunnel-dst 10.0.0.0/8"},
 		{"--dir in --pol ipsec --strict --mode tunnel --tunnel-dst 2001:db8::/32 --tunnel-src 2001:db8::1"},
 	}},
 	"quota": {options: []string{"--quota 1000", "! --quota 18446744073709551615"}},
@@ -171,5 +171,5 @@ var headWords = words{options: []string{
 	"", "-i lo", "! -i eth0", "-i cali+", "! -i veth+", "-i fifteenletters1", "-p tcp", "-p udp", "! -p tcp", "-p 250", "-p sctp", "-p esp", "-p udplite",
 }, by: [2][]string{
 	{"-s 10.0.0.1", "! -s 10.0.0.0/8", "-d 192.168.1.0/24", "! -d 127.0.0.1/32", "-s 10.0.0.0/255.0.255.0", "-d 1.2.3.4/9", "-s 0.0.0.0/0", "! -d 0.0.0.0/32", "-f", "! -f", "-p icmp", "-s 1.1.1.1 -d 2.2.2.2 -i lo -p tcp", "-s 240.0.0.0/4 ! -d 169.254.0.0/16 ! -p udp"},
-	{"-s 2001:db8::1", "! -s 2001:db8::/32", "-d fe80::/10", "! -d ::1/128", "-s ::/0", "-d ::ffff:1.2.3.4/128", "-s ::1.2.3.4/127", "-p ipv6-icmp", "-s 2001:db8::/ffff:0:ffff::", "-d 2001:db8:0:0:1::/77", "-s ::1 -d ::2 -i lo -p tcp", "! -s fd00::/8 ! -p udp"},
+	{"-s 2001:db8::1", "! -s 2001:db8::/32", "-d fe80::/10", "! -d ::1/128", "-s ::/0", "-d ::ffff:1.2.3.4/128", "-s ::1.2.3.4/127", "-d ::0.5.0.1/128", "-d ::5/128", "-p ipv6-icmp", "-s 2001:db8::/ffff:0:ffff::", "-d 2001:db8:0:0:1::/77", "-s ::1 -d ::2 -i lo -p tcp", "! -s fd00::/8 ! -p udp"},
 }}
