@@ -159,7 +159,7 @@ func (d *decoder) wide(f *netlink.Fields, attribute, bits int) operand {
 		return first
 	}
 	var parts concat
-	for bits > 0 {
+	for bits = min(bits, registerBits*len(d.registers)); bits > 0; {
 		part := d.held(at)
 		size := max(padded(part.form().bits), registerBits)
 		parts = append(parts, part)
