@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"os"
+	"os/exec"
 	"runtime"
 	"testing"
 
@@ -11,7 +12,6 @@ import (
 
 	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/nettest"
-	"os/exec"
 )
 
 // fuzzTable has a set and a map, filled, for rules that refer to them.

@@ -39,8 +39,7 @@ func tryRun(ns *nettest.Namespace, stdin string, args ...string) (out []byte, er
 		cmd := exec.Command(args[0], args[1:]...)
 		cmd.Stdin = strings.NewReader(stdin)
 		out, err = cmd.Output()
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			return fmt.Errorf("%w: %s", err, exit.Stderr)
 		}
 		return err
