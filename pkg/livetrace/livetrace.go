@@ -33,6 +33,7 @@ func Follow(ctx context.Context, ns *trace.Namespace, p trace.Packet, wait time.
 	if err != nil {
 		return trace.Result{}, err
 	}
+	t.Ends = true
 	defer func() { err = errors.Join(err, t.Close()) }()
 	defer context.AfterFunc(ctx, func() { _ = t.SetDeadline(time.Unix(1, 0)) })()
 	if err := t.SetDeadline(time.Now().Add(wait)); err != nil {
@@ -49,6 +50,9 @@ func Follow(ctx context.Context, ns *trace.Namespace, p trace.Packet, wait time.
 	events, err := firstPacket(ctx, t)
 	if err != nil {
 		return trace.Result{}, err
+	}
+	if first, _ := final(events); first.From.IsValid() {
+		p.Src = first.From
 	}
 	way, err := wayOf(ns, events)
 	return trace.Result{Packet: p, Ways: []trace.Way{way}}, err

@@ -43,6 +43,11 @@ func wayOf(ns *trace.Namespace, events []nftrace.Event) (trace.Way, error) {
 
 // tell adds one event as a step.
 func (t *teller) tell(e nftrace.Event) error {
+	if e.Kind == nftrace.Passed {
+		t.hook = map[string]trace.Hook{"input": trace.Input, "postrouting": trace.Postrouting}[e.Chain]
+		t.changes(e)
+		return nil
+	}
 	c := t.chain(e)
 	if c == nil {
 		return fmt.Errorf("table %s %s chain %s has come since the rules were read: try again", e.Family, e.Table, e.Chain)
@@ -64,7 +69,7 @@ func (t *teller) tell(e nftrace.Event) error {
 		}
 	case nftrace.Policy:
 		s.Text = "policy " + map[string]string{"accept": "ACCEPT", "drop": "DROP"}[e.Verdict.Code]
-	case nftrace.ChainEnd:
+	case nftrace.ChainEnd, nftrace.Passed:
 		return nil
 	}
 	t.way.Steps = append(t.way.Steps, s)

@@ -7,12 +7,16 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"os/signal"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/advice"
+	"github.com/detour-cni/detour/pkg/livetrace"
+	"github.com/detour-cni/detour/pkg/snapshot"
 	"github.com/detour-cni/detour/pkg/trace"
 	"github.com/detour-cni/detour/pkg/trace/iptsave"
 	"github.com/detour-cni/detour/pkg/trace/nftjson"
@@ -23,6 +27,8 @@ type traceOptions struct {
 	packet packetOptions
 	files  fileOptions
 	live   liveOptions
+	follow bool
+	wait   time.Duration
 }
 
 func traceCommand() *cobra.Command {
@@ -43,6 +49,8 @@ Exit code 1: the packet is dropped or rejected on some way. 3: on some way it is
 	o.packet.register(c)
 	o.files.register(c)
 	o.live.register(c)
+	c.Flags().BoolVar(&o.follow, "live", false, "send the packet, or with --in wait for it, and print the way that the kernel says it took")
+	c.Flags().DurationVar(&o.wait, "wait", 30*time.Second, "with --live, how long to wait for the packet")
 	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "iptables-save")
 	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "ip6tables-save")
 	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "nft")
@@ -58,26 +66,58 @@ func (o traceOptions) run(ctx context.Context, s screen) error {
 	if err != nil {
 		return err
 	}
-	ns, err := o.namespace(ctx, p)
+	switch {
+	case o.follow && !o.live.given():
+		return errors.New("--live needs a live namespace: --pod, --netns or --node")
+	case o.follow:
+		return o.followLive(ctx, s, p)
+	case o.live.given():
+		ns, err := o.live.namespace()
+		if err != nil {
+			return err
+		}
+		return walk(s, o.output, ns, p)
+	}
+	ns, err := o.files.namespace(p)
 	if err != nil {
 		return err
 	}
-	return answer(s, o.output, ns, p)
+	return walk(s, o.output, ns, p)
 }
 
-func (o traceOptions) namespace(ctx context.Context, p trace.Packet) (*trace.Namespace, error) {
-	if o.live.given() {
-		return o.live.namespace(ctx)
+// followLive prints the way that the kernel says the packet took.
+func (o traceOptions) followLive(ctx context.Context, s screen, p trace.Packet) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, unix.SIGTERM)
+	defer stop()
+	var ns *trace.Namespace
+	var r trace.Result
+	err := o.live.do(func() (err error) {
+		if ns, err = snapshot.Read(); err != nil {
+			return err
+		}
+		r, err = livetrace.Follow(ctx, ns, p, o.wait, func() {
+			if p.Direction == trace.In {
+				fmt.Fprintf(errorStream(), "waiting for %s, at most %s\n", p, o.wait)
+			}
+		})
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	return o.files.namespace(p)
+	return answer(s, o.output, ns, r)
 }
 
-// answer walks the packet and prints where it goes.
-func answer(s screen, as output, ns *trace.Namespace, p trace.Packet) error {
+func walk(s screen, as output, ns *trace.Namespace, p trace.Packet) error {
 	r, err := trace.Walk(ns, p)
 	if err != nil {
 		return err
 	}
+	return answer(s, as, ns, r)
+}
+
+// answer prints where the packet goes.
+func answer(s screen, as output, ns *trace.Namespace, r trace.Result) (err error) {
 	say := advice.Of(ns, r)
 	if as == "json" {
 		err = printJSON(s, jsonOf(r, say))
