@@ -9,6 +9,7 @@ import (
 func TestReadSaysWhatNftLoses(t *testing.T) {
 	t.Parallel()
 	for rules, want := range map[string]string{
+		"table ip a { set s { type mark; flags timeout; elements = { 5 timeout 1d expires 23h }; }; }": `"elem": [{"elem": {"val": 5, "timeout": 86400, "expires": 82`,
 		"table ip a { flags dormant; }": `"name": "a", "handle": 1, "flags": "dormant"`,
 		"table netdev a { chain c { type filter hook ingress device lo priority 0; }; }": `"dev": "lo"`,
 		"table inet a { chain c { meta nfproto ipv4 meta l4proto tcp reject with tcp reset; }; }": `{"meta": {"key": "nfproto"}}, "right": "ipv4"}}, ` +
