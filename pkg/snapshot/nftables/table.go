@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -180,4 +181,12 @@ func deviceNames() (map[uint32]string, error) {
 		}
 	})
 	return all, err
+}
+
+// deviceName is an index itself, as a string, if there is no such interface.
+func (w *writer) deviceName(index uint32) string {
+	if name, ok := w.devices[index]; ok {
+		return name
+	}
+	return strconv.FormatUint(uint64(index), 10)
 }

@@ -2,6 +2,7 @@ package nftables
 
 import (
 	"encoding/binary"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -27,7 +28,12 @@ func TestExpressionsThatNftHasNoRulesFor(t *testing.T) {
 		`[{"unknown": "meta"}]`:      ruleOf("meta", netlink.Number(unix.NFTA_META_KEY, 99), netlink.Number(unix.NFTA_META_DREG, unix.NFT_REG_1)),
 		`[{"unknown": "lookup"}]`:    ruleOf("lookup", netlink.Text(unix.NFTA_LOOKUP_SET, "none")),
 		`[{"unknown": "immediate"}]`: ruleOf("immediate", netlink.Number(unix.NFTA_IMMEDIATE_DREG, unix.NFT_REG_VERDICT)),
-		`[{"last": null}]`:           ruleOf("last", netlink.Number(lastSet, 0)),
+		`[{"unknown": "quux"}, {"unknown": "cmp"}]`: slices.Concat(
+			ruleOf("meta", netlink.Number(unix.NFTA_META_KEY, unix.NFT_META_MARK), netlink.Number(unix.NFTA_META_DREG, unix.NFT_REG_1)),
+			ruleOf("quux"),
+			ruleOf("cmp", netlink.Number(unix.NFTA_CMP_SREG, unix.NFT_REG_1), netlink.Number(unix.NFTA_CMP_OP, unix.NFT_CMP_EQ),
+				netlink.Nested(unix.NFTA_CMP_DATA, netlink.Number(unix.NFTA_DATA_VALUE, 1)))),
+		`[{"last": null}]`: ruleOf("last", netlink.Number(lastSet, 0)),
 		`[{"last": {"used": 258}}]`: ruleOf("last", netlink.Number(lastSet, 1),
 			netlink.Attribute{Kind: lastMsecs, Data: binary.BigEndian.AppendUint64(nil, 258)}),
 		`[{"queue": {"num": 3}}]`: ruleOf("queue", short(queueNumber, 3), short(queueTotal, 1)),
