@@ -37,6 +37,20 @@ func TestWhereNothingListens(t *testing.T) {
 	}
 }
 
+func TestANativeSidecar(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "osm", "envoy")
+	s.set(s.pod, "spec/initContainers", []any{map[string]any{"name": "envoy", "restartPolicy": "Always"}})
+	s.set(s.pod, "spec/containers", []any{map[string]any{"name": "app"}})
+	status := map[string]any{"name": "envoy", "ready": true, "containerID": "containerd://" + containerID("envoy")}
+	s.set(s.pod, "status", map[string]any{"initContainerStatuses": []any{status}})
+	s.add()
+	s.run("envoy", "envoy", "1500:1500", "tcp/:15001", "tcp/:15003")
+	s.wantFine()
+	s.set(status, "ready", false)
+	s.want(`sidecar-ready container "envoy" is not ready`)
+}
+
 func TestASidecarThatIsRedirectedToItself(t *testing.T) {
 	t.Parallel()
 	s := newScene(t, "osm", "envoy")

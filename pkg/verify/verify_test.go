@@ -243,3 +243,21 @@ func TestAllPodsOfTheNode(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A process whose files can't be looked at may be the one that listens.
+func TestProcessesThatCannotBeLookedAt(t *testing.T) {
+	t.Parallel()
+	s := newOSM(t, "nftables")
+	s.run("app", "hidden", "1000:1000")
+	pids, err := os.ReadDir(s.path("proc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := s.path("proc/" + pids[0].Name() + "/fd")
+	if err := errors.Join(os.Remove(dir), os.Mkdir(dir, 0o700), os.WriteFile(dir+"/0", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if p := s.verify(); len(p.Unknown) != 1 || p.Unknown[0].Name != OwnersUnknown {
+		t.Errorf("%+v", p)
+	}
+}
