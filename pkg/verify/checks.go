@@ -182,7 +182,7 @@ func (c *checks) programmed(ctx context.Context, record attachment.Record) {
 		c.proxy = c.wants.Policy.Sidecar()
 	}
 	c.rules(ctx, record)
-	c.drift(ctx, record)
+	c.drift(record)
 	c.families(record)
 	c.ready()
 	if c.look() {

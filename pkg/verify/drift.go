@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +11,7 @@ import (
 )
 
 // drift compares what was programmed with what an ADD would program today.
-func (c *checks) drift(ctx context.Context, record attachment.Record) {
+func (c *checks) drift(record attachment.Record) {
 	switch {
 	case !c.decided:
 		return
@@ -29,11 +28,7 @@ func (c *checks) drift(ctx context.Context, record attachment.Record) {
 		c.unknown(Drifted, recreate, "what would be programmed today is not known: neither the pod's record nor its namespace has an address")
 		return
 	}
-	var changes []string
-	err := c.ns.Do(func() (err error) {
-		changes, err = backend.Changes(ctx, record, c.wants.Rules, c.wants.Families)
-		return err
-	})
+	changes, err := backend.Changes(record, c.wants.Rules, c.wants.Families)
 	if err != nil {
 		c.unknown(Drifted, "correct that, or "+recreate, "what would be programmed today is not known: %v", err)
 	}

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -9,14 +10,16 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/snapshot/xtables"
 )
 
 // rules compares the kernel with what was programmed.
 func (c *checks) rules(ctx context.Context, record attachment.Record) {
 	var different []string
 	err := c.ns.Do(func() (err error) {
-		if different, err = backend.Differences(ctx, record); err == nil {
+		if different, err = backend.DifferencesBy(ctx, record, listed); err == nil {
 			c.Gate, err = backend.GateOf(record)
 		}
 		return err
@@ -33,6 +36,24 @@ func (c *checks) rules(ctx context.Context, record attachment.Record) {
 		c.finding(name, do, "%s", text)
 	}
 }
+
+// listed lists tables as iptables-save does, without it: the image of detourctl has no programs.
+func listed(variant string, f rules.Family) (string, error) {
+	tables, err := xtables.Save(f)
+	if err != nil || variant == "iptables-legacy" {
+		return counters.ReplaceAllString(tables.Legacy, ""), err
+	}
+	existing, err := nft.Tables(nft.ProtocolOf(f))
+	for _, table := range existing {
+		if slices.Contains(rules.Tables, rules.Table(table)) && !tables.Compatible(table) {
+			return "", fmt.Errorf("table %s has something of nft's that iptables can't have: delete it with nft", table)
+		}
+	}
+	return counters.ReplaceAllString(tables.Nft, ""), err
+}
+
+// counters are ahead of each rule.
+var counters = regexp.MustCompile(`(?m)^\[\d+:\d+\] `)
 
 // differences names the sentences of backend.Differences. They may quote rules of others, so the patterns are as narrow as can be.
 var differences = []struct {
