@@ -216,6 +216,10 @@ func TestAllPodsOfTheNode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	byHand := attachment.Record{Key: attachment.Key{Network: "pods", ContainerID: "c", IfName: "eth0"}, Netns: "/run/netns/gone", Outcome: attachment.Skipped}
+	if err := store.Save(byHand); err != nil { // a container of no pod
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(s.path("state/attachments/pods/bad@eth0.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
