@@ -46,8 +46,8 @@ type target struct {
 	protocol int
 }
 
-// targets finds the ports in lines of rules as either backend prints them.
-var targets = regexp.MustCompile(`(?:--to-ports |--on-port |redirect to :|tproxy (ip6?) to :|--to-destination [0-9.]+:|dnat (ip6?) to [0-9.]+:)(\d+)`)
+// targets finds the ports in lines of rules as either backend prints them. TPROXY shares its port with a redirection.
+var targets = regexp.MustCompile(`(?:--to-ports |redirect to :|--to-destination [0-9.]+:|dnat (ip) to [0-9.]+:)(\d+)`)
 
 // redirects returns where the programmed rules redirect to in each family.
 func redirects(record attachment.Record) map[target][]rules.Family {
@@ -57,7 +57,7 @@ func redirects(record attachment.Record) map[target][]rules.Family {
 		if found == nil {
 			continue
 		}
-		port, err := strconv.ParseUint(found[3], 10, 16)
+		port, err := strconv.ParseUint(found[2], 10, 16)
 		if err != nil {
 			continue
 		}
@@ -66,9 +66,8 @@ func redirects(record attachment.Record) map[target][]rules.Family {
 			to.protocol = unix.IPPROTO_UDP
 		}
 		for _, f := range record.Families {
-			other := map[rules.Family][]string{rules.IPv4: {"IPv6 ", "ip6"}, rules.IPv6: {"IPv4 ", "ip"}}[f]
-			only := strings.HasPrefix(line, other[0]) || found[1]+found[2] == other[1]
-			if !only && !slices.Contains(all[to], f) {
+			other := strings.HasPrefix(line, "IPv") && !strings.HasPrefix(line, f.String()) || found[1] != "" && f != rules.IPv4
+			if !other && !slices.Contains(all[to], f) {
 				all[to] = append(all[to], f)
 			}
 		}
