@@ -1,7 +1,9 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -78,12 +80,13 @@ func redirects(record attachment.Record) map[target][]rules.Family {
 // listeners finds redirections to a port where nothing listens, and a sidecar that is redirected to itself.
 func (c *checks) listeners(record attachment.Record) {
 	all := redirects(record)
-	for _, to := range sortedTargets(all) {
+	byPort := func(a, b target) int { return cmp.Or(cmp.Compare(a.port, b.port), cmp.Compare(a.protocol, b.protocol)) }
+	for _, to := range slices.SortedFunc(maps.Keys(all), byPort) {
 		silent := slices.DeleteFunc(slices.Clone(all[to]), func(f rules.Family) bool {
 			return slices.ContainsFunc(c.sockets, func(s socket) bool { return c.accepts(s, to, f) })
 		})
 		if len(silent) > 0 {
-			c.finding(NotListening, c.listenAdvice(silent, all[to]), "nothing listens on %s of the %s over %s, where %s are redirected to",
+			c.finding(NotListening, c.listenAdvice(silent, all[to]), "nothing listens on %s%s over %s, where %s are redirected to",
 				portOf(to), c.use(to.port), join(silent), c.what(to))
 		}
 	}
@@ -95,15 +98,6 @@ func (c *checks) listeners(record attachment.Record) {
 			return
 		}
 	}
-}
-
-func sortedTargets(all map[target][]rules.Family) []target {
-	var out []target
-	for to := range all {
-		out = append(out, to)
-	}
-	slices.SortFunc(out, func(a, b target) int { return int(a.port)*256 + a.protocol - int(b.port)*256 - b.protocol })
-	return out
 }
 
 // accepts reports whether the socket gets what rules redirect to the port: the pod's own connections arrive at localhost, others at
@@ -137,12 +131,16 @@ func portOf(to target) string {
 	return fmt.Sprintf("port %d", to.port)
 }
 
-// use says what the proxy uses the port for.
+// use says what the proxy uses the port for, "" if the configuration has moved that elsewhere.
 func (c *checks) use(port uint16) string {
+	use := c.dialect.Reserved(c.proxy)[port]
 	if port == c.proxy.DNS {
-		return "proxy's DNS listener"
+		use = "DNS listener"
 	}
-	return "proxy's " + c.dialect.Reserved(c.proxy)[port]
+	if use == "" {
+		return ""
+	}
+	return " of the proxy's " + use
 }
 
 func (c *checks) what(to target) string {
