@@ -108,15 +108,18 @@ func Broadest(all []rules.Ruleset) []attachment.Record {
 	return append(rest, routes)
 }
 
+// Lister lists a family's tables of a variant of iptables, as its iptables-save does.
+type Lister = driver.Lister
+
 // Differences says, one sentence each, where the kernel differs from what the record says was programmed. For iptables, it starts
 // iptables-save.
 func Differences(ctx context.Context, r attachment.Record) ([]string, error) {
 	return DifferencesBy(ctx, r, nil)
 }
 
-// DifferencesBy is Differences with list instead of iptables-save: it needs no program. list is called with the variant as the record
-// has it, in this namespace.
-func DifferencesBy(ctx context.Context, r attachment.Record, list func(variant string, f rules.Family) (string, error)) ([]string, error) {
+// DifferencesBy is Differences with list instead of iptables-save: it needs no program. list is called with the variant as the
+// record has it, in this namespace.
+func DifferencesBy(ctx context.Context, r attachment.Record, list Lister) ([]string, error) {
 	found, err := route.Differences(r.Setup, r.Families)
 	if err != nil {
 		return nil, err
@@ -133,7 +136,8 @@ func errUnknown(r attachment.Record) error {
 	return fmt.Errorf("the pod was programmed with %s, which this version of detour doesn't know", r.Backend)
 }
 
-// Lines are what the record says was programmed, rule by rule in the backend's own language; iptables' begin with family and table.
+// Lines are what the record says was programmed, rule by rule in the backend's own language; iptables' begin with family and
+// table.
 func Lines(r attachment.Record) []string {
 	if b := find(r.Backend); b != nil {
 		return b.Lines(stateOf(r))

@@ -72,7 +72,8 @@ func socketsOf(dir string) (inodes []uint64, ok bool) {
 	return inodes, ok
 }
 
-// containerOf returns the innermost container's ID in /proc/PID/cgroup: 64 hexadecimal digits, behind the runtime's name with the systemd driver.
+// containerOf returns the innermost container's ID in /proc/PID/cgroup: 64 hexadecimal digits, behind the runtime's name with
+// the systemd driver.
 func containerOf(cgroup string) (id string) {
 	for folder := range strings.FieldsFuncSeq(cgroup, func(r rune) bool { return strings.ContainsRune("/\n-.", r) }) {
 		if len(folder) == 64 && strings.Trim(folder, "0123456789abcdef") == "" {

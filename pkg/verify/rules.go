@@ -55,7 +55,8 @@ func listed(variant string, f rules.Family) (string, error) {
 // counters are ahead of each rule.
 var counters = regexp.MustCompile(`(?m)^\[\d+:\d+\] `)
 
-// differences names the sentences of backend.Differences. They may quote rules of others, so the patterns are as narrow as can be.
+// differences names the sentences of backend.Differences. They may quote rules of others, so the patterns are as narrow as can
+// be.
 var differences = []struct {
 	name    Name
 	pattern *regexp.Regexp
@@ -64,8 +65,10 @@ var differences = []struct {
 	{NotTracked, regexp.MustCompile(`: a connection that is not tracked is not redirected$`)},
 	{Dormant, regexp.MustCompile(` is dormant: none of its rules is met$`)},
 	{RuleAdded, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of|chain|set) \S+ is not detour's|, which is not detour's$`)},
-	{RuleMissing, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of \S+|chain \S+|set \S+|table inet detour) is missing| is missing( from \w+)?$`)},
-	{RuleChanged, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of|chain|set) \S+ is | should come first$| is (in \w+|there) \d+ times$`)},
+	{RuleMissing, regexp.MustCompile(`^(IPv[46] \w+: )?((rule \d+ of|chain|set) \S+|table inet detour) is missing`)},
+	{RuleMissing, regexp.MustCompile(` is missing( from \w+)?$`)},
+	{RuleChanged, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of|chain|set) \S+ is `)},
+	{RuleChanged, regexp.MustCompile(` should come first$| is (in \w+|there) \d+ times$`)},
 }
 
 func nameOf(text string) Name {

@@ -28,7 +28,8 @@ func (c *checks) ready() {
 	case !ok:
 		c.finding(NotReady, "inject the sidecar again", "the pod has no container %q", c.dialect.Sidecar)
 	case state == nil:
-		c.unknown(NotReady, "ask the agent or the API server, which have the pod's status", "whether container %q is ready is not known: the pod has no status", c.dialect.Sidecar)
+		c.unknown(NotReady, "ask the agent or the API server, which have the pod's status",
+			"whether container %q is ready is not known: the pod has no status", c.dialect.Sidecar)
 	case !state.Ready:
 		why := ""
 		if state.Why != "" {
@@ -93,15 +94,16 @@ func (c *checks) listeners(record attachment.Record) {
 	for _, s := range c.sockets {
 		p, ok := listening(c.processes, s)
 		if ok && s.protocol == unix.IPPROTO_TCP && s.at.Port() == c.proxy.Outbound && c.isSidecar(p) && !c.runsAsProxy(p) {
-			c.finding(SidecarUser, fmt.Sprintf("have container %q run as UID %d, or set proxy.uid in the net conf", c.dialect.Sidecar, c.proxy.UID),
+			do := fmt.Sprintf("have container %q run as UID %d, or set proxy.uid in the net conf", c.dialect.Sidecar, c.proxy.UID)
+			c.finding(SidecarUser, do,
 				"the sidecar's %s runs as UID %d, not %d: its own connections are redirected back to it", p, p.uid, c.proxy.UID)
 			return
 		}
 	}
 }
 
-// accepts reports whether the socket gets what rules redirect to the port: the pod's own connections arrive at localhost, others at
-// the pod's address.
+// accepts reports whether the socket gets what rules redirect to the port: the pod's own connections arrive at localhost, others
+// at the pod's address.
 func (c *checks) accepts(s socket, to target, f rules.Family) bool {
 	own := s.at.Addr().Unmap()
 	switch {
