@@ -13,13 +13,15 @@ export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
 scripts/deps.sh containerd runc etcd busybox iptables nft ip nsenter
 DETOUR_E2E_PROGRAMS=$(scripts/kube-programs.sh kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet)
 tools=$(scripts/tools.sh)
+flanneld=$(scripts/flanneld.sh)
+PATH=$PATH:$flanneld
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/detour-e2e-XXXXXX")
 
-# show_logs prints the ends of the node's logs and of detour's.
+# show_logs prints the ends of the nodes' logs and of detour's.
 show_logs() {
 	local log
-	for log in "$work"/cluster/logs/{containerd,kubelet}.log "$work"/cluster/node/var/log/{detour*.log,pods/detour-system_*/*/*.log}; do
+	for log in "$work"/cluster/logs/*/{containerd,flanneld,kubelet}.log "$work"/cluster/node/var/log/{detour*.log,pods/detour-system_*/*/*.log}; do
 		if [[ -s $log ]]; then
 			echo "--- the end of ${log#"$work"/cluster/}"
 			tail --lines 20 "$log"

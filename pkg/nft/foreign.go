@@ -225,7 +225,7 @@ func effectOf(name string, f *netlink.Fields) effect {
 	case "target":
 		return effectOfTarget(f.Text(targetName), f[targetInfo])
 	case "immediate":
-		switch chain, code := chainOf(f); {
+		switch chain, code := Verdict(f); {
 		case f.Number(unix.NFTA_IMMEDIATE_DREG) != unix.NFT_REG_VERDICT:
 			return nothing
 		case code == Jump:

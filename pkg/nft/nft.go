@@ -5,6 +5,7 @@ package nft
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -113,6 +114,7 @@ const (
 	Drop   = 0
 	Accept = 1
 	Jump   = unix.NFT_JUMP & (1<<32 - 1)
+	Goto   = unix.NFT_GOTO & (1<<32 - 1)
 	Return = unix.NFT_RETURN & (1<<32 - 1)
 
 	TProxyFamily  = 1
@@ -128,11 +130,12 @@ func Value(attribute []byte) []byte {
 	return inner[unix.NFTA_DATA_VALUE]
 }
 
-// Expressions visits a rule's expressions: their names and their attributes.
+// Expressions visits a rule's expressions: their names and their attributes, until the next expression.
 func Expressions(code []byte, visit func(name string, f *netlink.Fields)) {
+	var f netlink.Fields
 	for a := range netlink.Attributes(code) {
 		e := netlink.Parse(a.Data)
-		f := netlink.Parse(e[unix.NFTA_EXPR_DATA])
+		f = netlink.Parse(e[unix.NFTA_EXPR_DATA])
 		visit(e.Text(unix.NFTA_EXPR_NAME), &f)
 	}
 }
@@ -141,15 +144,30 @@ func Expressions(code []byte, visit func(name string, f *netlink.Fields)) {
 func JumpOf(code []byte) (into string) {
 	Expressions(code, func(name string, f *netlink.Fields) {
 		if name == "immediate" {
-			into, _ = chainOf(f)
+			into, _ = Verdict(f)
 		}
 	})
 	return into
 }
 
-// chainOf reads the chain and the code of a verdict.
-func chainOf(f *netlink.Fields) (chain string, code uint32) {
+// Verdict reads the chain and the code of an immediate whose register is the verdict's.
+func Verdict(f *netlink.Fields) (chain string, code uint32) {
 	data := netlink.Parse(f[unix.NFTA_IMMEDIATE_DATA])
 	verdict := netlink.Parse(data[unix.NFTA_DATA_VERDICT])
 	return verdict.Text(unix.NFTA_VERDICT_CHAIN), verdict.Number(unix.NFTA_VERDICT_CODE)
+}
+
+// commentType is the type of a comment in a rule's user data (NFTNL_UDATA_RULE_COMMENT).
+const commentType = 0
+
+// Comment finds the comment in a rule's user data; "" if there is none.
+func Comment(userdata []byte) string {
+	for len(userdata) >= 2 && len(userdata) >= 2+int(userdata[1]) {
+		kind, value := userdata[0], userdata[2:2+int(userdata[1])]
+		if kind == commentType {
+			return strings.TrimSuffix(string(value), "\x00")
+		}
+		userdata = userdata[2+len(value):]
+	}
+	return ""
 }

@@ -204,7 +204,7 @@ func (p *printer) immediate(f *netlink.Fields) bool {
 		*p.register(register) = operand{value: Value(f[unix.NFTA_IMMEDIATE_DATA])}
 		return true
 	}
-	if chain, code := chainOf(f); code == Jump {
+	if chain, code := Verdict(f); code == Jump {
 		p.say("jump " + chain)
 	} else {
 		p.say(NameOf(Verdicts, code))

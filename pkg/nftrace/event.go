@@ -13,11 +13,13 @@ import (
 // Kind is what happened to a packet.
 type Kind uint8
 
-// The packet matched all of a rule, came to a chain's end, or got a base chain's policy.
+// The packet matched all of a rule, came to a chain's end, got a base chain's policy, or has passed the last chain of INPUT or
+// POSTROUTING.
 const (
 	RuleHit Kind = iota + 1
 	ChainEnd
 	Policy
+	Passed
 )
 
 // Event is one step of a packet. A rule that the packet did not match is no step.

@@ -17,6 +17,10 @@ import (
 
 // Trace is a trace that is on. Its methods may be called from any thread, but only Close beside Next.
 type Trace struct {
+	// Ends has Next return an event of the kind Passed, too, when a packet has passed all chains of INPUT or POSTROUTING. Set it before
+	// the first Next.
+	Ends bool
+
 	conn   nft.Conn // it owns the table
 	events *netlink.Listener
 	table  string
@@ -59,7 +63,7 @@ func start(flow Flow, flags uint32) (*Trace, error) {
 	return t, nil
 }
 
-// Table is the name of the trace's own table, of family inet. Next leaves out its events.
+// Table is the name of the trace's own table, of family inet. Next leaves out its events but those of the kind Passed.
 func (t *Trace) Table() string { return t.table }
 
 // Next waits for the next event of a packet of the flow. Events of one packet come in their order, those of several packets
@@ -71,7 +75,7 @@ func (t *Trace) Next() (Event, error) {
 			if kind != unix.NFNL_SUBSYS_NFTABLES<<8|unix.NFT_MSG_TRACE {
 				return
 			}
-			if e, ok := decode(body); ok && t.concerns(e) {
+			if e, ok := decode(body); ok && t.concerns(&e) {
 				t.queue = append(t.queue, e)
 			}
 		})
@@ -87,15 +91,22 @@ func (t *Trace) Next() (Event, error) {
 // concerns reports whether the event is one of the flow's packets. Others may be traced by somebody else. Their packets are
 // new to this table's chains or pass them without a trace. A packet gets another ID as it comes back over lo, still traced but
 // perhaps with translated addresses.
-func (t *Trace) concerns(e Event) bool {
-	if e.Table != t.table {
+func (t *Trace) concerns(e *Event) bool {
+	switch {
+	case e.Table != t.table:
 		return t.mine[e.ID]
+	case lastChains[e.Chain]:
+		e.Kind = Passed
+		return t.Ends && t.mine[e.ID]
 	}
 	if e.Kind == RuleHit || e.Packet != nil && e.Packet.IIF == loopback {
 		t.mine[e.ID] = true
 	}
 	return false
 }
+
+// lastChains are the chains of the trace's own table that see what has passed all others.
+var lastChains = map[string]bool{"input": true, "postrouting": true}
 
 // loopback is lo's index in every network namespace.
 const loopback = 1

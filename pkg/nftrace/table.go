@@ -12,13 +12,17 @@ import (
 // tableOwner is NFT_TABLE_F_OWNER, which golang.org/x/sys lacks.
 const tableOwner = 2
 
-// chains are where a packet comes into being for a namespace. Nothing has a lower priority.
+// chains are where a packet comes into being for a namespace, ahead of all others, and where it has passed all others.
 var chains = []struct {
-	name string
-	hook uint32
+	name     string
+	hook     uint32
+	priority int32
+	last     bool
 }{
-	{"prerouting", unix.NF_INET_PRE_ROUTING},
-	{"output", unix.NF_INET_LOCAL_OUT},
+	{"prerouting", unix.NF_INET_PRE_ROUTING, math.MinInt32, false},
+	{"output", unix.NF_INET_LOCAL_OUT, math.MinInt32, false},
+	{"input", unix.NF_INET_LOCAL_IN, math.MaxInt32, true},
+	{"postrouting", unix.NF_INET_POST_ROUTING, math.MaxInt32, true},
 }
 
 // creation makes the table, with rules that have these expressions.
@@ -27,11 +31,13 @@ func creation(table string, flags uint32, rule expressions) *nft.Batch {
 	b.Add("make table", unix.NFPROTO_INET, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL,
 		netlink.Text(unix.NFTA_TABLE_NAME, table), netlink.Number(unix.NFTA_TABLE_FLAGS, flags))
 	for _, c := range chains {
-		priority := int32(math.MinInt32)
 		b.Add("make chain "+c.name, unix.NFPROTO_INET, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE,
 			netlink.Text(unix.NFTA_CHAIN_TABLE, table), netlink.Text(unix.NFTA_CHAIN_NAME, c.name), netlink.Text(unix.NFTA_CHAIN_TYPE, "filter"),
-			netlink.Nested(unix.NFTA_CHAIN_HOOK, netlink.Number(unix.NFTA_HOOK_HOOKNUM, c.hook), netlink.Number(unix.NFTA_HOOK_PRIORITY, uint32(priority))),
+			netlink.Nested(unix.NFTA_CHAIN_HOOK, netlink.Number(unix.NFTA_HOOK_HOOKNUM, c.hook), netlink.Number(unix.NFTA_HOOK_PRIORITY, uint32(c.priority))),
 			netlink.Number(unix.NFTA_CHAIN_POLICY, nft.Accept))
+		if c.last {
+			continue
+		}
 		b.Add("make rule of chain "+c.name, unix.NFPROTO_INET, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND,
 			netlink.Text(unix.NFTA_RULE_TABLE, table), netlink.Text(unix.NFTA_RULE_CHAIN, c.name), netlink.Nest(unix.NFTA_RULE_EXPRESSIONS, rule))
 	}

@@ -109,7 +109,7 @@ func (w *walk) base(c *Chain) {
 	case Queue:
 		w.end(Unknown, ruleDecision(rule), "the rule hands the packet to a program, which decides")
 	case Accept:
-		w.decide(ruleDecision(rule))
+		w.decide(c, ruleDecision(rule))
 	default:
 		w.policy(c)
 	}
@@ -136,15 +136,16 @@ func (w *walk) policy(c *Chain) {
 	if w.returned != nil {
 		d = ruleDecision(w.returned)
 	}
-	w.decide(d)
+	w.decide(c, d)
 }
 
 func ruleDecision(r *Rule) *Decision { return &Decision{Chain: r.Chain, Rule: r, Text: r.Text} }
 
 // decide remembers what let the packet pass: the rule that translated its destination, else the last rule that accepted or returned,
-// else the last policy.
-func (w *walk) decide(d *Decision) {
+// else the last policy. Base chains that translate the source decide nothing.
+func (w *walk) decide(base *Chain, d *Decision) {
 	switch {
+	case base.Base.Type == NATChain && (w.hook == Input || w.hook == Postrouting):
 	case w.translated != nil:
 		w.at = w.translated
 	case w.at == nil || w.at.Rule == nil || d.Rule != nil:
@@ -199,6 +200,7 @@ func (w *walk) rule(r *Rule, depth int) Verdict {
 		w.rest = r.Statements[i+1:]
 		switch s.run(w) {
 		case missed:
+			w.deepen(at, depth)
 			if w.missesOf.table != nil {
 				w.miss(r, s, depth)
 			}
@@ -215,14 +217,19 @@ func (w *walk) rule(r *Rule, depth int) Verdict {
 
 // record notes that the rule matched. Steps behind at are conditions of the rule that the walk does not know.
 func (w *walk) record(at int, r *Rule, depth int) {
-	for i := range w.steps[at:] {
-		w.steps[at+i].Depth = depth
-	}
+	w.deepen(at, depth)
 	s := Step{Hook: w.hook, Chain: r.Chain, Rule: r, Depth: depth, Effect: w.effect}
 	if w.odds < 1 {
 		s.Odds = w.odds
 	}
 	w.steps = append(w.steps, s)
+}
+
+// deepen gives the steps behind at their depth.
+func (w *walk) deepen(at, depth int) {
+	for i := range w.steps[at:] {
+		w.steps[at+i].Depth = depth
+	}
 }
 
 // idle reports whether what is left of the rule at hand neither changes nor ends anything: a condition does not matter then.

@@ -13,7 +13,7 @@ import (
 
 // Namespace is what a network namespace has that decides over a packet.
 type Namespace struct {
-	Tables  []*Table
+	Tables  []*Table // in the order in which they were created
 	Routing Routing
 }
 
@@ -127,14 +127,14 @@ func (r *Rule) String() string {
 }
 
 // hooked returns the base chains of a hook that see packets of the family, in the order in which the kernel runs them. Where two have
-// the same priority, the kernel runs first the one that was created first; the order of Tables stands in for that.
+// the same priority, the kernel runs the newest first; the reverse order of Tables and their Chains stands in for that.
 func (n *Namespace) hooked(h Hook, f Family, device string) []*Chain {
 	var all []*Chain
-	for _, t := range n.Tables {
-		if t.Dormant || t.Family != Inet && t.Family != f {
+	for _, t := range slices.Backward(n.Tables) {
+		if t.Dormant || t.Family != f && (t.Family != Inet || f == Netdev && h != Ingress) {
 			continue
 		}
-		for _, c := range t.Chains {
+		for _, c := range slices.Backward(t.Chains) {
 			if c.Base != nil && c.Base.Hook == h && (c.Base.Device == "" || c.Base.Device == device) {
 				all = append(all, c)
 			}

@@ -65,10 +65,20 @@ func (w *walk) miss(r *Rule, s Statement, depth int) {
 	if (place{w.hook, r.Chain.Table}) != w.missesOf || !decisive(r) {
 		return
 	}
+	if elsewhere(r, s) {
+		return
+	}
 	if n := len(w.steps); n > 0 && w.steps[n-1].Rule == r && w.steps[n-1].Assumed != "" {
 		return // this way assumes so
 	}
 	w.steps = append(w.steps, Step{Hook: w.hook, Chain: r.Chain, Rule: r, Depth: depth, Missed: w.explainMiss(s), failing: 1 + w.failing()})
+}
+
+// elsewhere reports whether the rule leads packets of another address to their chain, as kube-proxy does for each Service.
+func elsewhere(r *Rule, failed Statement) bool {
+	v, jumps := r.Statements[len(r.Statements)-1].(Verdict)
+	m, ok := failed.(Match)
+	return jumps && (v.Kind == Jump || v.Kind == Goto) && ok && (m.Left == Expr(Daddr) || m.Left == Expr(Saddr))
 }
 
 // decisive reports whether the rule would end or translate the packet, or look further at a packet of its own kind.

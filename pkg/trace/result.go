@@ -57,7 +57,7 @@ type Final struct {
 	Mark     uint32
 	CTMark   uint32
 	CTZone   uint16
-	// Interface is the one by which the packet leaves; empty if it is delivered in the namespace or its interface is not known.
+	// Interface is the one by which the packet leaves, or was to leave; empty if it stays in the namespace or the interface is not known.
 	Interface string
 	// Local says that the packet is delivered in the namespace.
 	Local bool

@@ -94,7 +94,7 @@ func (w *walk) unknown(text, reason string) control {
 // eitherWay notes a condition that does not matter.
 func (w *walk) eitherWay(text, reason string) control {
 	r := w.current
-	w.steps = append(w.steps, Step{Hook: w.hook, Chain: r.Chain, Rule: r, Unknown: reason, Assumed: "either way, nothing changes"})
+	w.steps = append(w.steps, Step{Hook: w.hook, Chain: r.Chain, Rule: r, Unknown: reason, Assumed: eitherWay})
 	return missed
 }
 
@@ -118,6 +118,8 @@ func (a Assign) run(w *walk) control {
 	switch {
 	case !known:
 		w.assume(a.Text(), w.missing, ruleDecision(w.current), []string{"the mark stays as it is"})
+		return goOn
+	case len(values) == 0 && a.IfAny:
 		return goOn
 	case len(values) == 0:
 		return missed

@@ -68,7 +68,7 @@ func walkOnce(ns *Namespace, p Packet, c *choices) (Way, error) {
 type walk struct {
 	ns      *Namespace
 	choices *choices
-	assumed map[string]int // what this way assumes of conditions that are not known, by their text
+	assumed map[string]assumption // what this way assumes of conditions that are not known, by their text
 	added   map[*Set][]Element
 	deleted map[*Set][][]Value
 
@@ -125,7 +125,7 @@ const (
 
 func newWalk(ns *Namespace, p Packet, c *choices) *walk {
 	return &walk{
-		ns: ns, choices: c, assumed: map[string]int{}, packet: p, family: p.family(), src: p.Src, dst: p.Dst,
+		ns: ns, choices: c, assumed: map[string]assumption{}, packet: p, family: p.family(), src: p.Src, dst: p.Dst,
 		socket: p.Direction == Out && !p.NoSocket, mark: p.Mark, ctMark: p.CTMark,
 	}
 }
@@ -227,6 +227,9 @@ func (w *walk) later() Outcome {
 
 // end ends the packet. The first end counts; at defaults to what decided last.
 func (w *walk) end(o Outcome, at *Decision, reason string) {
+	if w.ended != "" {
+		return
+	}
 	w.ended = o
 	if at != nil {
 		w.at = at
@@ -241,7 +244,7 @@ func (w *walk) way() Way {
 		From: w.src, To: w.dst, Mark: w.mark, CTMark: w.ctMark, CTZone: w.zone, Local: w.local,
 		DNAT: w.status&StatusDNAT != 0, SNAT: w.status&StatusSNAT != 0,
 	}
-	if w.ended == Accepted && !w.local {
+	if !w.local && w.outKnown {
 		f.Interface = w.out
 	}
 	way := Way{Verdict: w.ended, At: w.at, Reason: w.reason, Packet: f, Steps: w.steps}
@@ -266,13 +269,23 @@ func (w *walk) note(text, effect string) {
 
 // assume says which branch this way takes at a condition that the walk doesn't know. The same condition has the same answer all along.
 func (w *walk) assume(condition, reason string, at *Decision, branches []string) int {
-	branch, ok := w.assumed[condition]
+	a, ok := w.assumed[condition]
 	if !ok {
-		branch = w.choices.choose(choice{branches: len(branches), at: at, reason: reason})
-		w.assumed[condition] = branch
+		a.branch, a.settled = w.choices.choose(choice{branches: len(branches), at: at, reason: reason})
+		w.assumed[condition] = a
 	}
-	w.steps = append(w.steps, Step{Hook: w.hook, Chain: at.Chain, Rule: at.Rule, Text: at.Text, Unknown: reason, Assumed: branches[branch]})
-	return branch
+	says := branches[a.branch]
+	if a.settled {
+		says = eitherWay
+	}
+	w.steps = append(w.steps, Step{Hook: w.hook, Chain: at.Chain, Rule: at.Rule, Text: at.Text, Unknown: reason, Assumed: says})
+	return a.branch
+}
+
+// assumption is the answer that a way gives to a condition.
+type assumption struct {
+	branch  int
+	settled bool
 }
 
 // chance says which branch this way takes where chance decides.
@@ -283,7 +296,7 @@ func (w *walk) chance(odds []float64) int {
 			return i
 		}
 	}
-	branch = w.choices.choose(choice{branches: len(odds), odds: odds})
+	branch, _ = w.choices.choose(choice{branches: len(odds), odds: odds})
 	w.odds *= odds[branch]
 	return branch
 }

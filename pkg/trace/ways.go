@@ -11,6 +11,7 @@ type choice struct {
 	odds             []float64 // nil if the walk doesn't know the condition
 	at               *Decision // what has the condition that the walk doesn't know
 	reason           string
+	settled          bool // it doesn't matter which branch is taken
 }
 
 // choices leads one walk after the other through every way: each walk repeats the choices of the one before up to the last fork that
@@ -20,12 +21,13 @@ type choices struct {
 	next   int
 }
 
-func (c *choices) choose(fork choice) int {
+func (c *choices) choose(fork choice) (branch int, settled bool) {
 	if c.next == len(c.passed) {
 		c.passed = append(c.passed, fork)
 	}
 	c.next++
-	return c.passed[c.next-1].branch
+	passed := c.passed[c.next-1]
+	return passed.branch, passed.settled
 }
 
 // advance turns to the next way. It returns false if there is none.
@@ -85,7 +87,7 @@ func undecided(leaves []leaf, at int) Way {
 	outcomes := branch(leaves, at)
 	first := outcomes[0]
 	if !slices.ContainsFunc(outcomes, func(o Way) bool { return !o.same(first) }) {
-		return first
+		return first.settle(at, common(outcomes))
 	}
 	fork := leaves[0].passed[at]
 	w := Way{
@@ -97,6 +99,20 @@ func undecided(leaves []leaf, at int) Way {
 		if w.Probability > 0 {
 			w.Outcomes[i].Probability /= w.Probability
 		}
+	}
+	return w
+}
+
+// eitherWay is what a way assumes of a condition that does not matter.
+const eitherWay = "either way, the packet fares alike"
+
+// settle says of a fork, and of the step with its condition, that it does not matter.
+func (w Way) settle(fork, step int) Way {
+	w.passed = slices.Clone(w.passed)
+	w.passed[fork].settled = true
+	if step < len(w.Steps) && w.Steps[step].Assumed != "" {
+		w.Steps = slices.Clone(w.Steps)
+		w.Steps[step].Assumed = eitherWay
 	}
 	return w
 }

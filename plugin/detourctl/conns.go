@@ -198,7 +198,7 @@ func (o *connsOptions) find() (string, error) {
 
 // rule names the rule by which a connection goes direct, if the live rules can be read.
 func (o connsOptions) rule(ctx context.Context) conns.Rule {
-	ns, err := o.live.namespace(ctx)
+	ns, err := o.live.namespace()
 	if err != nil {
 		return nil
 	}

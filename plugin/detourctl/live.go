@@ -1,12 +1,18 @@
 package main
 
 import (
-	"context"
 	"errors"
+	"fmt"
+	"runtime"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	"github.com/detour-cni/detour/pkg/netconf"
+	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/podns"
+	"github.com/detour-cni/detour/pkg/snapshot"
 	"github.com/detour-cni/detour/pkg/trace"
 )
 
@@ -28,6 +34,44 @@ func (o *liveOptions) register(c *cobra.Command) {
 
 func (o liveOptions) given() bool { return o.node || o.pod != "" || o.netns != "" }
 
-func (o liveOptions) namespace(context.Context) (*trace.Namespace, error) {
-	return nil, errors.New("live state is not read yet")
+// do calls f in the namespace.
+func (o liveOptions) do(f func() error) error {
+	if o.node {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		return f()
+	}
+	path, err := o.path()
+	if err != nil {
+		return err
+	}
+	ns, err := netns.Open(path)
+	if errors.Is(err, netns.ErrHost) {
+		return fmt.Errorf("%s is the namespace that detourctl runs in: use --node", path)
+	}
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return ns.Do(f)
+}
+
+func (o liveOptions) path() (string, error) {
+	if o.netns != "" {
+		return o.netns, nil
+	}
+	namespace, name, ok := strings.Cut(o.pod, "/")
+	if !ok {
+		return "", fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.pod)
+	}
+	found, err := podns.Finder{StateDir: o.stateDir}.Find(pod.ID{Namespace: namespace, Name: name}, o.uid)
+	return found.Netns, err
+}
+
+func (o liveOptions) namespace() (ns *trace.Namespace, err error) {
+	err = o.do(func() error {
+		ns, err = snapshot.Read()
+		return err
+	})
+	return ns, err
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/detour-cni/detour/pkg/advice"
@@ -24,7 +25,8 @@ func (p picture) print(r trace.Result, say string) error {
 	if len(r.Ways) > 1 {
 		common = commonSteps(r.Ways)
 	}
-	for _, s := range r.Ways[0].Steps[:common] {
+	first := r.Ways[0].Steps
+	for _, s := range first[:len(first)-len(after(first, common))] {
 		p.step(s)
 	}
 	for i, w := range r.Ways {
@@ -44,22 +46,43 @@ func (p picture) print(r trace.Result, say string) error {
 
 // way draws what follows the first steps of a way.
 func (p *picture) way(w trace.Way, from int) {
-	for _, s := range w.Steps[min(from, len(w.Steps)):] {
+	for _, s := range after(w.Steps, from) {
 		p.step(s)
 	}
 	fmt.Fprintln(p, p.end(w))
 	for _, o := range w.Outcomes {
 		inner := *p
 		fmt.Fprintln(p, p.styled(yellow, "if "+assumedBy(w, o)+":"))
-		inner.way(o, len(w.Steps))
+		inner.way(o, len(met(w.Steps)))
 	}
 }
 
+// met are the steps without the rules that did not match: those differ between ways only in which are worth showing.
+func met(steps []trace.Step) []trace.Step {
+	return slices.DeleteFunc(slices.Clone(steps), func(s trace.Step) bool { return s.Missed != "" })
+}
+
+// after are the steps behind the first n that were met.
+func after(steps []trace.Step, n int) []trace.Step {
+	for i, s := range steps {
+		if n == 0 {
+			return steps[i:]
+		}
+		if s.Missed == "" {
+			n--
+		}
+	}
+	return nil
+}
+
+// commonSteps is how many steps all ways have met in common.
 func commonSteps(ways []trace.Way) int {
-	n := len(ways[0].Steps)
+	first := met(ways[0].Steps)
+	n := len(first)
 	for _, w := range ways[1:] {
+		steps := met(w.Steps)
 		i := 0
-		for i < n && i < len(w.Steps) && w.Steps[i] == ways[0].Steps[i] {
+		for i < n && i < len(steps) && steps[i] == first[i] {
 			i++
 		}
 		n = i
@@ -69,7 +92,7 @@ func commonSteps(ways []trace.Way) int {
 
 // assumedBy is what an outcome assumes where its way does not know.
 func assumedBy(w, o trace.Way) string {
-	for _, s := range o.Steps[min(len(w.Steps), len(o.Steps)):] {
+	for _, s := range after(o.Steps, len(met(w.Steps))) {
 		if s.Assumed != "" {
 			return s.Assumed
 		}

@@ -7,14 +7,19 @@ import (
 	"io"
 	"net/netip"
 	"os"
+	"os/signal"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/advice"
+	"github.com/detour-cni/detour/pkg/livetrace"
+	"github.com/detour-cni/detour/pkg/snapshot"
 	"github.com/detour-cni/detour/pkg/trace"
 	"github.com/detour-cni/detour/pkg/trace/iptsave"
+	"github.com/detour-cni/detour/pkg/trace/nftjson"
 )
 
 type traceOptions struct {
@@ -22,6 +27,8 @@ type traceOptions struct {
 	packet packetOptions
 	files  fileOptions
 	live   liveOptions
+	follow bool
+	wait   time.Duration
 }
 
 func traceCommand() *cobra.Command {
@@ -42,6 +49,8 @@ Exit code 1: the packet is dropped or rejected on some way. 3: on some way it is
 	o.packet.register(c)
 	o.files.register(c)
 	o.live.register(c)
+	c.Flags().BoolVar(&o.follow, "live", false, "send the packet, or with --in wait for it, and print the way that the kernel says it took")
+	c.Flags().DurationVar(&o.wait, "wait", 30*time.Second, "with --live, how long to wait for the packet")
 	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "iptables-save")
 	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "ip6tables-save")
 	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "nft")
@@ -57,26 +66,58 @@ func (o traceOptions) run(ctx context.Context, s screen) error {
 	if err != nil {
 		return err
 	}
-	ns, err := o.namespace(ctx, p)
+	switch {
+	case o.follow && !o.live.given():
+		return errors.New("--live needs a live namespace: --pod, --netns or --node")
+	case o.follow:
+		return o.followLive(ctx, s, p)
+	case o.live.given():
+		ns, err := o.live.namespace()
+		if err != nil {
+			return err
+		}
+		return walk(s, o.output, ns, p)
+	}
+	ns, err := o.files.namespace(p)
 	if err != nil {
 		return err
 	}
-	return answer(s, o.output, ns, p)
+	return walk(s, o.output, ns, p)
 }
 
-func (o traceOptions) namespace(ctx context.Context, p trace.Packet) (*trace.Namespace, error) {
-	if o.live.given() {
-		return o.live.namespace(ctx)
+// followLive prints the way that the kernel says the packet took.
+func (o traceOptions) followLive(ctx context.Context, s screen, p trace.Packet) error {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, unix.SIGTERM)
+	defer stop()
+	var ns *trace.Namespace
+	var r trace.Result
+	err := o.live.do(func() (err error) {
+		if ns, err = snapshot.Read(); err != nil {
+			return err
+		}
+		r, err = livetrace.Follow(ctx, ns, p, o.wait, func() {
+			if p.Direction == trace.In {
+				fmt.Fprintf(os.Stderr, "waiting for %s, at most %s\n", p, o.wait)
+			}
+		})
+		return err
+	})
+	if err != nil {
+		return err
 	}
-	return o.files.namespace(p)
+	return answer(s, o.output, ns, r)
 }
 
-// answer walks the packet and prints where it goes.
-func answer(s screen, as output, ns *trace.Namespace, p trace.Packet) error {
+func walk(s screen, as output, ns *trace.Namespace, p trace.Packet) error {
 	r, err := trace.Walk(ns, p)
 	if err != nil {
 		return err
 	}
+	return answer(s, as, ns, r)
+}
+
+// answer prints where the packet goes.
+func answer(s screen, as output, ns *trace.Namespace, r trace.Result) (err error) {
 	say := advice.Of(ns, r)
 	if as == "json" {
 		err = printJSON(s, jsonOf(r, say))
@@ -197,7 +238,7 @@ func endpoint(flag, s string) (netip.AddrPort, error) {
 // fileOptions are the files of a bug report.
 type fileOptions struct {
 	iptables, ip6tables []string
-	nft                 string
+	nft, ipset          string
 	route, addr, rule   string
 }
 
@@ -206,6 +247,7 @@ func (o *fileOptions) register(c *cobra.Command) {
 	f.StringArrayVar(&o.iptables, "iptables-save", nil, "output of iptables-save (again for that of iptables-legacy-save)")
 	f.StringArrayVar(&o.ip6tables, "ip6tables-save", nil, "output of ip6tables-save")
 	f.StringVar(&o.nft, "nft", "", "output of `nft -j list ruleset`")
+	f.StringVar(&o.ipset, "ipset", "", "output of `ipset save`")
 	f.StringVar(&o.route, "route", "", "output of `ip -j route show table all`")
 	f.StringVar(&o.addr, "addr", "", "output of `ip -j addr`")
 	f.StringVar(&o.rule, "rule", "", "output of `ip -j rule`")
@@ -221,25 +263,55 @@ func (o fileOptions) namespace(p trace.Packet) (*trace.Namespace, error) {
 			return nil, errors.New("the packet is IPv6, but --iptables-save has the rules of IPv4: add --ip6tables-save")
 		}
 	}
+	sets, err := o.sets()
+	if err != nil {
+		return nil, err
+	}
 	for _, path := range o.iptables {
-		if err := readTables(ns, "--iptables-save", path, trace.IP); err != nil {
+		if err := readTables(ns, "--iptables-save", path, trace.IP, sets); err != nil {
 			return nil, err
 		}
 	}
 	for _, path := range o.ip6tables {
-		if err := readTables(ns, "--ip6tables-save", path, trace.IP6); err != nil {
+		if err := readTables(ns, "--ip6tables-save", path, trace.IP6, sets); err != nil {
 			return nil, err
 		}
+	}
+	if o.nft != "" {
+		data, err := readFile("--nft", o.nft)
+		if err != nil {
+			return nil, err
+		}
+		tables, err := nftjson.Read(data)
+		if err != nil {
+			return nil, fmt.Errorf("--nft %s: %w", o.nft, err)
+		}
+		ns.Tables = append(ns.Tables, tables...)
 	}
 	return ns, nil
 }
 
-func readTables(ns *trace.Namespace, flag, path string, f trace.Family) error {
+func (o fileOptions) sets() (map[string]*iptsave.IPSet, error) {
+	if o.ipset == "" {
+		return nil, nil
+	}
+	data, err := readFile("--ipset", o.ipset)
+	if err != nil {
+		return nil, err
+	}
+	sets, err := iptsave.ReadSets(data)
+	if err != nil {
+		return nil, fmt.Errorf("--ipset %s: %w", o.ipset, err)
+	}
+	return sets, nil
+}
+
+func readTables(ns *trace.Namespace, flag, path string, f trace.Family, sets map[string]*iptsave.IPSet) error {
 	data, err := readFile(flag, path)
 	if err != nil {
 		return err
 	}
-	tables, err := iptsave.Read(data, f, iptsave.Unnamed, nil)
+	tables, err := iptsave.Read(data, f, iptsave.Unnamed, sets)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", flag, path, err)
 	}

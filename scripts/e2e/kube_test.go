@@ -165,8 +165,18 @@ func podIPs(t *testing.T, namespace, pod string) []string {
 // dial connects from the node and returns the line that is answered.
 func dial(t *testing.T, ip string, port int) (string, error) {
 	t.Helper()
+	return dialFrom(t, kubernetes, ip, port)
+}
+
+// shells runs scripts on a node.
+type shells interface {
+	Shell(ctx context.Context, script string) *exec.Cmd
+}
+
+func dialFrom(t *testing.T, node shells, ip string, port int) (string, error) {
+	t.Helper()
 	script := fmt.Sprintf("timeout 3 bash -c 'exec 3<>/dev/tcp/%s/%d && head -n 1 <&3'", ip, port)
-	out, err := output(kubernetes.Shell(t.Context(), script))
+	out, err := output(node.Shell(t.Context(), script))
 	return strings.TrimSpace(out), err
 }
 

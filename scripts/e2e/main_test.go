@@ -90,12 +90,7 @@ func folder(name string) string { return os.Getenv("DETOUR_E2E_" + name) }
 // importImages makes the images of the pods out of our programs and, for the init container that a mesh would have, of
 // the host's iptables.
 func importImages(ctx context.Context) error {
-	workload := image.Image{
-		Name:       workloadImage,
-		Files:      []image.File{{Path: "/workload", From: filepath.Join(folder("BIN"), "workload")}},
-		Entrypoint: []string{"/workload"},
-	}
-	if err := image.Import(kubernetes.Shell(ctx, image.ImportScript), workload); err != nil {
+	if err := image.Import(kubernetes.Shell(ctx, image.ImportScript), workload()); err != nil {
 		return err
 	}
 	iptables, err := iptablesFiles()
@@ -103,6 +98,14 @@ func importImages(ctx context.Context) error {
 		return err
 	}
 	return image.Import(kubernetes.Shell(ctx, image.ImportScript), image.Image{Name: iptablesImage, Files: iptables})
+}
+
+func workload() image.Image {
+	return image.Image{
+		Name:       workloadImage,
+		Files:      []image.File{{Path: "/workload", From: filepath.Join(folder("BIN"), "workload")}},
+		Entrypoint: []string{"/workload"},
+	}
 }
 
 func iptablesFiles() ([]image.File, error) {

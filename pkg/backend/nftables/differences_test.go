@@ -106,6 +106,6 @@ func FuzzPrintRule(f *testing.F) {
 		if first, second := r.String(), r.String(); first != second {
 			t.Errorf("%q and %q", first, second)
 		}
-		readComment(code)
+		nft.Comment(code)
 	})
 }

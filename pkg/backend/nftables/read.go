@@ -3,7 +3,6 @@ package nftables
 import (
 	"errors"
 	"fmt"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -51,7 +50,7 @@ func list(c nft.Conn) (Listing, error) {
 	}, netlink.Text(unix.NFTA_CHAIN_TABLE, tableName)))
 	err = errors.Join(err, c.Ask(unix.NFPROTO_INET, unix.NFT_MSG_GETRULE, unix.NLM_F_DUMP, func(f netlink.Fields) {
 		if i := l.find("chain " + f.Text(unix.NFTA_RULE_CHAIN)); i >= 0 && f.Text(unix.NFTA_RULE_TABLE) == tableName {
-			r := rule{f[unix.NFTA_RULE_EXPRESSIONS], sets, readComment(f[unix.NFTA_RULE_USERDATA])}
+			r := rule{f[unix.NFTA_RULE_EXPRESSIONS], sets, nft.Comment(f[unix.NFTA_RULE_USERDATA])}
 			l[i].lines = append(l[i].lines, r.String())
 		}
 	}, netlink.Text(unix.NFTA_RULE_TABLE, tableName)))
@@ -91,16 +90,4 @@ func listedChain(f netlink.Fields) block {
 	}
 	b.lines = []string{h.line(nft.NameOf(nft.Verdicts, f.Number(unix.NFTA_CHAIN_POLICY)))}
 	return b
-}
-
-// readComment finds the comment in a rule's user data.
-func readComment(userdata []byte) string {
-	for len(userdata) >= 2 && len(userdata) >= 2+int(userdata[1]) {
-		kind, value := userdata[0], userdata[2:2+int(userdata[1])]
-		if kind == udataComment {
-			return strings.TrimSuffix(string(value), "\x00")
-		}
-		userdata = userdata[2+len(value):]
-	}
-	return ""
 }

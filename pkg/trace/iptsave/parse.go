@@ -16,6 +16,8 @@ type parser struct {
 	tokens []token
 	next   int
 	module string // the last -m
+	begin  int    // the token of that -m
+	doubt  int    // the statement, from 1, that stands for what is not known of that module; 0 if all is known
 	not    bool   // "!" stood before the option
 	rule   *trace.Rule
 	target target
@@ -117,6 +119,21 @@ func (p *parser) option() {
 	if err := read.read(p, words, p.text(first)); err != nil {
 		p.unknown(first, fmt.Sprintf("%s: %v", p.text(first), err))
 	}
+	p.closeDoubt(name)
+}
+
+// closeDoubt has the statement for what is not known of a module name all its options: those of another list or rate are another condition.
+func (p *parser) closeDoubt(option string) {
+	if p.doubt == 0 || p.target.name != "" {
+		return
+	}
+	if _, generic := options[option]; generic {
+		p.doubt = 0
+		return
+	}
+	u := p.rule.Statements[p.doubt-1].(trace.UnknownMatch) //nolint:forcetypeassert // unknown has put it there
+	u.Text = p.text(p.begin)
+	p.rule.Statements[p.doubt-1] = u
 }
 
 // find returns the reader of an option: that of the target, of the module, or one that every rule may have.
@@ -151,10 +168,15 @@ func (p *parser) unknown(first int, reason string) {
 		p.target.unknown = append(p.target.unknown, text)
 		return
 	}
-	if p.module != "" && !strings.HasPrefix(text, "-m ") {
-		text = "-m " + p.module + " " + text
+	if p.module == "" {
+		p.add(trace.UnknownMatch{Text: text, Reason: reason})
+		return
 	}
-	p.add(trace.UnknownMatch{Text: text, Reason: reason})
+	if p.doubt == 0 {
+		p.add(nil)
+		p.doubt = len(p.rule.Statements)
+	}
+	p.rule.Statements[p.doubt-1] = trace.UnknownMatch{Text: p.text(p.begin), Reason: reason}
 }
 
 func (p *parser) add(s trace.Statement) { p.rule.Statements = append(p.rule.Statements, s) }

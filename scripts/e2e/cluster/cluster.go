@@ -1,6 +1,6 @@
-// Package cluster runs a Kubernetes of one node without Docker: a control machine with etcd, API server, controller manager
-// and scheduler, and a node with containerd, kubelet, kube-proxy and the CNI plugin bridge, both made of namespaces by
-// package machine. On the host it leaves nothing: the machines' disks and the logs are in one folder.
+// Package cluster runs a Kubernetes without Docker: a control machine with etcd, API server, controller manager and scheduler, and
+// a node with containerd, kubelet, kube-proxy and the CNI plugin bridge, made of namespaces by package machine. More nodes, which
+// flannel connects, can join it. On the host it leaves nothing: the machines' disks and the logs are in one folder.
 package cluster
 
 import (
@@ -8,11 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
+
 	"time"
 
 	"github.com/detour-cni/detour/scripts/e2e/machine"
@@ -29,22 +31,21 @@ type Options struct {
 
 // Cluster is a running cluster. Kubectl and Shell may be used concurrently, the other methods must not.
 type Cluster struct {
-	options Options
-	before  machine.Snapshot
-	began   time.Time
-	cgroup  machine.Cgroup
+	options   Options
+	before    machine.Snapshot
+	began     time.Time
+	authority *authority
 
-	control, node *machine.Machine
-	machines      []*machine.Machine // also those that were killed
-
-	mu      sync.Mutex
-	running map[string]*machine.Process
+	control  *host
+	node     *Node              // the first
+	nodes    []*Node            // also those that were removed
+	machines []*machine.Machine // also those that were killed
 }
 
 // Start brings a cluster up and returns when its node is ready. When it fails, it has brought everything down again. The
 // main function of the program that calls it must begin with machine.IsInit.
 func Start(ctx context.Context, o Options) (*Cluster, error) {
-	c := &Cluster{options: o, began: time.Now(), running: map[string]*machine.Process{}}
+	c := &Cluster{options: o, began: time.Now()}
 	err := c.up(ctx)
 	if err == nil {
 		return c, nil
@@ -60,16 +61,16 @@ func (c *Cluster) up(ctx context.Context) error {
 	if c.before, err = machine.TakeSnapshot(); err != nil {
 		return err
 	}
-	if c.cgroup, err = machine.NewCgroup(); err != nil {
+	if err := c.startControl(ctx); err != nil {
 		return err
 	}
-	if err := os.MkdirAll(c.path("logs"), 0o755); err != nil {
+	if c.node, err = c.newNode(nodeName); err != nil {
 		return err
 	}
-	if err := c.writeDisks(); err != nil {
+	if err := writeConf(c.node.disk("etc/cni/net.d/10-bridge.conflist"), "10-bridge.conflist", values{}); err != nil {
 		return err
 	}
-	for _, start := range []func(context.Context) error{c.startControl, c.bootNode, c.importPause, c.waitUntilReady} {
+	for _, start := range []func(context.Context) error{c.node.boot, c.node.importPause, c.waitForAPIServer, c.node.waitUntilReady} {
 		if err := start(ctx); err != nil {
 			return err
 		}
@@ -77,60 +78,22 @@ func (c *Cluster) up(ctx context.Context) error {
 	return nil
 }
 
-func (c *Cluster) startControl(ctx context.Context) (err error) {
-	if c.control, err = machine.Start("control", c.path("control")); err != nil {
+func (c *Cluster) startControl(ctx context.Context) error {
+	c.control = c.newHost(controlName)
+	if err := c.writeControlDisk(); err != nil {
 		return err
 	}
-	c.machines = append(c.machines, c.control)
+	if err := c.control.boot(); err != nil {
+		return err
+	}
 	if err := c.connectControl(ctx); err != nil {
 		return err
 	}
-	return c.startAll(c.control, controlPlane)
+	return c.control.startAll(controlPlane)
 }
 
-// bootNode starts the node's machine and what runs on it, and only waits for containerd, as the kubelet would not.
-func (c *Cluster) bootNode(ctx context.Context) (err error) {
-	if c.node, err = machine.Start(nodeName, c.path(nodeName)); err != nil {
-		return err
-	}
-	c.machines = append(c.machines, c.node)
-	if err := c.connectNode(ctx); err != nil {
-		return err
-	}
-	containerd, others := nodePrograms[0], nodePrograms[1:]
-	if err := c.start(c.node, containerd); err != nil {
-		return err
-	}
-	if err := c.waitFor(ctx, containerd.name); err != nil {
-		return err
-	}
-	return c.startAll(c.node, others)
-}
-
-func (c *Cluster) startAll(on *machine.Machine, components []component) error {
-	for _, each := range components {
-		if err := c.start(on, each); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (c *Cluster) start(on *machine.Machine, what component) error {
-	program := filepath.Join(c.options.Programs, what.name)
-	if _, err := os.Stat(program); err != nil {
-		if program, err = exec.LookPath(what.name); err != nil {
-			return fmt.Errorf("find %s: %w", what.name, err)
-		}
-	}
-	p, err := on.StartProcess(c.path("logs", what.name+".log"), program, what.args...)
-	if err != nil {
-		return err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.running[what.name] = p
-	return nil
+func (c *Cluster) waitForAPIServer(ctx context.Context) error {
+	return c.control.waitFor(ctx, apiServer)
 }
 
 func (c *Cluster) path(elements ...string) string {
@@ -139,15 +102,20 @@ func (c *Cluster) path(elements ...string) string {
 
 // Kubectl returns a kubectl command of the cluster's administrator. Its files are the host's.
 func (c *Cluster) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
-	args = append([]string{"--kubeconfig=" + c.path("control", pki, "admin.conf"), "--cache-dir=" + c.path("kubectl")}, args...)
-	cmd := c.control.NetCommand(ctx, filepath.Join(c.options.Programs, "kubectl"), args...)
+	args = append([]string{"--kubeconfig=" + c.control.disk(pki, "admin.conf"), "--cache-dir=" + c.path("kubectl")}, args...)
+	cmd := c.control.machine.NetCommand(ctx, filepath.Join(c.options.Programs, "kubectl"), args...)
 	cmd.Env = append(os.Environ(), "KUBERC=off") // what this host's user likes
 	return cmd
 }
 
-// Shell returns a command that runs a script on the node.
+// raw returns the question of a component that is ready if a path of the API server, which passes some on, can be had.
+func raw(path string) func(context.Context, *host) error {
+	return func(ctx context.Context, h *host) error { return run(h.cluster.Kubectl(ctx, "get", "--raw", path)) }
+}
+
+// Shell returns a command that runs a script on the first node.
 func (c *Cluster) Shell(ctx context.Context, script string) *exec.Cmd {
-	return c.node.Command(ctx, "sh", "-euc", script)
+	return c.node.shell(ctx, script)
 }
 
 // Stop kills the machines, and fails if then anything is left of them but disks and logs.
@@ -160,23 +128,25 @@ func (c *Cluster) Stop() error {
 	if leaks != nil {
 		err = errors.Join(err, fmt.Errorf("left behind: %s", strings.Join(leaks, "; ")))
 	}
-	if err = errors.Join(err, c.cgroup.Remove()); err != nil {
+	for _, n := range c.nodes {
+		err = errors.Join(err, n.cgroup.Remove())
+	}
+	if err != nil {
 		return fmt.Errorf("stop cluster: %w", err)
 	}
 	c.log("cluster down in %.1f s, nothing left", time.Since(began).Seconds())
 	return nil
 }
 
-// Memory says how much memory each component has.
+// Memory says how much memory each component of the control machine and the first node has.
 func (c *Cluster) Memory() string {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	var each []string
 	sum := 0
-	for _, what := range append(append([]component{}, controlPlane...), nodePrograms...) {
-		if p := c.running[what.name]; p != nil {
-			sum += p.MemoryMB()
-			each = append(each, fmt.Sprintf("%s %d", what.name, p.MemoryMB()))
+	for _, h := range []*host{c.control, c.node.host} {
+		for _, name := range slices.Sorted(maps.Keys(h.running)) {
+			megabytes := h.running[name].MemoryMB()
+			sum += megabytes
+			each = append(each, fmt.Sprintf("%s %d", name, megabytes))
 		}
 	}
 	return fmt.Sprintf("%d MB: %s", sum, strings.Join(each, ", "))

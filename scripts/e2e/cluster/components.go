@@ -1,38 +1,43 @@
 package cluster
 
-// The addresses. Nothing outside the machines sees them.
+import "context"
+
+// The addresses. Nothing outside the machines sees them. Pods of the first node are known from the start; controller manager
+// and flannel give the nodes that join theirs.
 const (
 	controlIP4, controlIP6 = "172.30.0.1", "fd30::1"
-	nodeIP4, nodeIP6       = "172.30.0.2", "fd30::2"
-	podRange4, podRange6   = "10.244.0.0/24", "fd44::/64"
+	nodeIP4, nodeIP6       = "172.30.0.%d", "fd30::%d" // the first node is 2
+	podNetwork             = "10.224.0.0/16"
+	podRange4, podRange6   = "10.224.0.0/24", "fd44::/64"
 	serviceRanges          = "10.96.0.0/16,fd96::/112"
 	firstServiceIP4        = "10.96.0.1" // the API server's
 )
 
-// nodeName is the node's name, and its machine's.
-const nodeName = "node"
+// The names of the machines that are there from the start. The first node is one.
+const controlName, nodeName = "control", "node"
 
 // component is a program of the cluster.
 type component struct {
-	name string
-	args []string
+	name  string
+	args  []string
+	env   []string
+	ready func(context.Context, *host) error // is nil if one can't tell; an error is no
 }
 
 // The folder of keys and kubeconfigs in each machine.
 const pki = "/etc/kubernetes/"
 
-// apiServer is named because it is stopped and started alone.
-const apiServer = "kube-apiserver"
-
 // controlPlane are the components of the control machine, in the order of their starts.
-var controlPlane = []component{
-	{"etcd", []string{
+var controlPlane = []component{etcd, apiServer, controllerManager, scheduler}
+
+var (
+	etcd = component{name: "etcd", args: []string{
 		"--data-dir=/var/lib/etcd",
 		"--listen-client-urls=http://127.0.0.1:2379",
 		"--advertise-client-urls=http://127.0.0.1:2379",
 		"--listen-peer-urls=http://127.0.0.1:0", // it has no peers
-	}},
-	{apiServer, []string{
+	}}
+	apiServer = component{name: "kube-apiserver", ready: raw("/readyz"), args: []string{
 		"--etcd-servers=http://127.0.0.1:2379",
 		"--secure-port=6443",
 		"--advertise-address=" + controlIP4,
@@ -52,47 +57,68 @@ var controlPlane = []component{
 		// Until Kubernetes 1.36, which serves v1 by default.
 		"--feature-gates=MutatingAdmissionPolicy=true",
 		"--runtime-config=admissionregistration.k8s.io/v1beta1=true",
-	}},
-	{"kube-controller-manager", []string{
+	}}
+	controllerManager = component{name: "kube-controller-manager", args: []string{
 		"--kubeconfig=" + pki + "controller-manager.conf",
 		"--leader-elect=false",
 		"--use-service-account-credentials=true",
 		"--service-account-private-key-file=" + pki + "serviceaccount.key",
 		"--root-ca-file=" + pki + "ca.crt",
-	}},
-	{"kube-scheduler", []string{
+		"--allocate-node-cidrs=true", // for flannel
+		"--cluster-cidr=" + podNetwork,
+	}}
+	scheduler = component{name: "kube-scheduler", args: []string{
 		"--kubeconfig=" + pki + "scheduler.conf",
 		"--leader-elect=false",
-	}},
-}
+	}}
+)
 
-// nodePrograms are the components of the node's machine, in the order of their starts: containerd is the first.
-var nodePrograms = []component{
-	{"containerd", nil}, // its configuration is at the default path
-	{"kubelet", []string{
+// The components of a node's machine. containerd is the first to start, and flannel the last: it needs the node's pod range.
+var containerd = component{name: "containerd", ready: askContainerd} // its configuration is at the default path
+
+func (n *Node) kubelet() component {
+	return component{name: "kubelet", ready: raw("/api/v1/nodes/" + n.name + "/proxy/healthz"), args: []string{
 		"--config=/var/lib/kubelet/config.yaml",
 		"--kubeconfig=" + pki + "node.conf",
-		"--hostname-override=" + nodeName,
-		"--node-ip=" + nodeIP4 + "," + nodeIP6,
+		"--hostname-override=" + n.name,
+		"--node-ip=" + n.ip4 + "," + n.ip6,
 		"--root-dir=/var/lib/kubelet",
-	}},
-	{"kube-proxy", []string{
-		"--config=" + pki + "kube-proxy.yaml",
-		"--hostname-override=" + nodeName,
-	}},
+	}}
 }
 
-// Who has certificates on which machine.
-var (
-	controlSubjects = []subject{
-		{file: "apiserver", name: "kube-apiserver", servesAt: []string{controlIP4, firstServiceIP4, "127.0.0.1", "kubernetes.default.svc"}},
-		{file: "kubelet-client", name: "kube-apiserver-kubelet-client", group: "system:masters"},
-		{file: "admin", name: "admin", group: "system:masters"},
-		{file: "controller-manager", name: "system:kube-controller-manager"},
-		{file: "scheduler", name: "system:kube-scheduler"},
-	}
-	nodeSubjects = []subject{
-		{file: "node", name: "system:node:" + nodeName, group: "system:nodes"},
+func (n *Node) kubeProxy() component {
+	return component{name: "kube-proxy", ready: raw("/api/v1/nodes/" + n.name + ":10256/proxy/healthz"), args: []string{
+		"--config=" + pki + "kube-proxy.yaml",
+		"--hostname-override=" + n.name,
+	}}
+}
+
+// flanneld leaves the chain FORWARD alone: what is in it is the tests' affair.
+func (n *Node) flanneld() component {
+	return component{name: "flanneld", ready: readSubnet, env: []string{"NODE_NAME=" + n.name}, args: []string{
+		"--kube-subnet-mgr",
+		"--kubeconfig-file=" + pki + "flannel.conf",
+		"--net-config-path=" + pki + "net-conf.json",
+		"--iface=eth0",
+		"--ip-masq",
+		"--iptables-forward-rules=false",
+	}}
+}
+
+// controlSubjects are who has certificates on the control machine.
+var controlSubjects = []subject{
+	{file: "apiserver", name: "kube-apiserver", servesAt: []string{controlIP4, firstServiceIP4, "127.0.0.1", "kubernetes.default.svc"}},
+	{file: "kubelet-client", name: "kube-apiserver-kubelet-client", group: "system:masters"},
+	{file: "admin", name: "admin", group: "system:masters"},
+	{file: "controller-manager", name: "system:kube-controller-manager"},
+	{file: "scheduler", name: "system:kube-scheduler"},
+}
+
+// subjects are who has certificates on the node.
+func (n *Node) subjects() []subject {
+	return []subject{
+		{file: "node", name: "system:node:" + n.name, group: "system:nodes"},
 		{file: "proxy", name: "system:kube-proxy"},
+		{file: "flannel", name: "flannel", group: "system:masters"},
 	}
-)
+}

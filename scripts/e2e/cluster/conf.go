@@ -5,37 +5,43 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"text/template"
 )
 
 //go:embed conf
 var confs embed.FS
 
-// values are what the files of conf are made with. See address for the addresses.
+// values are what the files of conf are made with.
 type values struct {
-	ControlIP4           string
-	PodRange4, PodRange6 string
-	CgroupRoot           string
-	User                 string
+	ControlIP4, PodNetwork string
+	PodRange4, PodRange6   string // the first node's, if there is no other
+	CgroupRoot, User, MTU  string
+}
+
+// renderConf makes the text of the file of that name in conf.
+func renderConf(conf string, v values) (string, error) {
+	t, err := template.New(conf).ParseFS(confs, "conf/"+conf)
+	if err != nil {
+		return "", err
+	}
+	v.ControlIP4, v.PodNetwork = controlIP4, podNetwork
+	if v.PodRange4 == "" {
+		v.PodRange4, v.PodRange6 = podRange4, podRange6
+	}
+	var text strings.Builder
+	err = t.Execute(&text, v)
+	return text.String(), err
 }
 
 // writeConf makes a file from the one of its name in conf, or from that of another name.
-func (c *Cluster) writeConf(path, conf string, v values) error {
-	t, err := template.New(conf).ParseFS(confs, "conf/"+conf)
+func writeConf(path, conf string, v values) error {
+	text, err := renderConf(conf, v)
 	if err != nil {
-		return err
+		return fmt.Errorf("write %s: %w", path, err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	v.ControlIP4, v.PodRange4, v.PodRange6 = controlIP4, podRange4, podRange6
-	if err := t.Execute(file, v); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return file.Close()
+	return os.WriteFile(path, []byte(text), 0o600)
 }

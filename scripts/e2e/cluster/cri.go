@@ -12,8 +12,8 @@ import (
 
 // askContainerd asks containerd for the version of its CRI, which is what a kubelet does first: it ends if there is no
 // answer. containerd listens before it can answer.
-func (c *Cluster) askContainerd(ctx context.Context) error {
-	socket := fmt.Sprintf("/proc/%d/root/run/containerd/containerd.sock", c.node.PID())
+func askContainerd(ctx context.Context, h *host) error {
+	socket := fmt.Sprintf("/proc/%d/root/run/containerd/containerd.sock", h.machine.PID())
 	transport := &http.Transport{
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)

@@ -13,35 +13,47 @@ import (
 	"github.com/detour-cni/detour/scripts/e2e/image"
 )
 
-// writeDisks writes what the machines find on their disks when they start for the first time.
-func (c *Cluster) writeDisks() error {
+// writeControlDisk writes what the control machine finds on its disk when it starts for the first time.
+func (c *Cluster) writeControlDisk() (err error) {
+	if c.authority, err = newAuthority(); err != nil {
+		return err
+	}
+	if err := c.control.hideHosts(pki); err != nil {
+		return err
+	}
+	if err := c.control.writeKeys(controlSubjects); err != nil {
+		return err
+	}
+	_, err = writeKey(c.control.disk(pki, "serviceaccount.key"))
+	return err
+}
+
+// writeDisk writes what the node finds on its disk when it starts for the first time.
+func (n *Node) writeDisk() error {
 	for _, folder := range []string{"cni", "containerd", "kubernetes"} {
-		if err := c.hideHosts(nodeName, "etc", folder); err != nil {
+		if err := n.hideHosts("etc", folder); err != nil {
 			return err
 		}
 	}
-	if err := c.hideHosts("control", pki); err != nil {
-		return err
-	}
-	if err := c.writeKeys(); err != nil {
+	if err := n.writeKeys(n.subjects()); err != nil {
 		return err
 	}
 	for path, conf := range map[string]string{
-		"etc/containerd/config.toml":       "containerd.toml",
-		"etc/cni/net.d/10-bridge.conflist": "10-bridge.conflist",
-		"etc/kubernetes/kube-proxy.yaml":   "kube-proxy.yaml",
-		"var/lib/kubelet/config.yaml":      "kubelet.yaml",
+		"etc/containerd/config.toml":     "containerd.toml",
+		"etc/kubernetes/kube-proxy.yaml": "kube-proxy.yaml",
+		"etc/kubernetes/net-conf.json":   "net-conf.json",
+		"var/lib/kubelet/config.yaml":    "kubelet.yaml",
 	} {
-		if err := c.writeConf(c.path(nodeName, path), conf, values{CgroupRoot: c.cgroup.Path()}); err != nil {
+		if err := writeConf(n.disk(path), conf, values{CgroupRoot: n.cgroup.Path()}); err != nil {
 			return err
 		}
 	}
-	return c.copyPlugins("bridge", "host-local", "loopback", "portmap")
+	return n.copyPlugins("bridge", "host-local", "loopback", "portmap")
 }
 
 // hideHosts makes a folder in a machine's /etc that doesn't show what the host has there.
-func (c *Cluster) hideHosts(elements ...string) error {
-	path := c.path(elements...)
+func (h *host) hideHosts(elements ...string) error {
+	path := h.disk(elements...)
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return err
 	}
@@ -52,32 +64,25 @@ func (c *Cluster) hideHosts(elements ...string) error {
 }
 
 // writeKeys writes keys, certificates and, for each client, a kubeconfig.
-func (c *Cluster) writeKeys() error {
-	a, err := newAuthority()
-	if err != nil {
+func (h *host) writeKeys(subjects []subject) error {
+	if err := h.cluster.authority.issue(h.disk(pki), subjects...); err != nil {
 		return err
 	}
-	for disk, subjects := range map[string][]subject{"control": controlSubjects, nodeName: nodeSubjects} {
-		if err := a.issue(c.path(disk, pki), subjects...); err != nil {
+	for _, s := range subjects {
+		if err := writeConf(h.disk(pki, s.file+".conf"), "kubeconfig", values{User: s.file}); err != nil {
 			return err
 		}
-		for _, s := range subjects {
-			if err := c.writeConf(c.path(disk, pki, s.file+".conf"), "kubeconfig", values{User: s.file}); err != nil {
-				return err
-			}
-		}
 	}
-	_, err = writeKey(c.path("control", pki, "serviceaccount.key"))
-	return err
+	return nil
 }
 
-func (c *Cluster) copyPlugins(names ...string) error {
-	bin := c.path(nodeName, "opt/cni/bin")
+func (n *Node) copyPlugins(names ...string) error {
+	bin := n.disk("opt/cni/bin")
 	if err := os.MkdirAll(bin, 0o755); err != nil {
 		return err
 	}
 	for _, name := range names {
-		content, err := os.ReadFile(filepath.Join(c.options.Plugins, name))
+		content, err := os.ReadFile(filepath.Join(n.cluster.options.Plugins, name))
 		if err == nil {
 			err = os.WriteFile(filepath.Join(bin, name), content, 0o755)
 		}
@@ -89,18 +94,18 @@ func (c *Cluster) copyPlugins(names ...string) error {
 }
 
 // importPause imports the image of the container that holds a pod's network.
-func (c *Cluster) importPause(ctx context.Context) error {
+func (n *Node) importPause(ctx context.Context) error {
 	pause := image.Image{
 		Name:       "detour.test/pause:1",
-		Files:      []image.File{{Path: "/workload", From: c.options.Pause}},
+		Files:      []image.File{{Path: "/workload", From: n.cluster.options.Pause}},
 		Entrypoint: []string{"/workload", "pause"},
 	}
-	return image.Import(c.Shell(ctx, image.ImportScript), pause)
+	return image.Import(n.shell(ctx, image.ImportScript), pause)
 }
 
-// connectControl gives the control machine its addresses: on a bridge, which is there also while the node is not.
+// connectControl gives the control machine its addresses: on a bridge, which is there also while the nodes are not.
 func (c *Cluster) connectControl(ctx context.Context) error {
-	return run(c.control.Command(ctx, "sh", "-euc", fmt.Sprintf(`
+	return run(c.control.shell(ctx, fmt.Sprintf(`
 		ip link set lo up
 		ip link add lan type bridge
 		ip addr add %s/24 dev lan
@@ -108,14 +113,15 @@ func (c *Cluster) connectControl(ctx context.Context) error {
 		ip link set lan up`, controlIP4, controlIP6)))
 }
 
-// connectNode links the node to the bridge and makes it a router.
-func (c *Cluster) connectNode(ctx context.Context) error {
-	if err := c.control.Link(ctx, nodeName, c.node); err != nil {
+// connect links the node to the bridge and makes it a router.
+func (n *Node) connect(ctx context.Context) error {
+	control := n.cluster.control
+	if err := control.machine.Link(ctx, n.name, n.machine); err != nil {
 		return err
 	}
 	return errors.Join(
-		run(c.control.Command(ctx, "ip", "link", "set", nodeName, "master", "lan", "up")),
-		run(c.node.Command(ctx, "sh", "-euc", fmt.Sprintf(`
+		run(control.shell(ctx, "ip link set "+n.name+" master lan up")),
+		run(n.shell(ctx, fmt.Sprintf(`
 			ip link set lo up
 			ip addr add %s/24 dev eth0
 			ip addr add %s/64 dev eth0 nodad
@@ -123,7 +129,7 @@ func (c *Cluster) connectNode(ctx context.Context) error {
 			ip route add default via %s
 			ip route add default via %s
 			echo 1 >/proc/sys/net/ipv4/ip_forward
-			echo 1 >/proc/sys/net/ipv6/conf/all/forwarding`, nodeIP4, nodeIP6, controlIP4, controlIP6))),
+			echo 1 >/proc/sys/net/ipv6/conf/all/forwarding`, n.ip4, n.ip6, controlIP4, controlIP6))),
 	)
 }
 

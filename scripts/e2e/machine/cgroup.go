@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -21,9 +20,9 @@ const cgroupPrefix = "detour-e2e-"
 // Cgroup is a cgroup of the same name in each hierarchy: the one thing of a machine that is the host's.
 type Cgroup struct{ name string }
 
-// NewCgroup creates the cgroup of this process, and removes those of processes that were killed.
-func NewCgroup() (Cgroup, error) {
-	c := Cgroup{cgroupPrefix + strconv.Itoa(os.Getpid())}
+// NewCgroup creates a cgroup of this process for a machine, and removes those of processes that were killed.
+func NewCgroup(machine string) (Cgroup, error) {
+	c := Cgroup{fmt.Sprintf("%s%d-%s", cgroupPrefix, os.Getpid(), machine)}
 	if err := errors.Join(removeStale(), c.create()); err != nil {
 		return c, fmt.Errorf("create cgroup %s: %w", c.name, err)
 	}
@@ -59,7 +58,7 @@ func removeStale() error {
 	for _, hierarchy := range hierarchies() {
 		paths, _ := filepath.Glob(filepath.Join(hierarchy, cgroupPrefix+"*")) // the pattern is right
 		for _, path := range paths {
-			pid := strings.TrimPrefix(filepath.Base(path), cgroupPrefix)
+			pid, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(path), cgroupPrefix), "-")
 			if _, err := os.Stat("/proc/" + pid); errors.Is(err, os.ErrNotExist) {
 				errs = append(errs, removeCgroup(path))
 			}

@@ -100,7 +100,7 @@ func TestNothingOfAKilledMachineIsLeft(t *testing.T) {
 	}
 	dir := t.TempDir()
 	m := start(t, filepath.Join(dir, "disk"))
-	p, err := m.StartProcess(filepath.Join(dir, "log"), "sh", "-c", "trap '' TERM; sleep 1000 & echo started; wait")
+	p, err := m.StartProcess(filepath.Join(dir, "log"), nil, "sh", "-c", "trap '' TERM; sleep 1000 & echo started; wait")
 	if err != nil {
 		t.Fatal(err)
 	}

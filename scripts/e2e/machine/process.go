@@ -20,9 +20,9 @@ type Process struct {
 	ended     chan struct{}
 }
 
-// StartProcess starts a program in the machine, with only PATH in its environment. Its output is appended to the log, a
-// file of the host's.
-func (m *Machine) StartProcess(log, program string, args ...string) (*Process, error) {
+// StartProcess starts a program in the machine, with only PATH and env, KEY=VALUE, in its environment. Its output is appended to
+// the log, a file of the host's.
+func (m *Machine) StartProcess(log string, env []string, program string, args ...string) (*Process, error) {
 	p := &Process{name: filepath.Base(program), log: log, ended: make(chan struct{})}
 	file, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
@@ -31,7 +31,7 @@ func (m *Machine) StartProcess(log, program string, args ...string) (*Process, e
 	defer file.Close()
 	p.cmd = exec.Command(program, args...)
 	p.cmd.Dir = "/"
-	p.cmd.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+	p.cmd.Env = append([]string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}, env...)
 	p.cmd.Stdout, p.cmd.Stderr = file, file
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := m.start(p.cmd); err != nil {

@@ -1,0 +1,29 @@
+package nftables
+
+import (
+	"strconv"
+	"time"
+)
+
+// formatHour writes seconds since midnight, UTC, in local time.
+func formatHour(seconds uint64) string {
+	_, offset := time.Now().Zone()
+	t := time.Unix(int64(seconds)+int64(offset), 0).UTC()
+	if t.Second() != 0 {
+		return t.Format("15:04:05")
+	}
+	return t.Format("15:04")
+}
+
+// formatDate writes nanoseconds since 1970 in local time.
+func formatDate(nanoseconds uint64) string {
+	return time.Unix(int64(nanoseconds/uint64(time.Second)), 0).Format(time.DateTime)
+}
+
+// deviceName is an index itself, as a string, if there is no such interface.
+func (w *writer) deviceName(index uint32) string {
+	if name, ok := w.devices[index]; ok {
+		return name
+	}
+	return strconv.FormatUint(uint64(index), 10)
+}

@@ -1,0 +1,420 @@
+package xtables
+
+import (
+	"strconv"
+	"strings"
+	"time"
+)
+
+// matches are the kernel's modules. The blobs are struct xt_NAME_info or alike of linux/netfilter/xt_NAME.h.
+var matches = map[string][]decoder{
+	"addrtype":  {{revisions: []int{0}, size: 12, print: printAddrtype0}, {revisions: []int{1}, size: 8, print: printAddrtype}},
+	"ah":        {{revisions: []int{0}, size: 9, print: printAH}},
+	"bpf":       {{revisions: []int{0}, size: 516, print: printBPF0}, {revisions: []int{1}, size: 520, print: printBPF}},
+	"cgroup":    cgroup,
+	"comment":   {{revisions: []int{0}, size: 1, print: func(p *printer, b blob) { p.say(" --comment"); p.quote(b.string(0, min(len(b), 255))) }}},
+	"connbytes": {{revisions: []int{0}, size: 18, print: printConnbytes}},
+	"connlimit": {{revisions: []int{0}, size: 24, print: printConnlimit0}, {revisions: []int{1}, size: 24, print: printConnlimit}},
+	"connmark":  {{revisions: []int{1}, size: 9, print: printMark}},
+	"conntrack": conntrack,
+	"cpu":       {{revisions: []int{0}, size: 8, print: func(p *printer, b blob) { p.not(b.u32(4) != 0); p.sayf(" --cpu %d", b.u32(0)) }}},
+	"dscp":      {{revisions: []int{0}, size: 2, print: func(p *printer, b blob) { p.not(b[1] != 0); p.sayf(" --dscp 0x%02x", b[0]) }}},
+	"esp":       {{revisions: []int{0}, size: 9, print: printESP}},
+	"hashlimit": hashlimit,
+	"helper":    {{revisions: []int{0}, size: 34, print: func(p *printer, b blob) { p.not(b.u32(0) != 0); p.say(" --helper"); p.quote(b.string(4, 30)) }}},
+	"hl":        {{revisions: []int{0}, size: 2, print: func(p *printer, b blob) { printTTL(p, "hl", b) }}},
+	"icmp":      {{revisions: []int{0}, size: 4, print: printICMP}},
+	"icmp6":     {{revisions: []int{0}, size: 4, print: printICMP6}},
+	"iprange":   {{revisions: []int{1}, size: 65, print: printIPRange}},
+	"length":    {{revisions: []int{0}, size: 5, print: func(p *printer, b blob) { printLength(p, " --length ", b) }}},
+	"limit":     {{revisions: []int{0}, size: 8, print: printLimit}},
+	"mac":       {{revisions: []int{0}, size: 12, print: printMAC}},
+	"mark":      {{revisions: []int{1}, size: 9, print: printMark}},
+	"multiport": {{revisions: []int{0}, size: 32, print: printMultiport0}, {revisions: []int{1}, size: 48, print: printMultiport}},
+	"nfacct":    {{revisions: []int{0, 1}, size: 32, print: func(p *printer, b blob) { p.say(" --nfacct-name "); p.quote(b.string(0, 32)) }}},
+	"owner":     {{revisions: []int{1}, size: 18, print: printOwner}},
+	"physdev":   {{revisions: []int{0}, size: 66, print: printPhysdev}},
+	"pkttype":   {{revisions: []int{0}, size: 8, print: printPkttype}},
+	"policy":    {{revisions: []int{0}, size: 308, print: printPolicy}},
+	"quota":     {{revisions: []int{0}, size: 16, print: func(p *printer, b blob) { p.not(b.u32(0)&1 != 0); p.sayf(" --quota %d", b.u64(8)) }}},
+	"recent":    {{revisions: []int{0}, size: 211, print: printRecent}, {revisions: []int{1}, size: 228, print: printRecent1}},
+	"rpfilter":  {{revisions: []int{0}, size: 1, print: func(p *printer, b blob) { p.sayIf(uint32(b[0]), rpfilterFlags) }}},
+	"sctp":      {{revisions: []int{0}, size: 292, print: printSCTP}},
+	"set":       ipset,
+	"socket":    {{revisions: []int{0}, print: func(*printer, blob) {}}, {revisions: []int{1, 2, 3}, size: 1, print: func(p *printer, b blob) { p.sayIf(uint32(b[0]), socketFlags) }}},
+	"state":     {{revisions: []int{0}, size: 4, print: func(p *printer, b blob) { p.say(" --state "); p.sayList(b.u32(0), stateStates) }}},
+	"statistic": {{revisions: []int{0}, size: 16, print: printStatistic}},
+	"string":    {{revisions: []int{0, 1}, size: 150, print: printString}},
+	"tcp":       {{revisions: []int{0}, size: 12, print: printTCP}},
+	"tcpmss":    {{revisions: []int{0}, size: 5, print: func(p *printer, b blob) { printLength(p, " --mss ", b) }}},
+	"time":      {{revisions: []int{0}, size: 22, print: printTime}},
+	"tos":       {{revisions: []int{1}, size: 3, print: func(p *printer, b blob) { p.not(b[2] != 0); p.sayf(" --tos 0x%02x/0x%02x", b[1], b[0]) }}},
+	"ttl":       {{revisions: []int{0}, size: 2, print: func(p *printer, b blob) { printTTL(p, "ttl", b) }}},
+	"u32":       {{revisions: []int{0}, size: 1982, print: printU32}},
+	"udp":       {{revisions: []int{0}, size: 9, print: func(p *printer, b blob) { printPorts(p, b, b[8]) }}},
+}
+
+var (
+	rpfilterFlags = []flag{{1, " --loose"}, {2, " --validmark"}, {4, " --accept-local"}, {8, " --invert"}}
+	socketFlags   = []flag{{1, " --transparent"}, {2, " --nowildcard"}, {4, " --restore-skmark"}}
+	tcpFlags      = []flag{{1, "FIN"}, {2, "SYN"}, {4, "RST"}, {8, "PSH"}, {16, "ACK"}, {32, "URG"}}
+	addrTypes     = []flag{
+		{1 << 0, "UNSPEC"}, {1 << 1, "UNICAST"}, {1 << 2, "LOCAL"}, {1 << 3, "BROADCAST"}, {1 << 4, "ANYCAST"}, {1 << 5, "MULTICAST"},
+		{1 << 6, "BLACKHOLE"}, {1 << 7, "UNREACHABLE"}, {1 << 8, "PROHIBIT"}, {1 << 9, "THROW"}, {1 << 10, "NAT"}, {1 << 11, "XRESOLVE"},
+	}
+	packetTypes = []string{"unicast", "broadcast", "multicast", "otherhost"}
+)
+
+// ports prints an option with a range of ports unless it covers all, as tcp and udp do.
+func (p *printer) ports(option string, low, high uint32, not bool) {
+	if low == 0 && high == 0xffff {
+		p.doubt(not) // it matches nothing; iptables has no words for that
+		return
+	}
+	p.not(not)
+	p.say(option)
+	p.span(low, high, ":")
+}
+
+func printPorts(p *printer, b blob, inverted byte) {
+	p.ports(" --sport ", b.u16(0), b.u16(2), inverted&1 != 0)
+	p.ports(" --dport ", b.u16(4), b.u16(6), inverted&2 != 0)
+}
+
+func printTCP(p *printer, b blob) {
+	option, mask, compare, inverted := b[8], b[9], b[10], b[11]
+	printPorts(p, b, inverted)
+	if option != 0 || inverted&8 != 0 {
+		p.not(inverted&8 != 0)
+		p.sayf(" --tcp-option %d", option)
+	}
+	if mask != 0 || inverted&4 != 0 {
+		p.not(inverted&4 != 0)
+		p.say(" --tcp-flags ")
+		p.tcpFlags(mask)
+		p.say(" ")
+		p.tcpFlags(compare)
+	}
+}
+
+func (p *printer) tcpFlags(f byte) {
+	if f == 0 {
+		p.say("NONE")
+	}
+	p.sayList(uint32(f), tcpFlags)
+}
+
+// printSCTP doesn't know chunk types.
+func printSCTP(p *printer, b blob) {
+	flags, inverted := b.u32(284), b.u32(288)
+	p.doubt(flags&^3 != 0)
+	for i, option := range []string{" --sport ", " --dport "} {
+		if at := 4 - 4*i; flags&(1<<i) != 0 {
+			p.not(inverted&(1<<i) != 0)
+			p.say(option)
+			p.span(b.u16(at), b.u16(at+2), ":")
+		}
+	}
+}
+
+func printICMP(p *printer, b blob) {
+	p.not(b[3]&1 != 0)
+	p.say(" --icmp-type ")
+	if b[0] == 0xff {
+		p.say("any")
+		return
+	}
+	printICMPCode(p, b)
+}
+
+func printICMP6(p *printer, b blob) {
+	p.not(b[3]&1 != 0)
+	p.say(" --icmpv6-type ")
+	printICMPCode(p, b)
+}
+
+func printICMPCode(p *printer, b blob) {
+	p.sayf("%d", b[0])
+	if b[1] != 0 || b[2] != 0xff {
+		p.sayf("/%d", b[1])
+		p.doubt(b[1] != b[2])
+	}
+}
+
+var multiportOptions = []string{" --sports ", " --dports ", " --ports "}
+
+func printMultiport0(p *printer, b blob) { printPortList(p, b, make(blob, 15)) }
+
+func printMultiport(p *printer, b blob) {
+	p.not(b[47] != 0)
+	printPortList(p, b, b[32:47])
+}
+
+func printPortList(p *printer, b, begins blob) {
+	p.sayNth(multiportOptions, int(b[0]))
+	count := int(b[1])
+	p.doubt(count > 15)
+	for i := 0; i < min(count, 15); i++ {
+		if i > 0 {
+			p.say(",")
+		}
+		p.sayf("%d", b.u16(2+2*i))
+		if begins[i] != 0 && i+1 < 15 {
+			i++
+			p.sayf(":%d", b.u16(2+2*i))
+		}
+	}
+}
+
+func printMark(p *printer, b blob) {
+	p.not(b[8] != 0)
+	p.say(" --mark")
+	p.marked(b.u32(0), b.u32(4))
+}
+
+func printOwner(p *printer, b blob) {
+	match, inverted := b[16], b[17]
+	for _, o := range []struct {
+		bit    byte
+		option string
+		at     int // of the two numbers, if there are any
+	}{{4, " --socket-exists", -1}, {1, " --uid-owner ", 0}, {2, " --gid-owner ", 8}, {8, " --suppl-groups", -1}} {
+		if match&o.bit == 0 {
+			continue
+		}
+		p.not(inverted&o.bit != 0)
+		p.say(o.option)
+		if o.at >= 0 {
+			p.span(b.u32(o.at), b.u32(o.at+4), "-")
+		}
+	}
+	p.doubt(match&^15 != 0)
+}
+
+func printAddrtype0(p *printer, b blob) {
+	p.addrType(" --src-type ", b.u16(0), b.u32(4) != 0)
+	p.addrType(" --dst-type ", b.u16(2), b.u32(8) != 0)
+}
+
+func printAddrtype(p *printer, b blob) {
+	flags := b.u32(4)
+	p.addrType(" --src-type ", b.u16(0), flags&1 != 0)
+	p.addrType(" --dst-type ", b.u16(2), flags&2 != 0)
+	p.sayIf(flags&^3, []flag{{4, " --limit-iface-in"}, {8, " --limit-iface-out"}})
+}
+
+func (p *printer) addrType(option string, types uint32, not bool) {
+	if types != 0 {
+		p.not(not)
+		p.say(option)
+		p.sayList(types, addrTypes)
+	}
+}
+
+func printStatistic(p *printer, b blob) {
+	not := ""
+	if b.u16(2)&1 != 0 {
+		not = " !"
+	}
+	switch b.u16(0) {
+	case 0:
+		p.sayf(" --mode random%s --probability %.11f", not, float64(b.u32(4))/(1<<31))
+	case 1:
+		p.sayf(" --mode nth%s --every %d --packet %d", not, b.u32(4)+1, b.u32(8))
+	default:
+		p.unknown = true
+	}
+}
+
+func printPhysdev(p *printer, b blob) {
+	inverted, match := b[64], b[65]
+	for _, o := range []struct {
+		bit    byte
+		option string
+		at     int // of the name, if there is one
+	}{{8, " --physdev-is-in", -1}, {1, " --physdev-in ", 0}, {16, " --physdev-is-out", -1}, {2, " --physdev-out ", 32}, {4, " --physdev-is-bridged", -1}} {
+		if match&o.bit == 0 {
+			continue
+		}
+		p.not(inverted&o.bit != 0)
+		p.say(o.option)
+		if o.at >= 0 {
+			p.say(b.string(o.at, 16))
+		}
+	}
+	p.doubt(match&^31 != 0)
+}
+
+func printMAC(p *printer, b blob) {
+	p.not(b.u32(8) != 0)
+	p.sayf(" --mac-source %02x:%02x:%02x:%02x:%02x:%02x", b[0], b[1], b[2], b[3], b[4], b[5])
+}
+
+func printPkttype(p *printer, b blob) {
+	p.not(b.u32(4) != 0)
+	p.say(" --pkt-type ")
+	p.sayNth(packetTypes, int(b.u32(0)))
+}
+
+func printIPRange(p *printer, b blob) {
+	flags := b[64]
+	for i, option := range []string{" --src-range ", " --dst-range "} {
+		if flags&(1<<i) == 0 {
+			continue
+		}
+		p.not(flags&(16<<i) != 0)
+		p.say(option)
+		p.addr(b[32*i:])
+		p.say("-")
+		p.addr(b[32*i+16:])
+	}
+}
+
+func printLength(p *printer, option string, b blob) {
+	p.not(b[4] != 0)
+	p.say(option)
+	p.span(b.u16(0), b.u16(2), ":")
+}
+
+func printTTL(p *printer, name string, b blob) {
+	p.sayNth([]string{" --" + name + "-eq ", " ! --" + name + "-eq ", " --" + name + "-lt ", " --" + name + "-gt "}, int(b[0]))
+	p.sayf("%d", b[1])
+}
+
+func printESP(p *printer, b blob) { printSPIs(p, " --espspi ", b) }
+func printAH(p *printer, b blob)  { printSPIs(p, " --ahspi ", b) }
+
+func printSPIs(p *printer, option string, b blob) {
+	if b.u32(0) == 0 && b.u32(4) == 1<<32-1 {
+		p.doubt(b[8]&1 != 0)
+		return
+	}
+	p.not(b[8]&1 != 0)
+	p.say(option)
+	p.span(b.u32(0), b.u32(4), ":")
+}
+
+func printConnbytes(p *printer, b blob) {
+	from, to := b.u64(0), b.u64(8)
+	p.not(from > to)
+	from, to = min(from, to), max(from, to)
+	p.sayf(" --connbytes %d", from)
+	if to != 0 && to < 1<<64-1 {
+		p.sayf(":%d", to)
+	}
+	p.say(" --connbytes-mode ")
+	p.sayNth([]string{"packets", "bytes", "avgpkt"}, int(b[16]))
+	p.say(" --connbytes-dir ")
+	p.sayNth([]string{"original", "reply", "both"}, int(b[17]))
+}
+
+func printConnlimit0(p *printer, b blob) {
+	option := " --connlimit-above"
+	if b.u32(20)&1 != 0 {
+		option = " --connlimit-upto"
+	}
+	length, ok := maskLength(b[:p.addrSize()])
+	p.doubt(!ok)
+	p.sayf("%s %d --connlimit-mask %d", option, b.u32(16), length)
+}
+
+func printConnlimit(p *printer, b blob) {
+	printConnlimit0(p, b)
+	if b.u32(20)&2 != 0 {
+		p.say(" --connlimit-daddr")
+	} else {
+		p.say(" --connlimit-saddr")
+	}
+}
+
+func printRecent(p *printer, b blob) {
+	check, name, side := b[8], b.string(10, 200), b[210]
+	p.recentBegin(b, check)
+	p.say(" --name " + name)
+	p.recentSide(side)
+}
+
+func printRecent1(p *printer, b blob) {
+	p.recentBegin(b, b[8])
+	p.say(" --name " + b.string(10, 200) + " --mask ")
+	p.addr(b[212:])
+	p.recentSide(b[210])
+}
+
+func (p *printer) recentBegin(b blob, check byte) {
+	p.not(b[9] != 0)
+	p.sayIf(uint32(check)&^(16|32), []flag{{2, " --set"}, {1, " --rcheck"}, {4, " --update"}, {8, " --remove"}})
+	if seconds := b.u32(0); seconds != 0 {
+		p.sayf(" --seconds %d", seconds)
+	}
+	p.sayIf(uint32(check)&32, []flag{{32, " --reap"}})
+	if hits := b.u32(4); hits != 0 {
+		p.sayf(" --hitcount %d", hits)
+	}
+	p.sayIf(uint32(check)&16, []flag{{16, " --rttl"}})
+}
+
+func (p *printer) recentSide(side byte) { p.sayNth([]string{" --rsource", " --rdest"}, int(side)) }
+
+func printString(p *printer, b blob) {
+	size := int(b[148])
+	if size > 128 || size == 0 {
+		p.unknown = true
+		return
+	}
+	pattern, flags := string(b[20:20+size]), b[149]
+	p.doubt(flags&^3 != 0)
+	p.not(flags&1 != 0)
+	if strings.ContainsFunc(pattern, func(r rune) bool { return r < ' ' || r > '~' }) || strings.HasSuffix(pattern, `\`) {
+		p.sayf(` --hex-string "|%x|"`, pattern)
+	} else {
+		p.say(` --string "` + strings.NewReplacer(`"`, `\"`, `\`, `\\`).Replace(pattern) + `"`)
+	}
+	p.say(" --algo " + b.string(4, 16))
+	if from := b.u16(0); from != 0 {
+		p.sayf(" --from %d", from)
+	}
+	if to := b.u16(2); to != 0xffff {
+		p.sayf(" --to %d", to)
+	}
+	if flags&2 != 0 {
+		p.say(" --icase")
+	}
+}
+
+const day = 24 * 60 * 60
+
+func printTime(p *printer, b blob) {
+	start, stop, days, weekdays, flags := b.u32(8), b.u32(12), b.u32(16), b[20], b[21]
+	if start != 0 || stop != day-1 {
+		p.say(" --timestart " + clock(start) + " --timestop " + clock(stop))
+	}
+	if days != 0xfffffffe {
+		p.say(" --monthdays ")
+		p.sayList(days&^1, monthdayNames)
+	}
+	if weekdays != 0xfe {
+		p.say(" --weekdays ")
+		p.sayList(uint32(weekdays), weekdayNames)
+	}
+	for i, option := range []string{" --datestart ", " --datestop "} {
+		if date := b.u32(4 * i); date != 0 {
+			p.say(option + time.Unix(int64(date), 0).UTC().Format("2006-01-02T15:04:05"))
+		}
+	}
+	p.sayIf(uint32(flags), []flag{{1, " --kerneltz"}, {2, " --contiguous"}})
+}
+
+// monthdayNames are the days of a month.
+var monthdayNames = func() (names []flag) {
+	for i := 1; i <= 31; i++ {
+		names = append(names, flag{1 << i, strconv.Itoa(i)})
+	}
+	return names
+}()
+
+var weekdayNames = []flag{{2, "Mon"}, {4, "Tue"}, {8, "Wed"}, {16, "Thu"}, {32, "Fri"}, {64, "Sat"}, {128, "Sun"}}
+
+func clock(seconds uint32) string {
+	return time.Unix(int64(seconds), 0).UTC().Format("15:04:05")
+}
