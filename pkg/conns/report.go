@@ -216,7 +216,7 @@ func (j judge) verdict(d *Destination) (Way, string) {
 }
 
 func dnsVerdict(d *Destination) (Way, string) {
-	if slices.ContainsFunc(d.Connections, func(c Connection) bool { return c.Status&SeenReply != 0 }) {
+	if slices.ContainsFunc(d.Connections, func(c Connection) bool { return slices.Contains(c.Status, seenReply) }) {
 		return Answered, "the proxy answered by itself"
 	}
 	return Unknown, "the proxy has neither answered nor asked further yet"

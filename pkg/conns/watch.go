@@ -171,11 +171,25 @@ func (t *tracker) unaccepted(f Flow) bool {
 	return handshake && f.Reply.Source == f.Original.Destination && !t.local(f.Original.Source.Addr()) && t.local(f.Original.Destination.Addr())
 }
 
+// acceptWait and acceptTries bound the wait for somebody to accept a connection.
+const (
+	acceptWait  = 2 * time.Millisecond
+	acceptTries = 25
+)
+
 // begin classifies a connection by the sockets of this moment.
 func (t *tracker) begin(f Flow) *life {
 	t.flows = []Flow{f}
-	t.Snapshot.sockets = t.look()
-	c := t.classify(t.proxy)[0]
+	var c Connection
+	for range acceptTries {
+		t.Snapshot.sockets = t.look()
+		c = t.classify(t.proxy)[0]
+		accepting, queued := t.Snapshot.sockets[f.Protocol][Tuple{f.Original.Destination, f.Original.Source}]
+		if c.Way != Unknown || !queued || accepting.inode != 0 {
+			break
+		}
+		time.Sleep(acceptWait)
+	}
 	l := &life{Connection: c, to: t.destination(c)}
 	if t.rule != nil && l.Way == Direct && l.Direction == Out {
 		l.Rule = t.rule(l.Connection)
