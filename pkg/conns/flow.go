@@ -19,7 +19,6 @@ type Tuple struct {
 
 // Flow is an entry of the kernel's connection tracking. Connection tracking knows neither user nor process.
 type Flow struct {
-	ID       uint32 `json:"-"`
 	Protocol string `json:"protocol"` // tcp or udp
 	// Original is what the client sent, Reply what the answers look like: its source is where the connection really went.
 	Original Tuple `json:"original"`
@@ -90,7 +89,6 @@ const (
 	ctaMark           = 8
 	ctaCountersOrig   = 9
 	ctaCountersReply  = 10
-	ctaID             = 12
 	ctaZone           = 18
 	ctaTimestamp      = 20
 	ctaTupleIP        = 1
@@ -129,7 +127,7 @@ func parseFlow(body []byte) (f Flow, ok bool) {
 		return f, false
 	}
 	f.Protocol = protocols[number]
-	f.ID, f.Expires, f.Mark = a.Number(ctaID), a.Number(ctaTimeout), a.Number(ctaMark)
+	f.Expires, f.Mark = a.Number(ctaTimeout), a.Number(ctaMark)
 	f.Status = parseStatus(a.Number(ctaStatus))
 	if zone := a[ctaZone]; len(zone) == 2 {
 		f.Zone = binary.BigEndian.Uint16(zone)
