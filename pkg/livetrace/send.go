@@ -36,6 +36,12 @@ func socketOf(uid, gid uint32, family, kind, protocol int) (fd int, err error) {
 		return 0, os.NewSyscallError("setfsuid", err)
 	}
 	defer func() { _ = unix.Setfsuid(ownUID) }()
+	// The kernel does not say that it changed nothing.
+	gotGID, _ := unix.SetfsgidRetGid(-1)
+	gotUID, _ := unix.SetfsuidRetUid(-1)
+	if gotGID != int(gid) || gotUID != int(uid) {
+		return 0, fmt.Errorf("send for user %d and group %d: CAP_SETUID or CAP_SETGID is missing: run as root", uid, gid)
+	}
 	fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, protocol)
 	return fd, os.NewSyscallError("socket", err)
 }

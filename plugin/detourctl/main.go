@@ -45,6 +45,7 @@ func run() int {
 		SilenceErrors: true,
 	}
 	root.AddCommand(renderCommand(), verifyCommand(), traceCommand(), probeCommand(), connsCommand())
+	root.SetErr(errorStream())
 	err := root.Execute()
 	if err == nil {
 		return 0
@@ -52,7 +53,7 @@ func run() int {
 	ended := codeError{code: exitFailed, err: err}
 	errors.As(err, &ended)
 	if ended.err != nil {
-		fmt.Fprintln(os.Stderr, "detourctl: "+ended.err.Error())
+		fmt.Fprintln(root.ErrOrStderr(), "detourctl: "+ended.err.Error())
 	}
 	return ended.code
 }

@@ -17,12 +17,13 @@ type screen struct {
 	colour bool
 }
 
-// screenOf is a command's standard output: with its width and in colour if it is a terminal, and without colour if NO_COLOR is set
-// (https://no-color.org).
+// screenOf is a command's standard output: with its width and in colour if it is a terminal or kubectl detour's reader has one, and without
+// colour if NO_COLOR is set (https://no-color.org).
 func screenOf(c *cobra.Command) screen {
 	s := screen{Writer: c.OutOrStdout()}
 	file, ok := s.Writer.(*os.File)
 	if !ok || !term.IsTerminal(int(file.Fd())) {
+		s.width, s.colour, _ = remoteReader()
 		return s
 	}
 	if width, _, err := term.GetSize(int(file.Fd())); err == nil {

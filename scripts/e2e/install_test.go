@@ -14,7 +14,7 @@ import (
 const detourImage = "docker.io/library/detour:dev"
 
 // detourPrograms are those in it.
-var detourPrograms = []string{"detour", "detour-agent"}
+var detourPrograms = []string{"detour", "detour-agent", "detourctl"}
 
 var (
 	once      sync.Once

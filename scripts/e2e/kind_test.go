@@ -11,7 +11,7 @@ import (
 type kind struct{ kubectl, kubeconfig, node string }
 
 func (k kind) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
-	return exec.CommandContext(ctx, k.kubectl, append([]string{"--kubeconfig", k.kubeconfig}, args...)...)
+	return exec.CommandContext(ctx, k.kubectl, append([]string{"--kubeconfig=" + k.kubeconfig}, args...)...)
 }
 
 func (k kind) Shell(ctx context.Context, script string) *exec.Cmd {

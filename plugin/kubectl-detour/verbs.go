@@ -1,0 +1,169 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// verb is one of detourctl's verbs and what it needs to be run for a target.
+type verb struct {
+	name, question string
+	about          string
+	examples       string
+	positional     bool     // detourctl takes the pod as an argument, and none for the node
+	every          bool     // it looks at all pods of a workload, not at the first ready one
+	inside         bool     // it runs inside the pod, without any right
+	stream         []string // the flags with which it answers until it is stopped
+	rights         []rights // the last that fits holds
+}
+
+// rights are what detourctl's container gets.
+type rights struct {
+	of           string // pod or node
+	with         string // a flag, or "" for any
+	capabilities []corev1.Capability
+	folders      []string // of the host, read-only
+	processes    bool     // it sees the host's processes
+}
+
+// What the capabilities are for: NET_ADMIN lists netfilter's rules and connections. SYS_ADMIN enters a pod's network namespace, and
+// SYS_PTRACE opens it by another user's process. DAC_READ_SEARCH lists another user's open files: who has a socket. SETUID and SETGID
+// send for another user.
+//
+// What the folders are for: the kubelet's log folders tell which process is which pod's. detour's records and socket are in /run/detour,
+// which not every node has, and its net conf is in /etc/cni/net.d.
+var verbs = []verb{
+	{
+		name:     "verify",
+		question: "Is this pod, or every pod of this node, as it should be?",
+		about:    "Of a workload, every pod that runs is verified; the exit code is the highest.\n",
+		examples: `  kubectl detour verify pod/web-0 -n shop
+  kubectl detour verify deploy/web -o json
+  kubectl detour verify node/worker-1`,
+		positional: true,
+		every:      true,
+		rights: []rights{
+			{"pod", "", []corev1.Capability{"DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/etc/cni/net.d", "/run", "/var/log/pods"}, true},
+			{"node", "", []corev1.Capability{"DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/etc/cni/net.d", "/run", "/var/log/pods"}, true},
+		},
+	},
+	{
+		name:     "trace",
+		question: "Where does this packet go, and which rule decides?",
+		about: `Of a workload, the first ready pod is taken. --to and --from may be svc/NAME[:PORT], which stands for the service's ClusterIP, and
+pod/NAME[:PORT], which stands for the pod's address.
+`,
+		examples: `  kubectl detour trace deploy/web --out --to svc/redis:6379
+  kubectl detour trace node/worker-1 --in cni0 --from pod/web-0 --to svc/data/redis:6379
+  kubectl detour trace pod/web-0 --live --out --to 203.0.113.1:443`,
+		stream: []string{"--live"},
+		rights: []rights{
+			{"pod", "", []corev1.Capability{"NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/var/log/pods"}, true},
+			{"node", "", []corev1.Capability{"NET_ADMIN"}, nil, false},
+			{"pod", "--live", []corev1.Capability{"NET_ADMIN", "SETGID", "SETUID", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/var/log/pods"}, true},
+			{"node", "--live", []corev1.Capability{"NET_ADMIN", "SETGID", "SETUID"}, nil, false},
+		},
+	},
+	{
+		name:     "conns",
+		question: "Which connections does the pod have, and did the proxy pass them on?",
+		about:    "Of a workload, the first ready pod is taken.\n",
+		examples: `  kubectl detour conns pod/web-0
+  kubectl detour conns deploy/web --watch`,
+		stream: []string{"--watch", "-w"},
+		rights: []rights{
+			{"pod", "", []corev1.Capability{"DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/run", "/var/log/pods"}, true},
+		},
+	},
+	{
+		name:     "probe",
+		question: "Does redirection work in this pod?",
+		about: `The probe runs inside the pod, as an ephemeral container that fits the Pod Security Standard restricted. It ends within seconds,
+also after Ctrl-C; Kubernetes keeps its entry in the pod's specification until the pod is deleted.
+`,
+		examples: `  kubectl detour probe pod/web-0`,
+		inside:   true,
+		rights:   []rights{{of: "pod"}},
+	},
+}
+
+// rightsFor returns what detourctl needs. ok is false if the verb is not about such a target.
+func (v verb) rightsFor(of target, args []string) (r rights, ok bool) {
+	for _, each := range v.rights {
+		if each.of == of.kind() && (each.with == "" || given(args, each.with)) {
+			r, ok = each, true
+		}
+	}
+	return r, ok
+}
+
+// given reports whether the arguments have one of the flags, which are boolean.
+func given(args []string, flags ...string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool { return slices.Contains(flags, strings.TrimSuffix(arg, "=true")) })
+}
+
+// targetArgs tell detourctl the target.
+func (v verb) targetArgs(of target) []string {
+	switch {
+	case of.pod == nil && v.positional:
+		return nil
+	case of.pod == nil:
+		return []string{"--node"}
+	}
+	args := []string{of.pod.Namespace + "/" + of.pod.Name, "--pod-uid", of.uid()}
+	if !v.positional {
+		args = append([]string{"--pod"}, args...)
+	}
+	return args
+}
+
+// rightsTable says what detourctl's pod may do.
+func rightsTable() string {
+	var b strings.Builder
+	b.WriteString("detourctl's pod is on the host's network and has no ServiceAccount token. What else it gets:\n\n")
+	for _, row := range append([][]string{{"VERB", "OF", "CAPABILITIES", "PROCESSES", "FOLDERS (read-only)"}}, rightsRows()...) {
+		fmt.Fprintf(&b, "  %-12s %-5s %-51s %-10s %s\n", row[0], row[1], row[2], row[3], row[4])
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+func rightsRows() [][]string {
+	var rows [][]string
+	for _, v := range verbs {
+		for _, r := range v.rights {
+			rows = append(rows, []string{strings.TrimSpace(v.name + " " + r.with), r.of, r.list(), r.seen(v.inside), r.mounted()})
+		}
+	}
+	return rows
+}
+
+func (r rights) list() string {
+	var names []string
+	for _, c := range r.capabilities {
+		names = append(names, string(c))
+	}
+	if names == nil {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}
+
+func (r rights) seen(inside bool) string {
+	switch {
+	case inside:
+		return "the pod's"
+	case r.processes:
+		return "the host's"
+	}
+	return "its own"
+}
+
+func (r rights) mounted() string {
+	if r.folders == nil {
+		return "none"
+	}
+	return strings.Join(r.folders, ", ")
+}
