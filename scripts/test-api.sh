@@ -4,8 +4,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/deps.sh etcd ip iptables
-folder=$(scripts/kube-programs.sh kube-apiserver kubectl)
+scripts/deps.sh etcd ip iptables nft nsenter
+folder=$(scripts/kube-programs.sh kube-apiserver kubectl kube-proxy)
 
 # For the servers' data, logs and keys, which an interrupted go test can't remove.
 TMPDIR=$(mktemp -d)

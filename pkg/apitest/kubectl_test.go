@@ -18,12 +18,17 @@ import (
 func kubectlPath() (string, error) {
 	path := os.Getenv("DETOUR_KUBECTL")
 	if path == "" {
-		path = filepath.Join(filepath.Dir(os.Getenv("DETOUR_KUBE_APISERVER")), "kubectl")
+		path = programBeside("kubectl")
 	}
 	if _, err := os.Stat(path); err != nil {
 		return "", fmt.Errorf("%w: run scripts/kube-programs.sh kubectl", err)
 	}
 	return path, nil
+}
+
+// programBeside is a program in the API server's folder.
+func programBeside(name string) string {
+	return filepath.Join(filepath.Dir(os.Getenv("DETOUR_KUBE_APISERVER")), name)
 }
 
 // kubeconfig is the administrator's.

@@ -4,6 +4,7 @@ package apitest
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +14,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -20,82 +23,75 @@ import (
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
-// How many services the node has, how many of them have endpoints, of two pods each, and how many requests run at a time.
+// How many services a node has, each with two pods but for every hundredth, which has none, and how many are created at a time.
 const (
 	services  = 5000
-	withPods  = services - services/100
-	endpoints = 2
+	endpoints = 2 * (services - services/100)
 	atOnce    = 16
 )
 
 // proxyTime is how long kube-proxy may take to program all services on a busy machine.
 const proxyTime = 10 * time.Minute
 
-// proxyModes are kube-proxy's modes, the command that prints its rules, and what each rule of an endpoint has in it.
+var tracePrograms = nettest.Programs("../../plugin/detourctl", "../../scripts/bench/maxrss")
+
+// proxyModes are kube-proxy's modes. list prints the rules, which have endpoint in them once for each endpoint, and flag is how
+// detourctl trace reads them.
 var proxyModes = []struct {
-	mode, file, endpoint string
+	mode, endpoint, flag string
 	list                 []string
 }{
-	{"iptables", "iptables-save.txt", "--to-destination ", []string{"iptables-save"}},
-	{"nftables", "nft.json", `"dnat": `, []string{"nft", "-j", "list", "ruleset"}},
+	{"iptables", "--to-destination ", "--iptables-save", []string{"iptables-save"}},
+	{"nftables", `"dnat": `, "--nft", []string{"nft", "-j", "list", "ruleset"}},
 }
 
-// BenchmarkTraceWithManyServices traces in what kube-proxy itself programs for a node of a large cluster. DETOUR_RULES names a
-// folder that keeps the rules.
-func BenchmarkTraceWithManyServices(b *testing.B) {
-	nettest.RequireNetns(b)
-	createServices(b)
+// kube-proxy itself programs the node of a large cluster, and detourctl trace finds its way through. DETOUR_RULES names a folder
+// that keeps the rules. The test prints the time and the memory of trace, which it does not limit.
+func TestServicesOfALargeClusterAreTraced(t *testing.T) {
+	nettest.RequireNetns(t)
+	createServices(t)
+	folder := os.Getenv("DETOUR_RULES")
+	if folder == "" {
+		folder = t.TempDir()
+	}
 	for _, m := range proxyModes {
-		b.Run(m.mode, func(b *testing.B) {
-			rules := proxyRules(b, m.mode, m.endpoint, m.list)
-			file := filepath.Join(rulesFolder(b), m.file)
-			if err := os.WriteFile(file, rules, 0o600); err != nil {
-				b.Fatal(err)
+		t.Run(m.mode, func(t *testing.T) {
+			file := filepath.Join(folder, m.mode)
+			if err := os.WriteFile(file, proxyRules(t, m.mode, m.endpoint, m.list), 0o600); err != nil {
+				t.Fatal(err)
 			}
-			b.ReportMetric(float64(len(rules))/1e6, "MB-rules")
+			wantTraced(t, m.flag, file, 1234, "accepted to "+podIP(1234, 0)+":8080 with 0.5", "accepted to "+podIP(1234, 1)+":8080 with 0.5")
+			wantTraced(t, m.flag, file, 1200, "rejected to VIP:80 with 1")
 		})
 	}
-}
-
-func rulesFolder(b *testing.B) string {
-	if folder := os.Getenv("DETOUR_RULES"); folder != "" {
-		return folder
-	}
-	return b.TempDir()
 }
 
 // createServices creates the node and the services, with the endpoints that a controller would find.
-var createServices = func() func(testing.TB) {
-	var once sync.Once
-	return func(t testing.TB) {
-		once.Do(func() {
-			create(t, "/api/v1/nodes", `{apiVersion: v1, kind: Node, metadata: {name: crowded},
-				status: {addresses: [{type: InternalIP, address: 10.9.0.1}]}}`)
-			create(t, "/api/v1/namespaces", "{apiVersion: v1, kind: Namespace, metadata: {name: crowd}}")
-			numbers := make(chan int)
-			var workers sync.WaitGroup
-			for range atOnce {
-				workers.Go(func() {
-					for n := range numbers {
-						createService(t, n)
-					}
-				})
-			}
-			for n := range services {
-				numbers <- n
-			}
-			close(numbers)
-			workers.Wait()
-			if t.Failed() {
-				t.FailNow()
+func createServices(t *testing.T) {
+	t.Helper()
+	create(t, "/api/v1/nodes", "{apiVersion: v1, kind: Node, metadata: {name: crowded}, status: {addresses: [{type: InternalIP, address: 10.9.0.1}]}}")
+	create(t, "/api/v1/namespaces", "{apiVersion: v1, kind: Namespace, metadata: {name: crowd}}")
+	numbers := make(chan int)
+	var workers sync.WaitGroup
+	for range atOnce {
+		workers.Go(func() {
+			for n := range numbers {
+				createService(t, n)
 			}
 		})
 	}
-}()
+	for n := range services {
+		numbers <- n
+	}
+	close(numbers)
+	workers.Wait()
+	if t.Failed() {
+		t.FailNow()
+	}
+}
 
-// createService creates the service of a number. A few have no endpoints, send a client to one pod only, or are reached at
-// a port of the node.
-func createService(t testing.TB, n int) {
+// createService creates the service of a number. A few send a client always to the same pod, or have a port of the node.
+func createService(t *testing.T, n int) {
 	more := ""
 	switch n % 100 {
 	case 1:
@@ -103,19 +99,24 @@ func createService(t testing.TB, n int) {
 	case 2, 3, 4, 5, 6:
 		more = ", type: NodePort"
 	}
-	create(t, "/api/v1/namespaces/crowd/services", fmt.Sprintf(`{apiVersion: v1, kind: Service, metadata: {namespace: crowd, name: s%[1]d},
-		spec: {ports: [{name: http, port: 80, targetPort: 8080}]%[2]s}}`, n, more))
+	create(t, "/api/v1/namespaces/crowd/services", fmt.Sprintf(
+		"{apiVersion: v1, kind: Service, metadata: {name: s%d}, spec: {ports: [{name: http, port: 80, targetPort: 8080}]%s}}", n, more))
 	if n%100 == 0 {
 		return
 	}
 	create(t, "/apis/discovery.k8s.io/v1/namespaces/crowd/endpointslices", fmt.Sprintf(`{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice,
-		metadata: {namespace: crowd, name: s%[1]d, labels: {kubernetes.io/service-name: s%[1]d}}, addressType: IPv4,
-		ports: [{name: http, port: 8080}],
-		endpoints: [{addresses: [10.224.%[2]d.%[3]d]}, {addresses: [10.225.%[2]d.%[3]d]}]}`, n, n/200, 1+n%200))
+		metadata: {name: s%[1]d, labels: {kubernetes.io/service-name: s%[1]d}}, addressType: IPv4,
+		ports: [{name: http, port: 8080}], endpoints: [{addresses: [%[2]s]}, {addresses: [%[3]s]}]}`, n, podIP(n, 0), podIP(n, 1)))
+}
+
+// podIP is the address of a service's first or second pod.
+func podIP(service, which int) string {
+	return fmt.Sprintf("10.%d.%d.%d", 224+which, service/200, 1+service%200)
 }
 
 // create creates an object, YAML.
-func create(t testing.TB, path, text string) {
+func create(t *testing.T, path, text string) {
+	t.Helper()
 	o, err := parseObject([]byte(text))
 	if err == nil {
 		_, err = kubernetes.admin.expect(http.MethodPost, path, o.Object, http.StatusCreated)
@@ -125,31 +126,64 @@ func create(t testing.TB, path, text string) {
 	}
 }
 
+// wantTraced wants that a packet of the node to the service has these ways, likely the same.
+func wantTraced(t *testing.T, flag, file string, service int, want ...string) {
+	t.Helper()
+	answer, err := kubernetes.admin.expect(http.MethodGet, fmt.Sprintf("/api/v1/namespaces/crowd/services/s%d", service), nil, http.StatusOK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var s struct{ Spec struct{ ClusterIP string } }
+	if err := json.Unmarshal(answer, &s); err != nil {
+		t.Fatal(err)
+	}
+	programs := tracePrograms(t)
+	trace := []string{
+		filepath.Join(programs, "detourctl"), "trace", flag, file, "-o", "json",
+		"--out", "--from=10.9.0.1", "--to=" + s.Spec.ClusterIP + ":80", "--to-iface=eth0",
+	}
+	began := time.Now()
+	out, err := exec.Command(trace[0], trace[1:]...).Output()
+	took := time.Since(began)
+	exit, rejected := errors.AsType[*exec.ExitError](err)
+	if rejected && exit.ExitCode() != 1 {
+		t.Fatalf("%q: %v: %s", trace, err, exit.Stderr)
+	}
+	var traced struct {
+		Ways []struct {
+			Probability float64
+			Verdict     string
+			Packet      struct{ To string }
+		}
+	}
+	if err := json.Unmarshal(out, &traced); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, w := range traced.Ways {
+		got = append(got, fmt.Sprintf("%s to %s with %g", w.Verdict, w.Packet.To, w.Probability))
+	}
+	for i := range want {
+		want[i] = strings.ReplaceAll(want[i], "VIP", s.Spec.ClusterIP)
+	}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("service %d: %q, want %q", service, got, want)
+	}
+	if rejected {
+		return
+	}
+	kilobytes, err := exec.Command(filepath.Join(programs, "maxrss"), trace...).Output()
+	t.Logf("trace took %.2f s and %s KiB (%v)", took.Seconds(), bytes.TrimSpace(kilobytes), err)
+}
+
 // proxyRules runs kube-proxy in a network namespace until all endpoints have rules, and returns the rules.
-func proxyRules(t testing.TB, mode, endpoint string, list []string) []byte {
+func proxyRules(t *testing.T, mode, endpoint string, list []string) []byte {
+	t.Helper()
 	runtime.LockOSThread() // for startProcess
 	defer runtime.UnlockOSThread()
 	ns := nettest.StartNamespace(t, "crowded")
 	relay(t, ns)
-	conf, err := kubeconfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := filepath.Join(t.TempDir(), "kube-proxy.yaml")
-	if err := os.WriteFile(config, fmt.Appendf(nil, `apiVersion: kubeproxy.config.k8s.io/v1alpha1
-kind: KubeProxyConfiguration
-mode: %s
-clientConnection: {kubeconfig: %q, qps: 100, burst: 100}
-clusterCIDR: 10.224.0.0/15
-hostnameOverride: crowded
-healthzBindAddress: 127.0.0.1:10256
-oomScoreAdj: 0
-conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
-`, mode, conf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(filepath.Dir(os.Getenv("DETOUR_KUBE_APISERVER")), "kube-proxy")
-	proxy, err := startProcess(t.TempDir(), "nsenter", "--net="+ns.Path(), program, "--config="+config)
+	proxy, err := startProcess(t.TempDir(), "nsenter", "--net="+ns.Path(), programBeside("kube-proxy"), "--config="+proxyConfig(t, mode))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -161,7 +195,7 @@ conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 			t.Fatalf("%s: %v", list[0], err)
 		}
 		got := bytes.Count(rules, []byte(endpoint))
-		if got == withPods*endpoints {
+		if got == endpoints {
 			return rules
 		}
 		select {
@@ -170,13 +204,35 @@ conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 		case <-time.After(time.Second):
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("after %s there are rules for %d endpoints, want %d; %s", proxyTime, got, withPods*endpoints, proxy.tail())
+			t.Fatalf("after %s there are rules for %d endpoints, want %d; %s", proxyTime, got, endpoints, proxy.tail())
 		}
 	}
 }
 
+func proxyConfig(t *testing.T, mode string) string {
+	t.Helper()
+	conf, err := kubeconfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "kube-proxy.yaml")
+	if err := os.WriteFile(path, fmt.Appendf(nil, `apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+mode: %s
+clientConnection: {kubeconfig: %q}
+clusterCIDR: 10.224.0.0/15
+hostnameOverride: crowded
+oomScoreAdj: 0
+conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
+`, mode, conf), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
 // relay makes the API server answer at its address in a network namespace too.
-func relay(t testing.TB, ns *nettest.Namespace) {
+func relay(t *testing.T, ns *nettest.Namespace) {
+	t.Helper()
 	address := fmt.Sprintf("127.0.0.1:%d", kubernetes.port)
 	var inside net.Listener
 	if err := ns.Do(func() (err error) {
@@ -205,6 +261,7 @@ func relay(t testing.TB, ns *nettest.Namespace) {
 
 // pass copies until either end is closed, and closes both.
 func pass(from, to net.Conn) {
-	_, err := io.Copy(to, from)
-	_ = errors.Join(err, from.Close(), to.Close()) // the other pass may have closed them
+	_, _ = io.Copy(to, from) // the other pass may have closed them
+	from.Close()
+	to.Close()
 }

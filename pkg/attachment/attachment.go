@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -66,6 +67,8 @@ type Record struct {
 	Setup rules.Setup `json:"setup,omitzero"`
 	// Stale is what the namespace may still hold from earlier ADDs, until this one has replaced it.
 	Stale []Record `json:"stale,omitempty"`
+	// Asked is what was decided, by what asked for it. Records of earlier versions don't have it.
+	Asked []redirect.Asked `json:"asked,omitempty"`
 	// Addresses are those of this attachment alone.
 	Addresses []netip.Addr `json:"addresses,omitempty"`
 	// Time is when the attachment was added first.

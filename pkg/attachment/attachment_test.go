@@ -9,13 +9,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
 var record = Record{
 	Key: Key{Network: "net", ContainerID: "c1", IfName: "eth0"}, Netns: "/run/netns/x", Pod: "shop/web", PodUID: "u", Mesh: "osm",
 	Outcome: Programmed, Backend: "iptables-nft", Families: rules.Families, Payload: []byte(`{"IPv4":"*nat\nCOMMIT\n"}`),
-	Time: time.Unix(1700000000, 0).UTC(),
+	Asked: []redirect.Asked{{What: "excluded outbound port", Where: "spec.traffic.outboundPortExclusionList", Values: []string{"6379"}}},
+	Time:  time.Unix(1700000000, 0).UTC(),
 }
 
 func TestWhatIsSavedIsLoadedAndDeleted(t *testing.T) {

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"reflect"
 	"slices"
 	"time"
 
@@ -119,6 +120,51 @@ func Differences(ctx context.Context, r attachment.Record) ([]string, error) {
 	}
 	more, err := b.Differences(ctx, stateOf(r))
 	return append(found, more...), err
+}
+
+// Lines are what the record says was programmed, rule by rule in the backend's own language; iptables' begin with family and table.
+func Lines(r attachment.Record) []string {
+	if b := find(r.Backend); b != nil {
+		return b.Lines(stateOf(r))
+	}
+	return nil
+}
+
+// Changes says, one sentence each, where the record differs from what its backend would program of these rules now. It changes
+// nothing.
+func Changes(ctx context.Context, r attachment.Record, rs rules.Ruleset, families []rules.Family) ([]string, error) {
+	b := find(r.Backend)
+	if b == nil {
+		return nil, fmt.Errorf("the pod was programmed with %s, which this version of detour doesn't know", r.Backend)
+	}
+	prepared, err := b.Prepare(ctx, rs, families)
+	if err != nil {
+		return nil, err
+	}
+	was, now := b.Lines(stateOf(r)), b.Lines(prepared.State())
+	var found []string
+	for _, line := range without(now, was) {
+		found = append(found, line+" would be programmed now")
+	}
+	for _, line := range without(was, now) {
+		found = append(found, line+" would not be programmed now")
+	}
+	if !reflect.DeepEqual(r.Setup, rs.Setup) {
+		found = append(found, "other addresses or routes would be set up now")
+	}
+	return found, nil
+}
+
+// without returns those lines of a that b does not have, or not as often.
+func without(a, b []string) []string {
+	count := map[string]int{}
+	for _, line := range b {
+		count[line]++
+	}
+	return slices.DeleteFunc(slices.Clone(a), func(line string) bool {
+		count[line]--
+		return count[line] >= 0
+	})
 }
 
 // RuleCount counts the rules that the record says were programmed, in the backend's own language.

@@ -19,6 +19,7 @@ import (
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 // add programs the pod's redirection and passes prevResult on. It is idempotent. On any error nothing is programmed, and the
@@ -43,7 +44,7 @@ type attempt struct {
 	prevResult types.Result
 	addresses  []netip.Addr // the pod's, in prevResult
 	prevErr    error
-	source     source
+	source     kube.Source
 	objects    kube.Objects
 	decision   decision.Decision
 	record     attachment.Record
@@ -120,7 +121,7 @@ func (a *attempt) plan(ctx context.Context) error {
 // lookup gets the pod and its mesh's configuration.
 func (a *attempt) lookup(ctx context.Context) (err error) {
 	defer a.took.done(agentapi.StageLookup)
-	if a.source, err = a.openSource(); err != nil {
+	if a.source, err = kube.Open(a.conf.Manifests, a.conf.AgentSocket, a.conf.Kubeconfig); err != nil {
 		return err
 	}
 	a.objects, err = a.source.Lookup(ctx, kube.NewRequest(a.conf.Dialect, a.pod))
@@ -201,6 +202,7 @@ func (a *attempt) programIn(ctx context.Context, n *namespace) error {
 // clean up if this one is killed.
 func (a *attempt) apply(ctx context.Context, n *namespace, program *backend.Program, stale []attachment.Record) error {
 	program.Keep(&a.record)
+	a.record.Asked = redirect.AskedOf(a.decision.Policy)
 	a.record.Stale = onlyStale(stale, a.record)
 	if err := a.store.Save(a.record); err != nil {
 		return err

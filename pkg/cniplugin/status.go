@@ -4,6 +4,7 @@ import (
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/backend"
+	"github.com/detour-cni/detour/pkg/kube"
 )
 
 // status fails with code 50 if detour can't serve an ADD now. Running pods are never affected, so there is no code 51.
@@ -23,7 +24,7 @@ func (c *call) ready() error {
 	if err := c.store.Prepare(c.conf.Name); err != nil {
 		return err
 	}
-	from, err := c.openSource()
+	from, err := kube.Open(c.conf.Manifests, c.conf.AgentSocket, c.conf.Kubeconfig)
 	if err != nil {
 		return err
 	}

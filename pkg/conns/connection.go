@@ -18,6 +18,7 @@ const (
 	ByProxy   Way = "by-proxy"  // made by the proxy itself
 	Within    Way = "within"    // within the pod, past the proxy
 	Unknown   Way = "unknown"
+	Reached   Way = "reached" // to the proxy, which may still pass it on; only at the begin of an Event
 )
 
 // Direction is which way a connection was opened, as seen from the pod.
@@ -36,7 +37,7 @@ type Connection struct {
 	Way       Way       `json:"way"`
 	// Why is how Way is known, or why it is not.
 	Why string `json:"why,omitempty"`
-	// Inferred says that Way follows from other connections: the socket of this one is gone.
+	// Inferred says that Way follows from where the proxy passes connections on to: the socket of this one is gone.
 	Inferred bool `json:"inferred,omitempty"`
 	// Listener is the proxy's port to which rules sent the connection; 0 if they did not.
 	Listener uint16 `json:"listener,omitempty"`
@@ -74,15 +75,12 @@ func (s Snapshot) classify(p Proxy) []Connection {
 		default:
 			s.outgoing(p, &c)
 		}
+		c.fromProxy = c.fromProxy || c.Way == ByProxy
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b Connection) int {
 		return cmp.Or(a.To().Compare(b.To()), a.Original.Source.Compare(b.Original.Source), cmp.Compare(a.Zone, b.Zone))
 	})
-	infer(all)
-	for i, c := range all {
-		all[i].fromProxy = c.fromProxy || c.Way == ByProxy
-	}
 	return all
 }
 
@@ -105,7 +103,7 @@ func (s Snapshot) redirected(p Proxy, f Flow, c *Connection) bool {
 	default:
 		return false
 	}
-	c.Listener = port
+	c.Listener, c.Way = port, Reached
 	return true
 }
 
@@ -145,7 +143,7 @@ func (s Snapshot) incoming(p Proxy, c *Connection) {
 	case c.Owner != nil && c.Owner.Proxy && listens && slices.Contains(p.UIDs, listener.uid):
 		c.Way, c.Why = Direct, "the proxy serves this port itself"
 	case c.Owner != nil && c.Owner.Proxy:
-		c.Listener, c.TProxy = p.Inbound[0], true
+		c.Listener, c.TProxy, c.Way = p.Inbound[0], true, Reached
 	case c.Owner != nil:
 		c.Way = Direct
 	case c.Mark == istioTProxyMark:
@@ -168,37 +166,6 @@ func (s Snapshot) outgoing(p Proxy, c *Connection) {
 		c.Way = ByProxy
 	default:
 		c.Way = Direct
-	}
-}
-
-// infer says whose connections without a socket are, if it can be only the proxy's: rules that redirect connections to a destination
-// spare the proxy's to the same.
-func infer(all []Connection) {
-	type place struct {
-		protocol string
-		to       netip.AddrPort
-	}
-	redirected := map[place]bool{}
-	served := map[uint16]bool{} // ports of inbound connections
-	for _, c := range all {
-		if c.reached() {
-			redirected[place{c.Protocol, c.To()}] = true
-			served[c.To().Port()] = served[c.To().Port()] || c.Direction == In
-		}
-	}
-	for i, c := range all {
-		if c.Way != Unknown || c.reached() || c.Mark == istioTProxyMark {
-			continue
-		}
-		switch {
-		case c.Direction == Out && redirected[place{c.Protocol, c.To()}]:
-			all[i].Why = "its socket is gone; the rules redirect connections to there unless the proxy makes them"
-		case c.Direction == In && served[c.To().Port()]:
-			all[i].Why = "its socket is gone; the proxy serves this port for others, and connects to it from within the pod"
-		default:
-			continue
-		}
-		all[i].Way, all[i].Inferred = ByProxy, true
 	}
 }
 

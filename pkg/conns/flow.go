@@ -37,6 +37,15 @@ type Flow struct {
 	Start   *time.Time `json:"start,omitempty"`  // nil unless net.netfilter.nf_conntrack_timestamp is on
 }
 
+// flowKey is by what the kernel tells entries apart.
+type flowKey struct {
+	protocol string
+	original Tuple
+	zone     uint16
+}
+
+func (f Flow) key() flowKey { return flowKey{f.Protocol, f.Original, f.Zone} }
+
 // Counters are those of one direction.
 type Counters struct {
 	Packets uint64 `json:"packets"`

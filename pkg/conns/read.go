@@ -73,15 +73,10 @@ func readFlows() ([]Flow, error) {
 		return nil, err
 	}
 	defer c.Close()
-	type key struct { // by which the kernel tells entries apart
-		protocol string
-		original Tuple
-		zone     uint16
-	}
-	all := map[key]Flow{}
+	all := map[flowKey]Flow{}
 	err = dump(c, getFlows, []byte{unix.AF_UNSPEC, unix.NFNETLINK_V0, 0, 0}, func(body []byte) {
 		if f, ok := parseFlow(body); ok {
-			all[key{f.Protocol, f.Original, f.Zone}] = f
+			all[f.key()] = f
 		}
 	})
 	if errors.Is(err, unix.EPERM) {

@@ -105,15 +105,15 @@ func (j judge) destinations() []Destination {
 			find(c).add(c)
 		}
 	}
-	carriers := map[Flow]bool{}
+	carriers := map[flowKey]bool{}
 	for i := range out {
 		j.decide(&out[i])
 		for _, c := range out[i].Onward {
-			carriers[c.Flow] = true
+			carriers[c.key()] = true
 		}
 	}
 	for _, c := range j.all {
-		if !c.reached() && !carriers[c.Flow] {
+		if !c.reached() && !carriers[c.key()] {
 			find(c).add(c)
 		}
 	}
@@ -145,20 +145,39 @@ func (d *Destination) add(c Connection) {
 
 // decide says what became of the connections that reached the proxy.
 func (j judge) decide(d *Destination) {
-	if j.envoy != nil && d.Protocol == "tcp" {
-		if answer, ok := j.envoy.Explain(d.To, d.listener); ok {
-			d.Envoy = &answer
-		}
-	}
-	for _, c := range j.all {
-		if c.fromProxy && j.carries(d, c) {
-			d.Onward = append(d.Onward, c)
+	j.ask(d)
+	for i := range j.all {
+		if j.claim(d, &j.all[i]) {
+			d.Onward = append(d.Onward, j.all[i])
 		}
 	}
 	d.Way, d.Why = j.verdict(d)
 	for i := range d.Connections {
 		d.Connections[i].Way = d.Way
 	}
+}
+
+// ask adds what Envoy says about the destination.
+func (j judge) ask(d *Destination) {
+	if j.envoy == nil || d.Protocol != "tcp" {
+		return
+	}
+	if answer, ok := j.envoy.Explain(d.To, d.listener); ok {
+		d.Envoy = &answer
+	}
+}
+
+// claim reports whether the proxy made the connection to carry those to d. The rules redirect what the application sends there: one whose
+// socket is gone can be only the proxy's.
+func (j judge) claim(d *Destination, c *Connection) bool {
+	if !j.carries(d, *c) {
+		return false
+	}
+	if c.Way == Unknown && c.Mark != istioTProxyMark {
+		c.Way, c.Inferred, c.fromProxy = ByProxy, true, true
+		c.Why = "its socket is gone; it goes where the proxy passes connections on to"
+	}
+	return c.fromProxy
 }
 
 // carries reports whether a connection that the proxy made may carry one to the destination.
@@ -193,7 +212,7 @@ func (j judge) verdict(d *Destination) (Way, string) {
 	if idle, ok := j.fresh(d); !ok {
 		return Unknown, forgotten(idle, j.timeouts)
 	}
-	return Swallowed, ""
+	return Swallowed, unlessRefused(d)
 }
 
 func dnsVerdict(d *Destination) (Way, string) {
@@ -227,13 +246,18 @@ func (j judge) elsewhere(d *Destination) []netip.AddrPort {
 	}
 	var all []netip.AddrPort
 	for _, c := range j.all {
-		maybe := c.fromProxy || c.Way == Unknown && !c.reached()
-		if maybe && c.Direction == d.Direction && c.Protocol == d.Protocol && !known[c.To()] && !j.byOther(c) {
+		if j.maybeElsewhere(d, c) && !known[c.To()] {
 			all = append(all, c.To())
 		}
 	}
 	slices.SortFunc(all, netip.AddrPort.Compare)
 	return slices.Compact(all)
+}
+
+// maybeElsewhere reports whether the proxy may carry connections to d by this one although it goes somewhere else.
+func (j judge) maybeElsewhere(d *Destination, c Connection) bool {
+	maybe := c.fromProxy || c.Way == Unknown && !c.reached()
+	return maybe && c.Direction == d.Direction && c.Protocol == d.Protocol && !j.byOther(c)
 }
 
 // byOther reports whether the connection was made by a process of the proxy's user that is not the proxy, such as istio's agent.

@@ -59,6 +59,11 @@ func onwardTo(d *Destination) string {
 	return strings.Join(notes, ", ")
 }
 
+// unlessRefused is the other possibility: connection tracking drops the entry of a connection whose first answer is a reset.
+func unlessRefused(d *Destination) string {
+	return fmt.Sprintf("or %s refused them: the kernel forgets a refused connection at once, but --watch sees it", d.To)
+}
+
 func forgotten(idle int64, timeouts map[string]uint32) string {
 	const then = "an onward connection that was reset is forgotten after %d s: connect again and look at once, or use --watch"
 	if idle < 0 {

@@ -3,6 +3,7 @@
 package kube
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 
@@ -13,6 +14,25 @@ import (
 // ErrNotFound is the error of a Lookup whose pod does not exist. The server must name the pod in its answer: a 404 from something
 // other than an API server is not ErrNotFound.
 var ErrNotFound = errors.New("no such pod")
+
+// Source looks pods and their mesh's configuration up.
+type Source interface {
+	Lookup(context.Context, Request) (Objects, error)
+	// Ready fails unless a Lookup could be answered now.
+	Ready(context.Context, mesh.ConfigRef) error
+}
+
+// Open returns the source that a net conf's fields name: manifests if there are any, else the agent with the API server behind it, or
+// the API server alone. It asks neither.
+func Open(manifests, agentSocket, kubeconfig string) (Source, error) {
+	switch {
+	case manifests != "":
+		return NewManifests(manifests)
+	case agentSocket != "":
+		return NewAgent(agentSocket, kubeconfig), nil
+	}
+	return NewAPI(kubeconfig)
+}
 
 // Request asks for one pod and the configuration of its mesh.
 type Request struct {

@@ -51,6 +51,9 @@ func Follow(ctx context.Context, ns *trace.Namespace, p trace.Packet, wait time.
 	if err != nil {
 		return trace.Result{}, err
 	}
+	if first, _ := final(events); first.From.IsValid() {
+		p.Src = first.From
+	}
 	way, err := wayOf(ns, events)
 	return trace.Result{Packet: p, Ways: []trace.Way{way}}, err
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"slices"
 
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/redirect"
@@ -92,9 +91,7 @@ func (d Dialect) skip(p pod.Pod) (string, error) {
 }
 
 // injected reports whether the mesh has injected the container, judging by its name.
-func (d Dialect) injected(c pod.Container) bool {
-	return c.Name == d.Sidecar || slices.Contains(d.Helpers, c.Name)
-}
+func (d Dialect) injected(c pod.Container) bool { return d.Injected(c.Name) }
 
 // refuseOwner refuses a pod with a container that would bypass the mesh: it runs as the proxy's user, or as its group if the
 // rules tell the proxy by that. Supplementary groups, fsGroup among them, do no harm: the kernel compares the one group
@@ -113,12 +110,12 @@ func (d Dialect) refuseOwner(p pod.Pod, proxy redirect.Proxy) error {
 	return nil
 }
 
-// warnPorts warns of containers that declare a port on which the proxy listens for connections from outside the pod.
+// warnPorts warns of containers that declare a port of the proxy's.
 func (d Dialect) warnPorts(p pod.Pod, proxy redirect.Proxy, out *Decision) {
-	reserved := append([]uint16{proxy.Outbound, proxy.Inbound, proxy.Admin, proxy.Tunnel}, d.ProxyPorts...)
+	reserved := d.Reserved(proxy)
 	for _, c := range p.LongLived() {
 		for _, port := range c.Ports {
-			if !d.injected(c) && port != 0 && slices.Contains(reserved, port) {
+			if reserved[port] != "" && !d.injected(c) {
 				out.warn("container %q declares port %d, which is the proxy's: only one of them can listen", c.Name, port)
 			}
 		}

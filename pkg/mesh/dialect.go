@@ -4,6 +4,7 @@ package mesh
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -34,6 +35,8 @@ type Dialect struct {
 	Proxy redirect.Proxy
 	// ProxyPorts are inbound ports that the proxy itself serves, such as metrics and probes.
 	ProxyPorts []uint16
+	// PortUses says what the proxy uses ports for that are not listeners of Proxy. Applications must leave them alone.
+	PortUses map[uint16]string
 
 	family family
 }
@@ -70,6 +73,25 @@ func Names() []string {
 // Broadest returns a policy with everything that the mesh may program without a pod asking for it by name: the rules to look
 // for in a namespace about which nothing else is known.
 func (d Dialect) Broadest() redirect.Policy { return d.family.broadest(d) }
+
+// Reserved returns the ports that belong to the proxy, and what it uses each for. A container of the application that listens on one
+// breaks the proxy, or itself.
+func (d Dialect) Reserved(proxy redirect.Proxy) map[uint16]string {
+	reserved := maps.Clone(d.PortUses)
+	for port, use := range map[uint16]string{
+		proxy.Outbound: "outbound listener", proxy.Inbound: "inbound listener", proxy.Admin: "admin interface", proxy.Tunnel: "tunnel",
+	} {
+		if port != 0 {
+			reserved[port] = use
+		}
+	}
+	return reserved
+}
+
+// Injected reports whether the mesh has injected the container of this name: its sidecar, or a helper.
+func (d Dialect) Injected(name string) bool {
+	return name == d.Sidecar || slices.Contains(d.Helpers, name)
+}
 
 // Reads reports whether Decide may look at an annotation or a label of this name.
 func (d Dialect) Reads(name string) bool {

@@ -2,6 +2,7 @@ package mesh
 
 import (
 	"encoding/json"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -232,4 +233,25 @@ func FuzzIstioConfigMap(f *testing.F) {
 			t.Errorf("invalid policy: %v", decision.Policy.Validate())
 		}
 	})
+}
+
+// The published lists of each mesh: what an application must not listen on.
+func TestReservedPorts(t *testing.T) {
+	osm := []uint16{15000, 15001, 15003, 15010, 15901, 15902, 15903}
+	later := append(slices.Clone(osm), 15904)
+	for name, want := range map[string][]uint16{
+		"osm": osm, "osm-v1": later, "osm-edge": later, "fsm": later,
+		"istio": {15000, 15001, 15004, 15006, 15008, 15020, 15021, 15090},
+	} {
+		d, _ := Find(name)
+		reserved := d.Reserved(d.Proxy)
+		if got := slices.Sorted(maps.Keys(reserved)); !slices.Equal(got, want) {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+		for _, port := range d.ProxyPorts {
+			if reserved[port] == "" {
+				t.Errorf("%s: nothing says what port %d is for", name, port)
+			}
+		}
+	}
 }

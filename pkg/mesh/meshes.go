@@ -17,6 +17,7 @@ var dialects = []Dialect{
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
 		ProxyPorts:    osmProxyPorts[:4],
+		PortUses:      osmPortUses,
 		family:        osmFamily{Chains: guideChains},
 	},
 	{ // Open Service Mesh 1.1 and 1.2: chains renamed, self-calls, inclusion, interfaces, PodIP mode
@@ -29,6 +30,7 @@ var dialects = []Dialect{
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
 		ProxyPorts:    osmProxyPorts,
+		PortUses:      osmPortUsesLater,
 		family: osmFamily{SelfCalls: true, Inclusion: true, Interfaces: true, PodIP: true, Chains: redirect.Chains{
 			Inbound:          "OSM_PROXY_INBOUND",
 			InboundRedirect:  "OSM_PROXY_IN_REDIRECT",
@@ -46,6 +48,7 @@ var dialects = []Dialect{
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
 		ProxyPorts:    osmProxyPorts,
+		PortUses:      osmPortUsesLater,
 		family:        osmFamily{SelfCalls: true, Inclusion: true, Interfaces: true, PodIP: true, LocalDNS: localDNS, Chains: guideChains},
 	},
 	{ // FSM, osm-edge's successor: an API group and names of its own
@@ -65,6 +68,7 @@ var dialects = []Dialect{
 		Exclusions: osmExclusions("flomesh.io/"),
 		Proxy:      redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
 		ProxyPorts: osmProxyPorts,
+		PortUses:   osmPortUsesLater,
 		family: osmFamily{SelfCalls: true, Inclusion: true, Interfaces: true, PodIP: true, LocalDNS: localDNS, Chains: redirect.Chains{
 			Inbound:          "FSM_PROXY_INBOUND",
 			InboundRedirect:  "FSM_PROXY_IN_REDIRECT",
@@ -92,8 +96,11 @@ var dialects = []Dialect{
 			OutboundRanges: Setting{Annotation: istioTraffic + "excludeOutboundIPRanges"},
 		},
 		Proxy:      redirect.Proxy{UID: 1337, GID: 1337, Inbound: 15006, Outbound: 15001, Tunnel: 15008, DNS: 15053},
-		ProxyPorts: []uint16{15020, 15021, 15090}, // merged telemetry; the proxy's health; the proxy's own telemetry
-		family:     istioFamily{},
+		ProxyPorts: []uint16{15020, 15021, 15090},
+		PortUses: map[uint16]string{
+			15000: "admin interface", 15004: "debug interface", 15020: "merged telemetry", 15021: "health", 15090: "telemetry",
+		},
+		family: istioFamily{},
 	},
 }
 
@@ -113,9 +120,12 @@ var (
 		Outbound:         "PROXY_OUTPUT",
 		OutboundRedirect: "PROXY_REDIRECT",
 	}
-	// osmProxyPorts are Prometheus; the liveness, readiness and startup probes; and, in later versions, the health check that
-	// replaces TCP probes.
-	osmProxyPorts = []uint16{15010, 15901, 15902, 15903, 15904}
+	osmProxyPorts = []uint16{15010, 15901, 15902, 15903, 15904} // the last in later versions only
+	osmPortUses   = map[uint16]string{15010: "metrics", 15901: "liveness probes", 15902: "readiness probes", 15903: "startup probes"}
+	// osmPortUsesLater also has the health check that replaces TCP probes.
+	osmPortUsesLater = map[uint16]string{
+		15010: "metrics", 15901: "liveness probes", 15902: "readiness probes", 15903: "startup probes", 15904: "TCP probes",
+	}
 	// localDNS is the nameserver that the injector gives a pod whose proxy answers DNS queries. Later versions of FSM give the
 	// pod the control plane's, which needs no rule.
 	localDNS = netip.MustParseAddr("127.0.0.153")

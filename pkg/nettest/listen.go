@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/originaldst"
 )
 
 // Banner makes the one line that a listener answers to a connection, without the line's end.
@@ -31,7 +33,7 @@ func ProxyAt(port uint16) Banner {
 		original := "unknown"
 		if localPort(conn) != port {
 			original = conn.LocalAddr().String()
-		} else if dst, err := OriginalDst(conn); err == nil {
+		} else if dst, err := originaldst.Of(conn); err == nil {
 			original = dst.String()
 		}
 		return fmt.Sprintf("%s original %s", named("proxy", port), original)

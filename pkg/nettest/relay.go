@@ -3,6 +3,8 @@ package nettest
 import (
 	"net"
 	"net/netip"
+
+	"github.com/detour-cni/detour/pkg/originaldst"
 )
 
 // Relay is the banner of a sidecar proxy at a port that passes connections on: route says where to, given where the client wanted to go.
@@ -10,7 +12,7 @@ import (
 // connection to the proxy, not TPROXY.
 func (p Process) Relay(route func(original netip.AddrPort) netip.AddrPort) Banner {
 	return func(conn *net.TCPConn) string {
-		original, err := OriginalDst(conn)
+		original, err := originaldst.Of(conn)
 		if err != nil {
 			return err.Error()
 		}

@@ -48,7 +48,7 @@ type Finder struct {
 // more. It is an error, too, if several running pods have the name and uid is empty. Find needs root: only root may see the namespaces of
 // other users' processes.
 func (f Finder) Find(id pod.ID, uid string) (Pod, error) {
-	f = f.withDefaults()
+	f = f.WithDefaults()
 	processes, err := f.processes()
 	if err != nil {
 		return Pod{}, err
@@ -82,7 +82,7 @@ func (f Finder) Find(id pod.ID, uid string) (Pod, error) {
 
 // All returns every pod that has a network namespace on this node, by name. It needs root, as Find does.
 func (f Finder) All() ([]Pod, error) {
-	f = f.withDefaults()
+	f = f.WithDefaults()
 	processes, err := f.processes()
 	if err != nil {
 		return nil, err
@@ -94,7 +94,8 @@ func (f Finder) All() ([]Pod, error) {
 	return f.living(known, processes)
 }
 
-func (f Finder) withDefaults() Finder {
+// WithDefaults fills in the empty fields.
+func (f Finder) WithDefaults() Finder {
 	return Finder{
 		StateDir: cmp.Or(f.StateDir, netconf.DefaultStateDir),
 		Proc:     cmp.Or(f.Proc, "/proc"),

@@ -263,7 +263,7 @@ func TestWithoutPrivilegeTheErrorSaysSo(t *testing.T) {
 	f := fake(t)
 	f.addLogs(t, "shop_web_"+uid1)
 	f.addProcess(t, 20, 20, "0::/kubepods/pod"+uid1+"/app", "web")
-	all, err := f.withDefaults().processes()
+	all, err := f.WithDefaults().processes()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,7 @@ func (w *walk) notKnown(what string) ([]Value, bool) {
 
 func (f Field) eval(w *walk) ([]Value, bool) {
 	p := w.packet
-	icmp := p.Protocol == unix.IPPROTO_ICMP || p.Protocol == unix.IPPROTO_ICMPV6
+	icmp := w.icmp()
 	switch f {
 	case NFProto:
 		if w.family == IP {
@@ -70,6 +70,10 @@ func (f Field) eval(w *walk) ([]Value, bool) {
 		return w.connection(f)
 	}
 	return none()
+}
+
+func (w *walk) icmp() bool {
+	return w.packet.Protocol == unix.IPPROTO_ICMP || w.packet.Protocol == unix.IPPROTO_ICMPV6
 }
 
 func (w *walk) addr(a netip.AddrPort, which string) ([]Value, bool) {
@@ -125,8 +129,14 @@ func (w *walk) connection(f Field) ([]Value, bool) {
 	case CTOrigDaddr:
 		return w.addr(w.original[destination], "connection's destination")
 	case CTOrigSport:
+		if w.icmp() {
+			return w.notKnown("the number of the ICMP packet is not known")
+		}
 		return w.port16(w.original[source], "connection's source")
 	case CTOrigDport:
+		if w.icmp() { // the kernel has type and code in the place of the port
+			return one(uint16(w.packet.ICMPType)<<8 | uint16(w.packet.ICMPCode))
+		}
 		return w.port16(w.original[destination], "connection's destination")
 	default:
 	}

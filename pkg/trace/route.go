@@ -123,6 +123,9 @@ func (w *walk) masqueradeAddr() netip.Addr {
 	if !w.outKnown {
 		return netip.Addr{}
 	}
+	if w.out == Loopback {
+		return w.ownAddr()
+	}
 	q := w.query("")
 	q.Src, q.OIF = netip.Addr{}, w.out
 	if res := w.ns.Routing.Lookup(q); res.Unknown == "" && res.PrefSrc.IsValid() {
@@ -130,6 +133,20 @@ func (w *walk) masqueradeAddr() netip.Addr {
 	}
 	addr, _ := w.ns.Routing.primary(w.out, w.family)
 	return addr
+}
+
+// ownAddr is the source that the kernel chooses on lo for a translated packet: for IPv6 the destination itself, for IPv4 the first
+// address of the namespace that is no loopback address.
+func (w *walk) ownAddr() netip.Addr {
+	if w.family == IP6 {
+		return w.dst.Addr()
+	}
+	for _, l := range w.ns.Routing.Links {
+		if a, ok := w.ns.Routing.primary(l.Name, IP); ok && !a.IsLoopback() {
+			return a
+		}
+	}
+	return netip.Addr{}
 }
 
 var addrTypes = map[string]uint8{

@@ -119,6 +119,8 @@ func (a Assign) run(w *walk) control {
 	case !known:
 		w.assume(a.Text(), w.missing, ruleDecision(w.current), []string{"the mark stays as it is"})
 		return goOn
+	case len(values) == 0 && a.IfAny:
+		return goOn
 	case len(values) == 0:
 		return missed
 	}

@@ -42,6 +42,8 @@ type (
 	Assign struct {
 		Field Field
 		Value Expr
+		// IfAny says that the rule goes on if the packet doesn't have what Value reads, as iptables' targets do.
+		IfAny bool
 	}
 	// Verdict ends the rule.
 	Verdict struct {

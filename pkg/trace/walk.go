@@ -227,6 +227,9 @@ func (w *walk) later() Outcome {
 
 // end ends the packet. The first end counts; at defaults to what decided last.
 func (w *walk) end(o Outcome, at *Decision, reason string) {
+	if w.ended != "" {
+		return
+	}
 	w.ended = o
 	if at != nil {
 		w.at = at

@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/conns"
 	"github.com/detour-cni/detour/pkg/conns/envoy"
@@ -92,6 +95,9 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 	if err != nil && !errors.Is(err, envoy.ErrNotEnvoy) {
 		return err
 	}
+	if o.watch {
+		return o.follow(ctx, s, ns, proxy, config)
+	}
 	a := connsAnswer{Pod: o.live.pod, Netns: path}
 	if config == nil {
 		a.Envoy = err.Error()
@@ -105,10 +111,67 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 	if err != nil {
 		return err
 	}
+	return exitOf(a.Has)
+}
+
+// follow prints what happens to connections, an object or a line each, until Ctrl-C.
+func (o connsOptions) follow(ctx context.Context, s screen, ns *netns.Pod, proxy conns.Proxy, config *envoy.Config) error {
+	ctx, stop := signal.NotifyContext(ctx, unix.SIGINT, unix.SIGTERM)
+	defer stop()
+	w, err := conns.NewWatcher(ns)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	found := map[conns.Way]bool{}
+	lines := json.NewEncoder(s)
+	lines.SetEscapeHTML(false)
+	var failed error
+	err = w.Follow(ctx, proxy, config, o.rule(ctx), func(e conns.Event) {
+		found[e.Way] = found[e.Way] || e.Event == conns.End && e.Listener != 0
+		if o.output == "json" {
+			failed = errors.Join(failed, lines.Encode(e))
+		} else {
+			_, err := fmt.Fprintln(s, s.styled(eventStyle(e), describeEvent(e)))
+			failed = errors.Join(failed, err)
+		}
+		if failed != nil {
+			stop()
+		}
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return err
+	}
+	return exitOf(func(w conns.Way) bool { return found[w] })
+}
+
+func eventStyle(e conns.Event) style {
+	if e.Event == conns.Begin {
+		return dim
+	}
+	return wayStyles[e.Way]
+}
+
+func describeEvent(e conns.Event) string {
+	line := fmt.Sprintf("%s %-5s %s", e.Time.Format("15:04:05.000"), e.Event, describeConnection(e.Connection))
+	if e.Why != "" {
+		line += "; " + e.Why
+	}
+	if e.Envoy != nil {
+		line += "; " + e.Envoy.String()
+	}
+	if e.Advice != "" {
+		line += "; to do: " + e.Advice
+	}
+	return line
+}
+
+// exitOf is the exit code for the ways that connections to the proxy took.
+func exitOf(has func(conns.Way) bool) error {
 	switch {
-	case a.Has(conns.Swallowed):
+	case has(conns.Swallowed):
 		return codeError{code: exitFinding}
-	case a.Has(conns.Unknown):
+	case has(conns.Unknown):
 		return codeError{code: exitUnknown}
 	}
 	return nil
@@ -217,6 +280,7 @@ func (a connsAnswer) head() string {
 var ways = map[conns.Way]string{
 	conns.Onward: "to the proxy, and onward", conns.Swallowed: "to the proxy, and no further", conns.Answered: "to the proxy, which answered",
 	conns.Direct: "direct", conns.ByProxy: "by the proxy", conns.Within: "within the pod", conns.Unknown: "not known",
+	conns.Reached: "to the proxy",
 }
 
 // describeConnection is one line: who, to where, what came of it, since when it is idle.

@@ -44,7 +44,7 @@ func run() int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(renderCommand(), verifyCommand(), traceCommand(), connsCommand())
+	root.AddCommand(renderCommand(), verifyCommand(), traceCommand(), probeCommand(), connsCommand())
 	root.SetErr(errorStream())
 	err := root.Execute()
 	if err == nil {

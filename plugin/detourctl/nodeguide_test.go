@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -168,7 +169,7 @@ func TestTheGuidesSecondNodeDropsByThePolicyOfForward(t *testing.T) {
 				ip route add 10.224.2.0/32 dev peer; ip route add 10.224.2.0/24 via 10.224.2.0`)
 			sh(t, g.pods, "ip addr add 10.224.2.16/24 dev peer; ip route add default via 10.224.2.1")
 			serve(t, g.pods, guidePod.Port())
-			if got, err := nettest.Dial(g.tunnel, 0, guidePod, nettest.Silence); err != nettest.ErrTimeout || g.dropped() == 0 {
+			if got, err := nettest.Dial(g.tunnel, 0, guidePod, nettest.Silence); !errors.Is(err, nettest.ErrTimeout) || g.dropped() == 0 {
 				t.Errorf("the pod answered %q, %v, and the policy has dropped %d packets", got, err, g.dropped())
 			}
 			sh(t, g.node, iptables+" -A "+guideRule)

@@ -1,113 +1,153 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
-	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/netconf"
-	"github.com/detour-cni/detour/pkg/netns"
+	"github.com/detour-cni/detour/pkg/pod"
+	"github.com/detour-cni/detour/pkg/verify"
 )
 
-// errDifferent says that some pod's rules differ from those that were programmed.
-var errDifferent = errors.New("not every pod is as detour programmed it")
-
-type verifyOptions struct{ stateDir string }
+type verifyOptions struct {
+	verify.Verifier
+	uid    string
+	output output
+}
 
 func verifyCommand() *cobra.Command {
 	var o verifyOptions
 	c := &cobra.Command{
-		Use:   "verify [NAMESPACE/POD...]",
-		Short: "Compare the kernel's rules with what ADD programmed, for this node's pods",
-		Long: `Compare the kernel's rules with what ADD programmed, for the named pods of this node or all of them. Needs root.
-Exit code 1: a pod differs, or could not be looked at.`,
-		RunE: func(c *cobra.Command, pods []string) error { return o.verify(c.Context(), c.OutOrStdout(), pods) },
+		Use:   "verify [NAMESPACE/NAME...]",
+		Short: "Say whether this node's pods are as they should be",
+		Long: `Say whether the named pods of this node, or all of them, are as they should be: the sidecar is ready and listens, the kernel has
+the rules that ADD programmed, these are the ones that the mesh's configuration and the annotations ask for today, and the
+application leaves the proxy's ports, user and group alone. Needs root.
+Exit codes: 1: something is wrong. 3: nothing is, but not everything could be checked.`,
+		Example: `  detourctl verify
+  detourctl verify shop/web -o json
+  detourctl verify shop/web --manifests pods-and-meshconfig.yaml`,
+		RunE: func(c *cobra.Command, pods []string) error { return o.run(c.Context(), screenOf(c), pods) },
 	}
-	c.Flags().StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "the net conf's stateDir")
+	f := c.Flags()
+	f.StringVar(&o.StateDir, "state-dir", netconf.DefaultStateDir, "the net conf's stateDir")
+	f.StringVar(&o.ConfDir, "cni-conf-dir", verify.DefaultConfDir, "folder of the runtime's network configurations, detour's net conf in one of them")
+	f.StringVar(&o.Manifests, "manifests", "", "file or folder of YAML with pods and the mesh's configuration, instead of what the net conf asks for them")
+	f.StringVar(&o.uid, "pod-uid", "", "the pod's UID, if there are several of its name")
+	o.output.register(c)
 	return c
 }
 
-func (o verifyOptions) verify(ctx context.Context, out io.Writer, pods []string) error {
-	records, err := o.records(pods)
+func (o verifyOptions) run(ctx context.Context, out screen, pods []string) error {
+	if err := o.output.check(); err != nil {
+		return err
+	}
+	report, err := o.verify(ctx, pods)
 	if err != nil {
 		return err
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "POD\tBACKEND\tRULES\tSTATE")
-	same := true
-	for _, r := range records {
-		states, ok := state(ctx, r)
-		same = same && ok
-		fmt.Fprintf(table, "%s\t%s\t%d\t%s\n", r.Pod, r.Backend, backend.RuleCount(r), states[0])
-		for _, s := range states[1:] {
-			fmt.Fprintf(table, "\t\t\t%s\n", s)
-		}
+	if o.output == "json" {
+		err = printJSON(out, report)
+	} else {
+		err = printReport(out, report, len(pods) > 0)
 	}
-	if err := table.Flush(); err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if !same {
-		return codeError{exitFinding, errDifferent}
+	case report.Result == verify.Wrong:
+		return codeError{code: exitFinding}
+	case report.Result == verify.Unknown:
+		return codeError{code: exitUnknown}
 	}
 	return nil
 }
 
-// records returns the records of the pods, or of all pods if none is named. A named pod without a record is an error.
-func (o verifyOptions) records(pods []string) ([]attachment.Record, error) {
-	var records []attachment.Record
-	var unreadable []error
-	err := attachment.NewStore(o.stateDir).All(func(r attachment.Record, err error) {
-		if err != nil {
-			unreadable = append(unreadable, err)
-		} else if len(pods) == 0 || slices.Contains(pods, r.Pod) {
-			records = append(records, r)
-		}
-	})
-	if err := errors.Join(append(unreadable, err)...); err != nil {
-		return nil, err
+func (o verifyOptions) verify(ctx context.Context, pods []string) (verify.Report, error) {
+	if o.uid != "" && len(pods) != 1 {
+		return verify.Report{}, errors.New("--pod-uid: name one pod with it")
 	}
-	for _, pod := range pods {
-		if !slices.ContainsFunc(records, func(r attachment.Record) bool { return r.Pod == pod }) {
-			return nil, fmt.Errorf("%s has no record of pod %s: detour was not called for it on this node", o.stateDir, pod)
-		}
+	if len(pods) == 0 {
+		return o.All(ctx)
 	}
-	slices.SortFunc(records, func(a, b attachment.Record) int { return strings.Compare(a.Pod, b.Pod) })
-	return records, nil
+	var ids []pod.ID
+	for _, p := range pods {
+		namespace, name, ok := strings.Cut(p, "/")
+		if !ok || namespace == "" || name == "" {
+			return verify.Report{}, fmt.Errorf("%q is not NAMESPACE/NAME", p)
+		}
+		ids = append(ids, pod.ID{Namespace: namespace, Name: name})
+	}
+	return o.Pods(ctx, ids, o.uid)
 }
 
-// state describes the pod's rules, line by line. ok is false if they differ from those that were programmed.
-func state(ctx context.Context, r attachment.Record) (lines []string, ok bool) {
-	if r.Outcome != attachment.Programmed {
-		return []string{fmt.Sprintf("%s: %s", r.Outcome, r.Reason)}, r.Outcome == attachment.Skipped
-	}
-	ns, err := netns.Open(r.Netns)
-	if err != nil {
-		return []string{err.Error()}, false
-	}
-	defer ns.Close()
-	var gate backend.Gate
-	err = ns.Do(func() error {
-		var err error
-		if lines, err = backend.Differences(ctx, r); err == nil {
-			gate, err = backend.GateOf(r)
+// printReport prints a line for each pod, and below it what is not as it should be.
+// Only a pod that is named has its warnings printed.
+func printReport(out screen, report verify.Report, named bool) error {
+	var table bytes.Buffer
+	rows := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(rows, "POD\tBACKEND\tRULES\tSTATE")
+	for _, p := range report.Pods {
+		count := ""
+		if p.Rules > 0 {
+			count = fmt.Sprint(p.Rules)
 		}
-		return err
-	})
-	switch {
-	case err != nil:
-		return []string{err.Error()}, false
-	case lines != nil:
-		return lines, false
-	case gate != "":
-		return []string{"as programmed; " + string(gate)}, true
+		fmt.Fprintf(rows, "%s\t%s\t%s\t%s\n", p.Pod, p.Backend, count, stateOf(p))
 	}
-	return []string{"as programmed"}, true
+	if err := rows.Flush(); err != nil {
+		return err
+	}
+	lines := strings.Split(strings.TrimSuffix(table.String(), "\n"), "\n")
+	fmt.Fprintln(out, out.styled(bold, out.cut(lines[0], 0)))
+	for i, p := range report.Pods {
+		fmt.Fprintln(out, out.styled(styles[p.Result], out.cut(lines[i+1], 0)))
+		printDetails(out, "", p.Findings)
+		printDetails(out, "not checked: ", p.Unknown)
+		if named {
+			printWarnings(out, p.Warnings)
+		}
+	}
+	printDetails(out, "", report.Node)
+	return nil
+}
+
+var styles = map[verify.Result]style{verify.Fine: green, verify.Skipped: dim, verify.Unknown: yellow, verify.Wrong: red}
+
+func printDetails(out screen, prefix string, list []verify.Finding) {
+	for _, f := range list {
+		fmt.Fprintf(out, "  %s%s: %s\n", prefix, out.styled(bold, string(f.Name)), f.Text)
+		fmt.Fprintf(out, "    -> %s\n", f.Do)
+	}
+}
+
+func printWarnings(out screen, warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintf(out, "  %s: %s\n", out.styled(yellow, "warning"), w)
+	}
+}
+
+func stateOf(p verify.Pod) string {
+	state := "fine"
+	switch {
+	case p.Result == verify.Skipped:
+		return "skipped: " + p.Reason
+	case len(p.Findings) == 1:
+		state = "1 finding"
+	case len(p.Findings) > 1:
+		state = fmt.Sprintf("%d findings", len(p.Findings))
+	case p.Result == verify.Unknown:
+		state = "not everything could be checked"
+	}
+	if p.Gate != "" {
+		state += "; " + string(p.Gate)
+	}
+	if n := len(p.Warnings); n > 0 {
+		state += fmt.Sprintf("; warnings: %d", n)
+	}
+	return state
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/originaldst"
 )
 
 // proxyCommand is the argument with which this program, started once more, is the sidecar proxy.
@@ -109,7 +110,7 @@ func originalDst(conn *net.TCPConn, port uint16) (netip.AddrPort, error) {
 	if here.Port() != port {
 		return here, nil
 	}
-	original, err := nettest.OriginalDst(conn)
+	original, err := originaldst.Of(conn)
 	if err == nil && original == here {
 		err = errors.New("dialed directly")
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/decision"
+	"github.com/detour-cni/detour/pkg/redirect"
 )
 
 // programTime bounds the programming of one pod.
@@ -82,6 +83,7 @@ func (r *Repairer) apply(ctx context.Context, lock *os.File, wanted decision.Dec
 		return err
 	}
 	prepared.Keep(&record)
+	record.Asked = redirect.AskedOf(wanted.Policy)
 	if err := prepared.Apply(ctx, lock, record.Stale...); err != nil {
 		return err
 	}

@@ -101,6 +101,18 @@ func (Backend) Differences(ctx context.Context, s driver.State) ([]string, error
 	return p.Differences(ctx, programmed(s))
 }
 
+// Lines are those of iptables-save, each with its family and table.
+func (Backend) Lines(s driver.State) []string {
+	var lines []string
+	all := programmed(s)
+	for _, f := range rules.Families {
+		for _, r := range all[f].Rules {
+			lines = append(lines, fmt.Sprintf("%s %s: %s", f, r.Chain.Table, r.Line))
+		}
+	}
+	return lines
+}
+
 // RuleCount counts lines with -A.
 func (Backend) RuleCount(s driver.State) int {
 	n := 0

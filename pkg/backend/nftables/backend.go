@@ -45,6 +45,22 @@ func (Backend) Differences(_ context.Context, s driver.State) ([]string, error) 
 	return Differences(programmed(s))
 }
 
+// Lines are those with a comment, as each rule has one.
+func (Backend) Lines(s driver.State) []string {
+	var lines []string
+	chain := ""
+	for line := range strings.Lines(programmed(s)) {
+		line = strings.TrimSpace(line)
+		if name, ok := strings.CutPrefix(line, "chain "); ok {
+			chain = strings.TrimSuffix(name, " {")
+		}
+		if rule, _, ok := strings.Cut(line, ` comment "`); ok {
+			lines = append(lines, chain+": "+rule)
+		}
+	}
+	return lines
+}
+
 // RuleCount counts comments, as each rule has one.
 func (Backend) RuleCount(s driver.State) int { return strings.Count(programmed(s), ` comment "`) }
 

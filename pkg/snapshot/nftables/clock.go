@@ -1,7 +1,6 @@
 package nftables
 
 import (
-	"net"
 	"strconv"
 	"time"
 )
@@ -26,10 +25,5 @@ func (w *writer) deviceName(index uint32) string {
 	if name, ok := w.devices[index]; ok {
 		return name
 	}
-	name := strconv.FormatUint(uint64(index), 10)
-	if i, err := net.InterfaceByIndex(int(index)); err == nil {
-		name = i.Name
-	}
-	w.devices[index] = name
-	return name
+	return strconv.FormatUint(uint64(index), 10)
 }

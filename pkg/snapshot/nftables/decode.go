@@ -30,6 +30,7 @@ func (s *statement) json(w *writer) any {
 
 // decoder reads the expressions of one rule.
 type decoder struct {
+	w         *writer
 	table     *table
 	registers [17]operand // of 32 bits, from 1 on
 	out       []*statement
@@ -43,7 +44,7 @@ const (
 
 // decode returns a rule's statements as nft writes them.
 func (w *writer) decode(t *table, code []byte) []any {
-	d := decoder{table: t}
+	d := decoder{w: w, table: t}
 	nft.Expressions(code, d.expression)
 	list := []any{}
 	for _, s := range simplify(w, t.family, d.out) {
@@ -257,7 +258,7 @@ func (d *decoder) between(f *netlink.Fields) bool {
 }
 
 func (d *decoder) lookup(f *netlink.Fields) bool {
-	in := d.table.sets[f.Text(unix.NFTA_LOOKUP_SET)]
+	in := d.w.lookup(d.table, f.Text(unix.NFTA_LOOKUP_SET))
 	if in == nil {
 		return false
 	}

@@ -10,7 +10,7 @@ import (
 
 // dynset reads a statement that adds to a set or deletes from it.
 func (d *decoder) dynset(f *netlink.Fields) bool {
-	in := d.table.sets[f.Text(unix.NFTA_DYNSET_SET_NAME)]
+	in := d.w.lookup(d.table, f.Text(unix.NFTA_DYNSET_SET_NAME))
 	op, known := dynsetNames[uint64(f.Number(unix.NFTA_DYNSET_OP))]
 	if in == nil || !known {
 		return false

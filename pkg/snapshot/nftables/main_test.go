@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"reflect"
+	"strings"
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/nettest"
@@ -25,21 +27,25 @@ func start(t *testing.T, name string) *nettest.Namespace {
 // run runs a program in the namespace and returns what it prints.
 func run(t *testing.T, ns *nettest.Namespace, stdin string, args ...string) []byte {
 	t.Helper()
-	var out []byte
-	err := ns.Do(func() (err error) {
-		cmd := exec.Command(args[0], args[1:]...)
-		cmd.Stdin = bytes.NewBufferString(stdin)
-		out, err = cmd.Output()
-		return err
-	})
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		t.Fatalf("%q: %v: %s", args, err, exit.Stderr)
-	}
+	out, err := tryRun(ns, stdin, args...)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%q: %v", args, err)
 	}
 	return out
+}
+
+func tryRun(ns *nettest.Namespace, stdin string, args ...string) (out []byte, err error) {
+	err = ns.Do(func() (err error) {
+		cmd := exec.Command(args[0], args[1:]...)
+		cmd.Stdin = strings.NewReader(stdin)
+		out, err = cmd.Output()
+		var exit *exec.ExitError
+		if errors.As(err, &exit) {
+			return fmt.Errorf("%w: %s", err, exit.Stderr)
+		}
+		return err
+	})
+	return out, err
 }
 
 func read(t *testing.T, ns *nettest.Namespace, skip func(family, table string) bool) (listing []byte) {

@@ -24,7 +24,7 @@ func (t *table) chain(f *netlink.Fields) object {
 
 const (
 	hookDevices = 4
-	ruleComment = "comment"
+	commentKey  = "comment"
 
 	flowtableName      = 2
 	flowtableHook      = 3
@@ -32,16 +32,11 @@ const (
 	flowtableHookNum   = 1
 	flowtablePriority  = 2
 	flowtableDevices   = 3
-	objectTable        = 1
 	objectName         = 2
 	objectType         = 3
 	objectData         = 4
 	objectHandle       = 6
 	objectUserdata     = 8
-	tableHandle        = 4
-	chainHandle        = 2
-	chainFlags         = 10
-	chainBinding       = 1 << 2
 	typeCounterObject  = 1
 	typeQuotaObject    = 2
 	typeHelperObject   = 3
@@ -84,17 +79,6 @@ func (t *table) json() object {
 	return one("table", out.withSome("flags", words(tableFlags, t.flags)))
 }
 
-func (w *writer) rule(t *table, f *netlink.Fields) object {
-	out := t.head("chain", f.Text(unix.NFTA_RULE_CHAIN), f[unix.NFTA_RULE_HANDLE])
-	if c := comment(f[unix.NFTA_RULE_USERDATA]); c != "" {
-		out = out.with(ruleComment, c)
-	}
-	if list := w.decode(t, f[unix.NFTA_RULE_EXPRESSIONS]); len(list) > 0 {
-		out = out.with("expr", list)
-	}
-	return one("rule", out)
-}
-
 func (t *table) flowtable(f *netlink.Fields) object {
 	at := netlink.Parse(f[flowtableHook])
 	out := t.head("name", f.Text(flowtableName), f[flowtableHandle])
@@ -108,7 +92,7 @@ func (t *table) flowtable(f *netlink.Fields) object {
 func (t *table) object(f *netlink.Fields) object {
 	out := t.head("name", f.Text(objectName), f[objectHandle])
 	if c := comment(f[objectUserdata]); c != "" {
-		out = out.with(ruleComment, c)
+		out = out.with(commentKey, c)
 	}
 	kind := f.Number(objectType)
 	data := netlink.Parse(f[objectData])

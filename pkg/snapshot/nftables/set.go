@@ -27,6 +27,7 @@ type set struct {
 	comment   string
 	stateful  [][]byte // expressions that each element gets
 	elements  []element
+	filled    bool
 }
 
 // The attributes and flags that golang.org/x/sys lacks.

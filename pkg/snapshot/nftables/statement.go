@@ -239,7 +239,7 @@ func (d *decoder) objref(f *netlink.Fields) bool {
 		name, known := objectNames[uint64(f.Number(objrefType))]
 		return known && d.say(one(name, f.Text(objrefName)))
 	}
-	in := d.table.sets[f.Text(objrefSetName)]
+	in := d.w.lookup(d.table, f.Text(objrefSetName))
 	if in == nil || len(in.data) == 0 {
 		return false
 	}

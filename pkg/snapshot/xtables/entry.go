@@ -102,10 +102,11 @@ func (t legacyTable) chains(all []entry) ([]legacyChain, error) {
 		}
 		chains = append(chains, legacyChain{name: base + name, base: isBase})
 	}
-	if len(chains) == 0 || from != len(all) {
+	end := len(chains) - 1
+	if end < 0 || chains[end].name != "ERROR" || from != len(all) {
 		return nil, errCut
 	}
-	return chains[:len(chains)-1], nil // but for the end of the table
+	return chains[:end], nil
 }
 
 // legacyTable prints a table of iptables-legacy-save.
@@ -121,13 +122,13 @@ func (p *printer) legacyTable(t legacyTable) error {
 	names := map[int]string{} // of chains, by where their rules begin
 	p.say("*" + t.name + "\n")
 	for _, c := range chains {
-		policy := "- [0:0]"
 		if c.base {
-			policy = verdicts[c.last.verdict()] + " " + t.counted(c.last)
-		} else {
-			names[firstOf(c)] = c.name
+			packets, bytes := t.counted(c.last)
+			p.chainHead(c.name, verdicts[c.last.verdict()], packets, bytes)
+			continue
 		}
-		p.say(":" + c.name + " " + policy + "\n")
+		names[c.from()] = c.name
+		p.chainHead(c.name, "-", 0, 0)
 	}
 	for _, c := range chains {
 		for _, e := range c.rules {
@@ -139,7 +140,8 @@ func (p *printer) legacyTable(t legacyTable) error {
 	return nil
 }
 
-func firstOf(c legacyChain) int {
+// from is where the chain's rules begin.
+func (c legacyChain) from() int {
 	if len(c.rules) > 0 {
 		return c.rules[0].at
 	}
@@ -167,8 +169,6 @@ func (t legacyTable) rule(e entry, names map[int]string) rule {
 	b, n := e.all, t.addrSize
 	flags, inverted := b[t.flags], b[t.flags+1]
 	r := rule{
-		packets:     b.u64(t.counters),
-		bytes:       b.u64(t.counters + 8),
 		source:      network{b[:n], b[2*n : 3*n], inverted&notSource != 0},
 		dest:        network{b[n : 2*n], b[3*n : 4*n], inverted&notDest != 0},
 		in:          device{deviceName(b[4*n:], b[4*n+32:]), inverted&notIn != 0},
@@ -179,6 +179,7 @@ func (t legacyTable) rule(e entry, names map[int]string) rule {
 		notFragment: inverted&notFragment != 0,
 		goTo:        flags&t.goTo != 0,
 	}
+	r.packets, r.bytes = t.counted(e)
 	if n == 16 && flags&flagTOS != 0 {
 		r.matches = append(r.matches, unknown("tos"))
 	}
@@ -222,6 +223,6 @@ func deviceName(b, mask blob) string {
 	return name
 }
 
-func (t legacyTable) counted(e entry) string {
-	return fmt.Sprintf("[%d:%d]", e.all.u64(t.counters), e.all.u64(t.counters+8))
+func (t legacyTable) counted(e entry) (packets, bytes uint64) {
+	return e.all.u64(t.counters), e.all.u64(t.counters + 8)
 }

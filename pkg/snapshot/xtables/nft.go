@@ -203,7 +203,7 @@ func (p *printer) nftTables(tables []*nftTable) (names []string) {
 		chains := t.sorted()
 		p.say("*" + t.name + "\n")
 		for _, c := range chains {
-			p.sayf(":%s %s [%d:%d]\n", c.name, c.policy, c.packets, c.bytes)
+			p.chainHead(c.name, c.policy, c.packets, c.bytes)
 		}
 		for _, c := range chains {
 			for _, r := range c.rules {

@@ -21,6 +21,16 @@ type printer struct {
 func (p *printer) say(words string)             { p.text = append(p.text, words...) }
 func (p *printer) sayf(format string, a ...any) { p.text = fmt.Appendf(p.text, format, a...) }
 
+// endLine ends a line. No name or comment in it can do so, which would begin another rule.
+func (p *printer) endLine(from int) {
+	for i := from; i < len(p.text); i++ {
+		if p.text[i] == '\n' {
+			p.text[i] = ' '
+		}
+	}
+	p.say("\n")
+}
+
 // not begins an option that may be inverted.
 func (p *printer) not(inverted bool) {
 	if inverted {
@@ -80,8 +90,8 @@ func (p *printer) marked(mark, mask uint32) {
 	}
 }
 
-// escape escapes what iptables escapes in quotes. A line's end would begin another rule; iptables prints it as it is.
-var escape = strings.NewReplacer(`"`, `\"`, `\`, `\\`, `'`, `\'`, "\n", " ")
+// escape escapes what iptables escapes in quotes.
+var escape = strings.NewReplacer(`"`, `\"`, `\`, `\\`, `'`, `\'`)
 
 // quote says a string, in quotes if it needs them.
 func (p *printer) quote(s string) {

@@ -41,7 +41,7 @@ type extension struct {
 // unknown is a condition or statement of nf_tables that iptables has no words for.
 func unknown(name string) extension { return extension{name: name, revision: -1} }
 
-// protocols are those that iptables names without looking them up.
+// protocols are those that iptables names itself. Versions before 1.8.10 look up others in /etc/protocols.
 var protocols = map[uint8]string{
 	1: "icmp", 6: "tcp", 17: "udp", 33: "dccp", 50: "esp", 51: "ah", 58: "ipv6-icmp", 108: "ipcomp",
 	132: "sctp", 135: "mobility-header", 136: "udplite",
@@ -49,6 +49,7 @@ var protocols = map[uint8]string{
 
 // rule prints a line of iptables-save -c.
 func (p *printer) rule(chain string, r *rule) {
+	from := len(p.text)
 	p.sayf("[%d:%d] -A %s", r.packets, r.bytes, chain)
 	p.network(" -s ", r.source)
 	p.network(" -d ", r.dest)
@@ -77,7 +78,7 @@ func (p *printer) rule(chain string, r *rule) {
 	case r.chain != "":
 		p.say(" -j " + r.chain)
 	}
-	p.say("\n")
+	p.endLine(from)
 }
 
 func (p *printer) network(option string, n network) {
@@ -135,3 +136,10 @@ func (p *printer) extension(option string, known map[string][]decoder, e extensi
 
 // placeholder stands for the options of a match or target that has no words here.
 const placeholder = " [unknown]"
+
+// chainHead prints a chain's line ahead of the rules. The policy is "-" unless it is a base chain.
+func (p *printer) chainHead(name, policy string, packets, bytes uint64) {
+	from := len(p.text)
+	p.sayf(":%s %s [%d:%d]", name, policy, packets, bytes)
+	p.endLine(from)
+}

@@ -25,7 +25,7 @@ var targets = map[string][]decoder{
 	"TCPMSS":     {{revisions: []int{0}, size: 2, print: printTCPMSS}},
 	"TEE":        {{revisions: []int{1}, size: 32, print: printTee}},
 	"TOS":        {{revisions: []int{1}, size: 2, print: func(p *printer, b blob) { p.sayf(" --set-tos 0x%02x/0x%02x", b[0], b[1]) }}},
-	"TPROXY":     {{revisions: []int{0}, size: 14, print: func(p *printer, b blob) { printTProxy(p, b, b.port(12)) }}, {revisions: []int{1}, size: 26, print: func(p *printer, b blob) { printTProxy(p, b, b.port(24)) }}},
+	"TPROXY":     {{revisions: []int{0}, size: 14, print: printTProxy4}, {revisions: []int{1}, size: 26, print: func(p *printer, b blob) { printTProxy(p, b, b.port(24)) }}},
 	"TRACE":      {{revisions: []int{0}, print: func(*printer, blob) {}}},
 	"TTL":        {{revisions: []int{0}, size: 2, print: func(p *printer, b blob) { printSetTTL(p, "ttl", b) }}},
 }
@@ -194,6 +194,14 @@ func printTee(p *printer, b blob) {
 	if device := b.string(16, 16); device != "" {
 		p.say(" --oif " + device)
 	}
+}
+
+func printTProxy4(p *printer, b blob) {
+	if p.family != rules.IPv4 {
+		p.unknown = true
+		return
+	}
+	printTProxy(p, b, b.port(12))
 }
 
 func printTProxy(p *printer, b blob, port uint32) {

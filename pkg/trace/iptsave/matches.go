@@ -53,7 +53,7 @@ var modules = map[string]map[string]option{
 	"comment": {"--comment": {1, comment, nil}},
 	"state":   {"--state": {1, ctState, nil}},
 	"conntrack": {
-		"--ctstate": {1, ctState, nil}, "--ctstatus": {1, ctStatus, nil}, "--ctdir": {1, ctDir, nil}, "--ctproto": {1, protocol, nil},
+		"--ctstate": {1, ctState, nil}, "--ctstatus": {1, ctStatus, nil}, "--ctdir": {1, ctDir, nil}, "--ctproto": {1, ctProtocol, nil},
 		"--ctorigsrc": {1, address(trace.CTOrigSaddr), nil}, "--ctorigdst": {1, address(trace.CTOrigDaddr), nil},
 		"--ctorigsrcport": {1, ports(trace.CTOrigSport), nil}, "--ctorigdstport": {1, ports(trace.CTOrigDport), nil},
 	},
@@ -347,8 +347,9 @@ func ctStatus(p *parser, args []string, text string) error {
 	if bits&^(trace.StatusSeenReply|trace.StatusConfirmed) != 0 {
 		return errors.New("a walk does not know these bits")
 	}
-	if bits == 0 {
-		p.match(trace.CTStatus, trace.NewSet(trace.Just(trace.Number(uint8(0)))), text)
+	p.add(isTracked(text))
+	if bits == 0 { // NONE holds for none
+		p.match(trace.CTStatus, trace.NewSet(), text)
 		return nil
 	}
 	p.add(trace.AnyOf{Matches: []trace.Match{anyBit(trace.CTStatus, bits, text)}, Not: p.not, Text: text})
@@ -363,6 +364,16 @@ func ctDir(p *parser, args []string, text string) error {
 	}
 	p.match(trace.CTDir, trace.NewSet(trace.Just(trace.Number(number))), text)
 	return nil
+}
+
+// ctProtocol is that of the connection, which an untracked packet lacks.
+func ctProtocol(p *parser, args []string, text string) error {
+	p.add(isTracked(text))
+	return protocol(p, args, text)
+}
+
+func isTracked(text string) trace.Match {
+	return trace.Match{Left: trace.CTDir, Right: trace.NewSet(trace.Range{Hi: trace.Number(uint8(1))}), Text: text}
 }
 
 // valueMask reads "VALUE" or "VALUE/MASK".
@@ -416,16 +427,54 @@ var addrTypes = map[string]uint8{
 func addrType(f trace.Field) func(*parser, []string, string) error {
 	return func(p *parser, args []string, text string) error {
 		var types []trace.Range
+		var all []trace.Match // beside the types
 		for name := range strings.SplitSeq(args[0], ",") {
 			number, ok := addrTypes[name]
 			if !ok {
 				return fmt.Errorf("type of address %q is not known", name)
 			}
+			if m, ok := addrTypes6[name]; ok && p.file.family == trace.IP6 {
+				m.Left, m.Text = addrOfType[f], text
+				all = append(all, m)
+				continue
+			}
 			types = append(types, trace.Just(trace.Number(number)))
 		}
-		p.match(f, trace.NewSet(types...), text)
+		if len(types) > 0 {
+			all = append(all, trace.Match{Left: f, Right: trace.NewSet(types...), Text: text})
+		}
+		p.all(all, text)
 		return nil
 	}
+}
+
+// addrTypes6 are the types that IPv6 tells by the address alone. All that a match names have to hold, while one of IPv4's has to.
+var addrTypes6 = map[string]trace.Match{
+	"UNSPEC":    {Right: trace.NewSet(trace.Just(trace.Addr(netip.IPv6Unspecified())))},
+	"MULTICAST": {Right: trace.NewSet(trace.Prefix(multicast6))},
+	"UNICAST":   {Right: trace.NewSet(trace.Prefix(multicast6), trace.Just(trace.Addr(netip.IPv6Unspecified()))), Not: true},
+}
+
+var multicast6 = netip.MustParsePrefix("ff00::/8")
+
+var addrOfType = map[trace.Field]trace.Field{trace.SaddrType: trace.Saddr, trace.DaddrType: trace.Daddr}
+
+// all requires that all of the matches hold or, behind "!", that one doesn't.
+func (p *parser) all(matches []trace.Match, text string) {
+	if !p.not {
+		for _, m := range matches {
+			p.add(m)
+		}
+		return
+	}
+	for i := range matches {
+		matches[i].Not = !matches[i].Not
+	}
+	if len(matches) == 1 {
+		p.add(matches[0])
+		return
+	}
+	p.add(trace.AnyOf{Matches: matches, Text: text})
 }
 
 // limited are the fields of a match addrtype that looks at one interface.

@@ -139,7 +139,7 @@ func (f *file) declare(line string) error {
 
 // chain adds a chain to the table.
 func (f *file) chain(name string, policy trace.Verdict) *[]string {
-	c := &trace.Chain{Table: f.table, Name: name, Base: baseOf(f.table.Name, name, policy)}
+	c := &trace.Chain{Table: f.table, Name: name, Base: f.base(name, policy)}
 	lines := &[]string{}
 	c.Rules = sync.OnceValue(func() []*trace.Rule { return f.rules(c, *lines) })
 	f.table.Chains = append(f.table.Chains, c)
@@ -155,7 +155,7 @@ func (f *file) rule(line string) error {
 	name, rule, _ := strings.Cut(rest, " ")
 	lines := f.lines[name]
 	if lines == nil { // text for iptables-restore --noflush need not declare the built-in chains
-		if baseOf(f.table.Name, name, trace.Verdict{}) == nil {
+		if f.base(name, trace.Verdict{}) == nil {
 			return fmt.Errorf("table %s has a rule for chain %s, but no line for the chain itself", f.table.Name, shorten(name))
 		}
 		lines = f.chain(name, trace.Verdict{Kind: trace.Accept})
@@ -195,8 +195,12 @@ func all(priority int, hooks ...trace.Hook) map[trace.Hook]int {
 	return m
 }
 
-// baseOf returns nil if the table has no built-in chain of that name.
-func baseOf(table, chain string, policy trace.Verdict) *trace.Base {
+// securityOfNFT is the priority of iptables-nft's table security, which INPUT of its table nat precedes. The kernel's own is 50.
+const securityOfNFT = 150
+
+// base returns nil if the table has no built-in chain of that name.
+func (f *file) base(chain string, policy trace.Verdict) *trace.Base {
+	table := f.table.Name
 	hook, ok := hooks[chain]
 	if !ok {
 		return nil
@@ -204,6 +208,9 @@ func baseOf(table, chain string, policy trace.Verdict) *trace.Base {
 	priority, ok := priorities[table][hook]
 	if !ok {
 		return nil
+	}
+	if table == "security" && f.origin == NFT {
+		priority = securityOfNFT
 	}
 	kind := trace.FilterChain
 	switch {

@@ -144,7 +144,7 @@ func setMark(bits func(old, value, mask uint32) (v, m uint32)) func(*parser, []s
 			f = trace.CTMark
 		}
 		value, mask = bits(0, value, mask)
-		p.target.effects = append(p.target.effects, trace.Assign{Field: f, Value: trace.SetBits(f, value, mask)})
+		p.target.effects = append(p.target.effects, trace.Assign{Field: f, Value: trace.SetBits(f, value, mask), IfAny: true})
 		return nil
 	}
 }
@@ -185,7 +185,7 @@ func (t *target) connMark() trace.Statement {
 	if t.verb == "restore" {
 		from, to, fromMask, toMask = trace.CTMark, trace.Mark, mask("ct"), mask("nf")
 	}
-	return trace.Assign{Field: to, Value: trace.Xor{A: trace.Mask(to, uint64(^uint32(toMask))), B: trace.Mask(from, fromMask)}}
+	return trace.Assign{Field: to, Value: trace.Xor{A: trace.Mask(to, uint64(^uint32(toMask))), B: trace.Mask(from, fromMask)}, IfAny: true}
 }
 
 func toPorts(p *parser, args []string, _ string) error {

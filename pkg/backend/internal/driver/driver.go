@@ -33,6 +33,8 @@ type Backend interface {
 	Restore(ctx context.Context, lock *os.File, s State, stale []State) error
 	// Differences says, one sentence each, where the kernel differs from what was programmed.
 	Differences(ctx context.Context, s State) ([]string, error)
+	// Lines are what was programmed, rule by rule in the backend's own language and without comments.
+	Lines(s State) []string
 	// RuleCount counts what was programmed, in rules of the backend's own language.
 	RuleCount(s State) int
 	// Gate reports whether what was programmed has a gate, and whether the gate is open.

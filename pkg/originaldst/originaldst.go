@@ -1,4 +1,5 @@
-package nettest
+// Package originaldst asks the kernel where a redirected connection was going.
+package originaldst
 
 import (
 	"encoding/binary"
@@ -12,10 +13,10 @@ import (
 // soOriginalDst is SO_ORIGINAL_DST of linux/netfilter_ipv4.h and IP6T_SO_ORIGINAL_DST of ip6_tables.h.
 const soOriginalDst = 80
 
-// OriginalDst asks the kernel for the address that the peer of an accepted connection dialed before a REDIRECT or DNAT
+// Of asks the kernel for the address that the peer of an accepted connection dialed before a REDIRECT or DNAT
 // changed it. On a connection that was not translated it returns the local address or, where nothing tracks
 // connections, an error that is unix.ENOENT or unix.ENOPROTOOPT.
-func OriginalDst(conn *net.TCPConn) (netip.AddrPort, error) {
+func Of(conn *net.TCPConn) (netip.AddrPort, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
 		return netip.AddrPort{}, fmt.Errorf("read original destination: %w", err)
@@ -30,7 +31,10 @@ func OriginalDst(conn *net.TCPConn) (netip.AddrPort, error) {
 	if err := raw.Control(func(fd uintptr) { dst, lookUpErr = lookUp(int(fd)) }); err != nil {
 		return netip.AddrPort{}, fmt.Errorf("read original destination: %w", err)
 	}
-	return dst, wrap("read original destination", lookUpErr)
+	if lookUpErr != nil {
+		return dst, fmt.Errorf("read original destination: %w", lookUpErr)
+	}
+	return dst, nil
 }
 
 // originalDst4 reads a struct sockaddr_in through the only x/sys getter whose result is a plain array of at least its
