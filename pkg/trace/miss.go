@@ -10,7 +10,7 @@ import (
 // Rules that did not match are noted for so many ways, and so many for each.
 const (
 	explainedWays = 16
-	nearMisses    = 5
+	nearMisses    = 8
 )
 
 // addMisses adds to each way the rules that did not match and could have decided otherwise: those in the base chain that decided, and in
