@@ -118,7 +118,9 @@ type tracker struct {
 // life is a connection that has not ended.
 type life struct {
 	Connection
-	to        Destination // its own alone, with what the proxy made for it
+	to        Destination // its own alone
+	began     time.Time
+	onward    []*life // what the proxy made for it
 	elsewhere []netip.AddrPort
 	blind     string // why not all of its life was seen; empty if it was
 	over      bool
@@ -153,8 +155,12 @@ func (t *tracker) happen(f Flow, gone bool, each func(Event)) {
 		t.meet(l)
 		each(Event{Time: time.Now(), Event: Begin, Connection: l.Connection})
 	}
-	if !gone { // the kernel's last word does not have the state
+	switch {
+	case !gone:
 		l.Flow = f
+	case l.State == "SYN_SENT" && time.Since(l.began) < time.Duration(t.timeouts["SYN_SENT"])*time.Second:
+		// Before the time is up, only a reset ends it so. The kernel's last word does not have the state.
+		l.State = "CLOSE"
 	}
 	if over := gone || f.State == "TIME_WAIT" || f.State == "CLOSE"; over && !l.over {
 		l.over = true
@@ -190,7 +196,7 @@ func (t *tracker) begin(f Flow) *life {
 		}
 		time.Sleep(acceptWait)
 	}
-	l := &life{Connection: c, to: t.destination(c)}
+	l := &life{Connection: c, to: t.destination(c), began: time.Now()}
 	if t.rule != nil && l.Way == Direct && l.Direction == Out {
 		l.Rule = t.rule(l.Connection)
 	}
@@ -214,7 +220,7 @@ func (t *tracker) carry(reached, onward *life) {
 	d := &reached.to
 	switch {
 	case t.claim(d, &onward.Connection):
-		d.Onward = append(d.Onward, onward.Connection)
+		reached.onward = append(reached.onward, onward)
 	case d.Envoy != nil && !d.Envoy.Open:
 	case t.maybeElsewhere(d, onward.Connection):
 		reached.elsewhere = append(reached.elsewhere, onward.To())
@@ -235,6 +241,9 @@ func (t *tracker) destination(c Connection) Destination {
 func (t *tracker) end(l *life) Event {
 	e := Event{Time: time.Now(), Event: End}
 	if l.reached() {
+		for _, o := range l.onward {
+			l.to.Onward = append(l.to.Onward, o.Connection)
+		}
 		l.Way, l.Why = t.finally(l, &l.to)
 		if l.Way == Swallowed || l.Way == Unknown {
 			e.Envoy = l.to.Envoy

@@ -76,7 +76,10 @@ func TestWatch(t *testing.T) {
 		if e := next("10.0.0.6:7003", Begin); e.Way != ByProxy {
 			s.t.Errorf("%+v", e)
 		}
-		if e := next("10.0.0.6:7003", End); e.Way != Onward && e.Way != ByProxy {
+		for e = next("10.0.0.6:7003", End); e.Way == ByProxy; {
+			e = next("10.0.0.6:7003", End)
+		}
+		if e.Way != Onward || e.Why != "" {
 			s.t.Errorf("onward: %+v", e)
 		}
 
@@ -84,7 +87,7 @@ func TestWatch(t *testing.T) {
 		for e = next("10.0.0.6:7004", End); e.Way == ByProxy; {
 			e = next("10.0.0.6:7004", End)
 		}
-		if e.Way != Onward {
+		if e.Way != Onward || e.Why != "which was refused or reset" {
 			s.t.Errorf("refused: %+v", e)
 		}
 

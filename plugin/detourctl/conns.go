@@ -157,7 +157,7 @@ func eventStyle(e conns.Event) style {
 
 func describeEvent(e conns.Event) string {
 	line := fmt.Sprintf("%s %-5s %s", e.Time.Format("15:04:05.000"), e.Event, describeConnection(e.Connection))
-	if e.Why != "" {
+	if e.Why != "" && (e.Listener != 0 || e.Way == conns.Unknown) {
 		line += "; " + e.Why
 	}
 	if e.Envoy != nil {
@@ -222,7 +222,7 @@ func (a connsAnswer) print(s screen) error {
 		line := fmt.Sprintf("%s %s %s: %s", d.Direction, d.Protocol, d.To, d.Sentence)
 		fmt.Fprintf(s, "\n%s\n", s.styled(wayStyles[d.Way], line))
 		notes := []string{d.Why}
-		if d.Envoy != nil {
+		if d.Envoy != nil && (d.Way == conns.Swallowed || d.Way == conns.Unknown) {
 			notes = append(notes, d.Envoy.String())
 		}
 		if d.Advice != "" {

@@ -165,8 +165,8 @@ func TestConnsOfRedis(t *testing.T) {
 	want := r.Pod.Path() + `: the proxy is user 1337 and listens at 15001, 15006
 
 out tcp 10.0.0.6:7000: 3 connections reached the proxy, none left it
-  or 10.0.0.6:7000 refused them: the kernel forgets a refused connection at once, but --watch sees it
-  to do: add 7000 to the pod's annotation traffic.sidecar.istio.io/excludeOutboundPorts, and restart the pod; or make a ServiceEntry for 10.0.0.6:7000 with protocol TCP
+  unless 10.0.0.6:7000 refused them: the kernel forgets a refused connection at once; --watch would see it
+  to do: add 7000 to the pod's annotation traffic.sidecar.istio.io/excludeOutboundPorts, and restart the pod; or make a ServiceEntry with address 10.0.0.6 and port 7000 of protocol TCP
     10.77.0.2:40000 -> 10.0.0.6:7000 -> port 15001  to the proxy, and no further  TIME_WAIT
     10.77.0.2:40000 -> 10.0.0.6:7000 -> port 15001  to the proxy, and no further  TIME_WAIT
     10.77.0.2:40000 -> 10.0.0.6:7000 -> port 15001  to the proxy, and no further  TIME_WAIT
