@@ -122,6 +122,17 @@ func Differences(ctx context.Context, r attachment.Record) ([]string, error) {
 	return append(found, more...), err
 }
 
+// DifferencesIn is Differences for a process that may lack the host's iptables, as in an image of its own: list then lists the
+// tables of a family in the words of the variant's iptables-save.
+func DifferencesIn(ctx context.Context, r attachment.Record, list func(variant string, f rules.Family) (string, error)) ([]string, error) {
+	found, err := Differences(ctx, r)
+	if !errors.Is(err, iptables.ErrGone) {
+		return found, err
+	}
+	more, err := iptables.DifferencesIn(stateOf(r), list)
+	return append(found, more...), err
+}
+
 // Lines are what the record says was programmed, rule by rule in the backend's own language; iptables' begin with family and table.
 func Lines(r attachment.Record) []string {
 	if b := find(r.Backend); b != nil {
@@ -138,6 +149,9 @@ func Changes(ctx context.Context, r attachment.Record, rs rules.Ruleset, familie
 		return nil, fmt.Errorf("the pod was programmed with %s, which this version of detour doesn't know", r.Backend)
 	}
 	prepared, err := b.Prepare(ctx, rs, families)
+	if errors.Is(err, iptables.ErrNone) { // the words are the same of every variant
+		prepared, err = (&iptables.Programs{}).Prepare(rs, families), nil
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -10,13 +10,14 @@ import (
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/snapshot/xtables"
 )
 
 // rules compares the kernel with what was programmed.
 func (c *checks) rules(ctx context.Context, record attachment.Record) {
 	var different []string
 	err := c.ns.Do(func() (err error) {
-		if different, err = backend.Differences(ctx, record); err == nil {
+		if different, err = backend.DifferencesIn(ctx, record, iptablesSave); err == nil {
 			c.Gate, err = backend.GateOf(record)
 		}
 		return err
@@ -32,6 +33,19 @@ func (c *checks) rules(ctx context.Context, record attachment.Record) {
 		}
 		c.finding(name, do, "%s", text)
 	}
+}
+
+// counters are what iptables-save -c has ahead of each rule.
+var counters = regexp.MustCompile(`(?m)^\[\d+:\d+\] `)
+
+// iptablesSave reads the kernel's own tables, in the words of iptables-save.
+func iptablesSave(variant string, f rules.Family) (string, error) {
+	tables, err := xtables.Save(f)
+	text := tables.Nft
+	if variant == "iptables-legacy" {
+		text = tables.Legacy
+	}
+	return counters.ReplaceAllString(text, ""), err
 }
 
 // differences names the sentences of backend.Differences. They may quote rules of others, so the patterns are as narrow as can be.

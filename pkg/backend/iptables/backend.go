@@ -101,6 +101,22 @@ func (Backend) Differences(ctx context.Context, s driver.State) ([]string, error
 	return p.Differences(ctx, programmed(s))
 }
 
+// DifferencesIn compares with the payload what list says of a family, in the words of the variant's iptables-save.
+func DifferencesIn(s driver.State, list func(variant string, f rules.Family) (string, error)) ([]string, error) {
+	own, all := programmed(s), map[rules.Family]iptext.Save{}
+	for f := range own {
+		text, err := list(s.Variant, f)
+		if err == nil {
+			all[f], err = iptext.ParseSave(text)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list %s: %w", f, err)
+		}
+	}
+	variant := Variant(strings.TrimPrefix(s.Variant, Choice+"-"))
+	return (&Programs{variant: variant}).compare(own, all)
+}
+
 // Lines are those of iptables-save, each with its family and table.
 func (Backend) Lines(s driver.State) []string {
 	var lines []string
@@ -189,8 +205,11 @@ func installed(ctx context.Context, s driver.State) *Programs {
 	return nil
 }
 
+// ErrGone says that the host has no programs of the variant with which a pod was programmed.
+var ErrGone = errors.New("which this node no longer has")
+
 func missing(s driver.State) error {
-	return fmt.Errorf("the pod was programmed with %s, which this node no longer has", s.Variant)
+	return fmt.Errorf("the pod was programmed with %s, %w", s.Variant, ErrGone)
 }
 
 // state has as its payload an object: for each family its input for iptables-restore.

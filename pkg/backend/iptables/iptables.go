@@ -111,6 +111,10 @@ func (p *Programs) Differences(ctx context.Context, own Tables) ([]string, error
 	if len(failed) > 0 {
 		return nil, inOrder("list", failed)
 	}
+	return p.compare(own, all)
+}
+
+func (p *Programs) compare(own Tables, all map[rules.Family]iptext.Save) ([]string, error) {
 	var found []string
 	for _, f := range rules.Families {
 		if want, ok := own[f]; ok {
