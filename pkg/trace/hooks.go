@@ -124,6 +124,9 @@ func (w *walk) base(c *Chain) {
 	before := w.routed()
 	w.returned = nil
 	v, rule := w.chain(c, 0)
+	if w.err != nil {
+		return
+	}
 	switch v.Kind {
 	case Drop, Stolen:
 		w.end(Dropped, ruleDecision(rule), "")

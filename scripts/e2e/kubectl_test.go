@@ -278,6 +278,8 @@ func TestKubectlDetourAsksForNoRightTooMany(t *testing.T) {
 		{"trace " + node + " --out --to 203.0.113.7:80", []string{"POSTROUTING"}, ""},
 		{"trace pod/web --live --out --to 203.0.113.7:80 --uid 1500 --gid 1500", []string{"* PROXY_OUTPUT 2: -m owner --uid-owner 1500"}, ""},
 		{"trace " + node + " --live --out --to 203.0.113.7:80 --uid 1500 --gid 1500", []string{"=> accepted"}, ""},
+		{"verify pod/web", []string{" fine\n"}, "not /var/log/pods"},
+		{"verify pod/unrecorded", []string{"not-called: "}, "/var/log/pods"},
 		{"conns pod/swallowing -o json", []string{`"way": "swallowed"`, `"name": "workload"`, "annotation openservicemesh.io/"}, "not /var/log/pods"},
 		{"conns pod/unrecorded -o json", []string{`"netns": "/proc/`}, "/var/log/pods"},
 	} {
@@ -336,10 +338,20 @@ func TestKubectlDetourAnswers(t *testing.T) {
 		{"trace pod/server --out --to svc/server -o json", 0, `"verdict": "accepted"`},
 		{"trace node/" + nodeOf(t, namespace, "web") + " --out --to svc/server", 0, vips[0]},
 		{"conns web", 1, "connections reached the proxy, none left it"},
+		{"verify web", 0, " fine\n"},
+		{"probe web", 0, "works"},
+		{"probe server", 95, "broken"}, // which is not meshed
 	} {
 		got := detour(t, append(strings.Fields(tt.args), "--namespace="+namespace)...)
 		if got.code != tt.code || got.err != "" || !strings.Contains(got.out, tt.want) {
 			t.Errorf("%s: got %+v, want %d, %s", tt.args, got, tt.code, tt.want)
+		}
+	}
+	shell(t, "nsenter --net="+lastAdd(t, namespace, "web").Netns+" iptables -t nat -F PROXY_REDIRECT")
+	for _, of := range []string{"web", "node/" + nodeOf(t, namespace, "web")} {
+		got := detour(t, "verify", of, "--namespace="+namespace)
+		if got.code != 1 || !strings.Contains(got.out, "rule 1 of PROXY_REDIRECT is missing") {
+			t.Errorf("verify %s: got %+v", of, got)
 		}
 	}
 	if got := detour(t, "trace", "pod/web", "--namespace="+namespace, "--out", "--to", "nobody:80"); got.code != 2 || got.out != "" || !strings.HasPrefix(got.err, "detourctl: ") {
