@@ -304,3 +304,31 @@ func FuzzRead(f *testing.F) {
 		_, _ = trace.Walk(&trace.Namespace{Tables: tables}, packet)
 	})
 }
+
+func FuzzRule(f *testing.F) {
+	for _, seed := range []string{
+		`{"match":{"op":"==","left":{"&":[{"payload":{"protocol":"tcp","field":"flags"}},["syn"]]},"right":{"set":[5,{"range":[1,2]}]}}}`,
+		`{"match":{"op":"in","left":{"concat":[]},"right":"new"}},{"vmap":{"key":{"concat":[{"meta":{"key":"mark"}}]},"data":{"set":[[1,{"jump":{}}]]}}}`,
+		`{"dnat":{"addr":{"range":["::1","ffff::"]},"port":{"map":{"key":{"jhash":{"expr":5}},"data":{"set":[[0,1]]}}},"flags":["x"],"type_flags":"prefix"}}`,
+		`{"set":{"op":"add","elem":{"elem":{"val":{"meta":{"key":"mark"}}}},"set":"@s","stmt":[{"limit":{"rate":1}}]}},{"log":{"flags":[5]}},{"ct helper":"x"}`,
+		`{"mangle":{"key":{"meta":{"key":"mark"}},"value":{"<<":[{"^":[{"ct":{"key":"mark"}},5,6]},900]}}},{"reject":{}},{"xt":null},"add @m { 1 }",[1],null`,
+		`{"fwd":{"dev":"lo"}},{"tproxy":{"addr":"x","port":-1}},{"quota":{"val":1}},{"queue":{"num":{"range":[1]}}},{"jump":{"target":"c"}}`,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, seed string) {
+		tables, err := nftjson.Read(ruleset(`{"map":{"family":"inet","table":"t","name":"s","type":"mark","elem":[1]}}`,
+			`{"chain":{"family":"inet","table":"t","name":"o","type":"filter","hook":"output","prio":0,"policy":"accept"}}`,
+			`{"rule":{"family":"inet","table":"t","chain":"o","expr":[{"jump":{"target":"c"}}]}}`, rule(seed)))
+		if err != nil {
+			return
+		}
+		packet := trace.Packet{Direction: trace.Out, Protocol: 6, Dst: netip.MustParseAddrPort("1.1.1.1:80")}
+		_, _ = trace.Walk(&trace.Namespace{Tables: tables}, packet)
+		for _, r := range tables[0].Chain("c").Rules() {
+			if len(r.Statements) == 0 && r.Text != "" {
+				t.Errorf("%q has no statements", r.Text)
+			}
+		}
+	})
+}
