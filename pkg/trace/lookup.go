@@ -258,19 +258,24 @@ func (r *Route) isError() bool {
 }
 
 // usable returns the nexthops that the packet may take. IPv4 ignores the interface of a route that refuses packets, IPv6 the interface
-// that a socket is bound to if it has a global destination and a source.
+// that a socket is bound to if it has a global destination and a source. A packet that came in for an IPv6 address that is not global,
+// such as one that NAT sends to ::1, can go to the interface that it came in on only.
 func (r *Route) usable(q RouteQuery) []Nexthop {
-	strict := q.OIF != "" && (q.Family == IP && !r.isError() || q.Family == IP6 && (!q.Src.IsValid() || linkOnly(q.Dst)))
+	dev := cmp.Or(q.OIF, q.IIF)
+	strict := q.OIF != "" && (q.Family == IP && !r.isError() || q.Family == IP6 && (!q.Src.IsValid() || linkOnly(q.Dst))) ||
+		q.IIF != "" && q.Family == IP6 && linkOnly(q.Dst)
 	var all []Nexthop
 	for _, n := range r.Nexthops {
-		if !n.Down && (!strict || n.Dev == q.OIF) {
+		if !n.Down && (!strict || n.Dev == dev) {
 			all = append(all, n)
 		}
 	}
 	return all
 }
 
-func linkOnly(a netip.Addr) bool { return a.IsLinkLocalUnicast() || a.IsMulticast() }
+func linkOnly(a netip.Addr) bool {
+	return a.IsLinkLocalUnicast() || a.IsMulticast() || a == netip.IPv6Loopback()
+}
 
 func (r *Routing) result(q RouteQuery, table string, route *Route, usable []Nexthop) RouteResult {
 	res := RouteResult{Type: route.Type, Table: table, Route: route, PrefSrc: route.PrefSrc}

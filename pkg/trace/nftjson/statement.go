@@ -54,7 +54,7 @@ func nameOf(k *kind, value uint64) string {
 func needsOfTarget(key string, arg any) []need {
 	a, _ := arg.(map[string]any)
 	switch key {
-	case "dnat", "snat", "tproxy":
+	case "tproxy":
 		family, _ := a["family"].(string)
 		return needsOfIP[family]
 	case "reject":
@@ -325,7 +325,8 @@ var natKinds = map[string]trace.NATKind{
 }
 
 func (t *ruleset) nat(key string, a map[string]any) trace.Statement {
-	n := trace.NAT{Kind: natKinds[key]}
+	only, _ := a["family"].(string)
+	n := trace.NAT{Kind: natKinds[key], Only: trace.Family(only)}
 	if n.Kind == trace.Masquerade {
 		return n
 	}
