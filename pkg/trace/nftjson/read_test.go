@@ -62,22 +62,22 @@ func TestStatements(t *testing.T) {
 		{`{"reject":{"type":"icmp","expr":"host-unreachable"}}`, []trace.Statement{ipv4, trace.Verdict{Kind: trace.Reject, With: "icmp-host-unreachable"}}},
 		{`{"notrack":null}`, []trace.Statement{trace.NoTrack{}}},
 		{`{"mangle":{"key":{"ct":{"key":"zone"}},"value":5}}`, []trace.Statement{trace.SetZone{Zone: 5}}},
-		{`{"dnat":{"family":"ip","addr":"10.0.0.1","port":{"range":[80,90]}}}`, []trace.Statement{ipv4,
-			trace.NAT{Kind: trace.DNAT, To: trace.Concat{trace.Const{address("10.0.0.1")}, trace.Const{num(80)}}, MaxPort: 90}}},
-		{`{"dnat":{"family":"ip","addr":{"prefix":{"addr":"10.0.0.0","len":24}},"flags":"netmap","type_flags":"prefix"}}`, []trace.Statement{ipv4,
-			trace.NAT{Kind: trace.DNAT, Net: netip.MustParsePrefix("10.0.0.0/24")}}},
-		{`{"snat":{"family":"ip","addr":{"range":["10.0.0.1","10.0.0.2"]}}}`, []trace.Statement{ipv4, trace.NAT{Kind: trace.SNAT, To: trace.Lookup{
+		{`{"dnat":{"family":"ip","addr":"10.0.0.1","port":{"range":[80,90]}}}`, []trace.Statement{
+			trace.NAT{Kind: trace.DNAT, Only: trace.IP, To: trace.Concat{trace.Const{address("10.0.0.1")}, trace.Const{num(80)}}, MaxPort: 90}}},
+		{`{"dnat":{"family":"ip","addr":{"prefix":{"addr":"10.0.0.0","len":24}},"flags":"netmap","type_flags":"prefix"}}`, []trace.Statement{
+			trace.NAT{Kind: trace.DNAT, Only: trace.IP, Net: netip.MustParsePrefix("10.0.0.0/24")}}},
+		{`{"snat":{"family":"ip","addr":{"range":["10.0.0.1","10.0.0.2"]}}}`, []trace.Statement{trace.NAT{Kind: trace.SNAT, Only: trace.IP, To: trace.Lookup{
 			Key: trace.Numgen{Mod: 2}, Map: &trace.Set{Elements: []trace.Element{
 				{Key: []trace.Range{trace.Just(num(0))}, Data: []trace.Value{address("10.0.0.1")}},
 				{Key: []trace.Range{trace.Just(num(1))}, Data: []trace.Value{address("10.0.0.2")}},
 			}},
 		}}}},
 		{`{"dnat":{"family":"ip","addr":{"map":{"key":{"numgen":{"mode":"random","mod":2,"offset":3}},"data":{"set":[[3,{"concat":["10.0.0.1",80]}]]}}}}}`,
-			[]trace.Statement{ipv4, trace.NAT{Kind: trace.DNAT, To: trace.Lookup{Key: trace.Numgen{Mod: 2, Offset: 3}, Map: &trace.Set{
+			[]trace.Statement{trace.NAT{Kind: trace.DNAT, Only: trace.IP, To: trace.Lookup{Key: trace.Numgen{Mod: 2, Offset: 3}, Map: &trace.Set{
 				Elements: []trace.Element{{Key: []trace.Range{trace.Just(num(3))}, Data: []trace.Value{address("10.0.0.1"), num(80)}}},
 			}}}}},
 		{`{"dnat":{"family":"ip","addr":{"range":["10.0.0.1","10.1.0.2"]}}}`,
-			[]trace.Statement{ipv4, trace.NAT{Kind: trace.DNAT, To: trace.UnknownExpr{Text: "10.0.0.1-10.1.0.2"}}}},
+			[]trace.Statement{trace.NAT{Kind: trace.DNAT, Only: trace.IP, To: trace.UnknownExpr{Text: "10.0.0.1-10.1.0.2"}}}},
 		{`{"redirect":{"port":8080}}`, []trace.Statement{trace.NAT{Kind: trace.Redirect, To: trace.Const{num(8080)}}}},
 		{`{"redirect":null}`, []trace.Statement{trace.NAT{Kind: trace.Redirect}}},
 		{`{"masquerade":{"flags":"fully-random"}}`, []trace.Statement{trace.NAT{Kind: trace.Masquerade}}},
@@ -312,6 +312,7 @@ func FuzzRule(f *testing.F) {
 		`{"dnat":{"addr":{"range":["::1","ffff::"]},"port":{"map":{"key":{"jhash":{"expr":5}},"data":{"set":[[0,1]]}}},"flags":["x"],"type_flags":"prefix"}}`,
 		`{"set":{"op":"add","elem":{"elem":{"val":{"meta":{"key":"mark"}}}},"set":"@s","stmt":[{"limit":{"rate":1}}]}},{"log":{"flags":[5]}},{"ct helper":"x"}`,
 		`{"mangle":{"key":{"meta":{"key":"mark"}},"value":{"<<":[{"^":[{"ct":{"key":"mark"}},5,6]},900]}}},{"reject":{}},{"xt":null},"add @m { 1 }",[1],null`,
+		`{"jump":{"target":"c"}}`,
 		`{"fwd":{"dev":"lo"}},{"tproxy":{"addr":"x","port":-1}},{"quota":{"val":1}},{"queue":{"num":{"range":[1]}}},{"jump":{"target":"c"}}`,
 	} {
 		f.Add(seed)
