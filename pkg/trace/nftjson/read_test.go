@@ -98,6 +98,8 @@ func TestStatements(t *testing.T) {
 		{`5`, []trace.Statement{trace.UnknownEffect{Text: "5", Reason: "detour does not know this statement of nft"}}},
 		{`{"match":{"op":"in","left":{"ct":{"key":"state"}},"right":["established","related"]}}`, []trace.Statement{trace.Match{
 			Left: trace.Mask(trace.CTState, 6), Not: true, Right: trace.NewSet(trace.Just(num(0))), Text: "ct state established,related"}}},
+		{`{"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":{"set":["eth*","a\\*"]}}}`, []trace.Statement{trace.Match{
+			Left: trace.IIFName, Right: trace.NewSet(trace.Wildcard("eth"), trace.Just(trace.Name("a*"))), Text: `iifname { "eth*", "a\*" }`}}},
 		// As nft 1.1 writes flags.
 		{`{"match":{"op":"==","left":{"&":[{"payload":{"protocol":"tcp","field":"flags"}},{"|":["syn","ack"]}]},"right":"syn"}}`,
 			[]trace.Statement{tcp, trace.Match{Left: trace.And{A: trace.TCPFlags, B: trace.Const{num(18)}}, Right: trace.NewSet(trace.Just(num(2))),
@@ -161,6 +163,18 @@ func TestTablesAndChains(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestCommentsMayHaveAnything(t *testing.T) {
+	t.Parallel()
+	tables, err := nftjson.Read(ruleset(`{"rule":{"comment":"a \"}]\\","family":"inet","table":"t","chain":"c","handle":7,"expr":[{"accept":null}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := tables[0].Chain("c").Rules()
+	if len(rules) != 1 || rules[0].Comment != `a "}]\` || rules[0].Text != "accept" || rules[0].Handle != 7 {
+		t.Errorf("got %+v", rules)
 	}
 }
 

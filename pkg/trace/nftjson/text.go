@@ -93,7 +93,8 @@ func exprText(x any, kinds []*kind) string {
 	case "range":
 		return join(list, "-", k.text)
 	case "prefix":
-		return template("{addr}/{len}", arg)
+		a, _ := arg.(map[string]any)
+		return k.text(a["addr"]) + template("/{len}", arg)
 	case "elem":
 		return elemText(arg, kinds)
 	case "map":
