@@ -165,7 +165,13 @@ func (w *walk) policy(c *Chain) {
 	w.decide(c, d)
 }
 
-func ruleDecision(r *Rule) *Decision { return &Decision{Chain: r.Chain, Rule: r, Text: r.Text} }
+// ruleDecision returns nil for no rule, as in a walk that failed.
+func ruleDecision(r *Rule) *Decision {
+	if r == nil {
+		return nil
+	}
+	return &Decision{Chain: r.Chain, Rule: r, Text: r.Text}
+}
 
 // decide remembers what let the packet pass: the rule that translated its destination, else the last rule that accepted or returned,
 // else the last policy. Base chains that translate the source decide nothing.
