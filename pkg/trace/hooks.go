@@ -140,7 +140,7 @@ func (w *walk) base(c *Chain) {
 		w.policy(c)
 	}
 	if c.Base.Type == RouteChain && w.ended == "" && w.routed() != before {
-		w.reroute = true
+		w.reroute()
 	}
 }
 

@@ -109,8 +109,8 @@ type walk struct {
 	// returned is the last rule of the base chain at hand that returned, translated the rule that translated the destination.
 	returned   *Rule
 	translated *Decision
-	peeking    bool // what is evaluated is not on the packet's way
-	reroute    bool // a chain of type route has changed what routing looks at
+	peeking    bool   // what is evaluated is not on the packet's way
+	rerouted   func() // takes the route to which OUTPUT has changed
 	err        error
 }
 
@@ -152,8 +152,8 @@ func (w *walk) send() {
 	if !w.pass(Output, "") {
 		return
 	}
-	if w.reroute && !w.routeOut() {
-		return
+	if w.rerouted != nil {
+		w.rerouted()
 	}
 	if !w.pass(Postrouting, "") {
 		return
