@@ -1,3 +1,5 @@
+// Package conns says where the connections of a pod really went: to the proxy and onward, to the proxy and no further, or direct. It reads
+// connection tracking, the sockets and the processes that hold them, and changes nothing.
 package conns
 
 import (

@@ -74,7 +74,7 @@ func NewWatcher(ns *netns.Pod) (*Watcher, error) {
 }
 
 // Close ends the listening.
-func (w *Watcher) Close() error { return w.events.Close() }
+func (w *Watcher) Close() { _ = w.events.Close() }
 
 // Follow calls each with every event until ctx ends, which is no error.
 func (w *Watcher) Follow(ctx context.Context, p Proxy, e *envoy.Config, rule Rule, each func(Event)) error {
@@ -188,9 +188,9 @@ func (t *tracker) begin(f Flow) *life {
 	t.flows = []Flow{f}
 	var c Connection
 	for range acceptTries {
-		t.Snapshot.sockets = t.look()
+		t.sockets = t.look()
 		c = t.classify(t.proxy)[0]
-		accepting, queued := t.Snapshot.sockets[f.Protocol][Tuple{f.Original.Destination, f.Original.Source}]
+		accepting, queued := t.sockets[f.Protocol][Tuple{f.Original.Destination, f.Original.Source}]
 		if c.Way != Unknown || !queued || accepting.inode != 0 {
 			break
 		}

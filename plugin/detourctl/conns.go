@@ -106,12 +106,9 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 		a.Envoy = err.Error()
 	}
 	a.Report = before.Judge(proxy, config, ruleOf(ns))
-	if o.output == "json" {
-		err = printJSON(s, a)
-	} else {
-		err = a.print(s)
-	}
-	if err != nil {
+	if o.output == "text" {
+		a.print(s)
+	} else if err := printJSON(s, a); err != nil {
 		return err
 	}
 	return exitOf(a.Has)
@@ -213,7 +210,7 @@ var wayStyles = map[conns.Way]style{
 // shownConnections bounds how many connections are shown of each destination.
 const shownConnections = 5
 
-func (a connsAnswer) print(s screen) error {
+func (a connsAnswer) print(s screen) {
 	fmt.Fprintln(s, s.styled(bold, a.head()))
 	if len(a.Destinations) == 0 {
 		fmt.Fprintln(s, "no connections")
@@ -235,13 +232,12 @@ func (a connsAnswer) print(s screen) error {
 		}
 		all := slices.Concat(d.Connections, d.Onward)
 		for _, c := range all[:min(len(all), shownConnections)] {
-			fmt.Fprintln(s, s.cut("    "+describeConnection(c), 0))
+			fmt.Fprintf(s, "    %s\n", s.cut(describeConnection(c), 4))
 		}
 		if more := len(all) - shownConnections; more > 0 {
 			fmt.Fprintf(s, "    ... and %d more; -o json has them all\n", more)
 		}
 	}
-	return nil
 }
 
 func (a connsAnswer) head() string {
