@@ -5,6 +5,9 @@ import (
 )
 
 func (n NAT) run(w *walk) control {
+	if n.Only != "" && n.Only != w.family {
+		return goOn
+	}
 	w.verdict = Verdict{Kind: Accept}
 	m := destination
 	if n.Kind == SNAT || n.Kind == Masquerade {

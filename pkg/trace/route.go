@@ -66,6 +66,7 @@ func (w *walk) isLocal() (local, known bool) {
 
 // follow goes where a route leads.
 func (w *walk) follow(res RouteResult, force string) bool {
+	w.preferred = res.PrefSrc
 	switch res.Type {
 	case "local", "broadcast", "anycast":
 		w.local, w.out, w.outKnown = true, Loopback, true
@@ -79,7 +80,6 @@ func (w *walk) follow(res RouteResult, force string) bool {
 		if force != "" {
 			w.out = force
 		}
-		w.preferred = res.PrefSrc
 		via := ""
 		if res.Via.IsValid() {
 			via = " via " + res.Via.String()

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/snapshot/xtables"
 )
@@ -17,7 +19,7 @@ import (
 func (c *checks) rules(ctx context.Context, record attachment.Record) {
 	var different []string
 	err := c.ns.Do(func() (err error) {
-		if different, err = backend.DifferencesIn(ctx, record, iptablesSave); err == nil {
+		if different, err = backend.DifferencesBy(ctx, record, listed); err == nil {
 			c.Gate, err = backend.GateOf(record)
 		}
 		return err
@@ -35,20 +37,26 @@ func (c *checks) rules(ctx context.Context, record attachment.Record) {
 	}
 }
 
-// counters are what iptables-save -c has ahead of each rule.
-var counters = regexp.MustCompile(`(?m)^\[\d+:\d+\] `)
-
-// iptablesSave reads the kernel's own tables, in the words of iptables-save.
-func iptablesSave(variant string, f rules.Family) (string, error) {
+// listed lists tables as iptables-save does, without it: the image of detourctl has no programs.
+func listed(variant string, f rules.Family) (string, error) {
 	tables, err := xtables.Save(f)
-	text := tables.Nft
-	if variant == "iptables-legacy" {
-		text = tables.Legacy
+	if err != nil || variant == "iptables-legacy" {
+		return counters.ReplaceAllString(tables.Legacy, ""), err
 	}
-	return counters.ReplaceAllString(text, ""), err
+	existing, err := nft.Tables(nft.ProtocolOf(f))
+	for _, table := range existing {
+		if slices.Contains(rules.Tables, rules.Table(table)) && !slices.Contains(tables.Names, table) {
+			return "", fmt.Errorf("table %s has something of nft's that iptables can't have: delete it with nft", table)
+		}
+	}
+	return counters.ReplaceAllString(tables.Nft, ""), err
 }
 
-// differences names the sentences of backend.Differences. They may quote rules of others, so the patterns are as narrow as can be.
+// counters are ahead of each rule.
+var counters = regexp.MustCompile(`(?m)^\[\d+:\d+\] `)
+
+// differences names the sentences of backend.Differences. They may quote rules of others, so the patterns are as narrow as can
+// be.
 var differences = []struct {
 	name    Name
 	pattern *regexp.Regexp
@@ -57,8 +65,10 @@ var differences = []struct {
 	{NotTracked, regexp.MustCompile(`: a connection that is not tracked is not redirected$`)},
 	{Dormant, regexp.MustCompile(` is dormant: none of its rules is met$`)},
 	{RuleAdded, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of|chain|set) \S+ is not detour's|, which is not detour's$`)},
-	{RuleMissing, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of \S+|chain \S+|set \S+|table inet detour) is missing| is missing( from \w+)?$`)},
-	{RuleChanged, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of|chain|set) \S+ is | should come first$| is (in \w+|there) \d+ times$`)},
+	{RuleMissing, regexp.MustCompile(`^(IPv[46] \w+: )?((rule \d+ of|chain|set) \S+|table inet detour) is missing`)},
+	{RuleMissing, regexp.MustCompile(` is missing( from \w+)?$`)},
+	{RuleChanged, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of|chain|set) \S+ is `)},
+	{RuleChanged, regexp.MustCompile(` should come first$| is (in \w+|there) \d+ times$`)},
 }
 
 func nameOf(text string) Name {

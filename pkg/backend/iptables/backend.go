@@ -92,8 +92,11 @@ func (Backend) Restore(ctx context.Context, lock *os.File, s driver.State, stale
 	return p.removeOthers(ctx, lock, old, want)
 }
 
-// Differences compares what iptables-save lists with the payload.
-func (Backend) Differences(ctx context.Context, s driver.State) ([]string, error) {
+// Differences compares what iptables-save, or list, lists with the payload.
+func (Backend) Differences(ctx context.Context, s driver.State, list driver.Lister) ([]string, error) {
+	if list != nil {
+		return differences(s, list)
+	}
 	p := installed(ctx, s)
 	if p == nil {
 		return nil, missing(s)
@@ -101,20 +104,23 @@ func (Backend) Differences(ctx context.Context, s driver.State) ([]string, error
 	return p.Differences(ctx, programmed(s))
 }
 
-// DifferencesIn compares with the payload what list says of a family, in the words of the variant's iptables-save.
-func DifferencesIn(s driver.State, list func(variant string, f rules.Family) (string, error)) ([]string, error) {
-	own, all := programmed(s), map[rules.Family]iptext.Save{}
+func differences(s driver.State, list driver.Lister) ([]string, error) {
+	own, all := programmed(s), Tables{}
 	for f := range own {
 		text, err := list(s.Variant, f)
 		if err == nil {
 			all[f], err = iptext.ParseSave(text)
 		}
 		if err != nil {
-			return nil, fmt.Errorf("list %s: %w", f, err)
+			return nil, fmt.Errorf("list %s rules: %w", f, err)
 		}
 	}
-	variant := Variant(strings.TrimPrefix(s.Variant, Choice+"-"))
-	return (&Programs{variant: variant}).compare(own, all)
+	return compare(s.Variant == Nft.name(), own, all)
+}
+
+// Wanted compiles the ruleset.
+func (Backend) Wanted(variant string, rs rules.Ruleset, families []rules.Family) driver.State {
+	return state(variant, Compile(rs, families))
 }
 
 // Lines are those of iptables-save, each with its family and table.
@@ -205,11 +211,8 @@ func installed(ctx context.Context, s driver.State) *Programs {
 	return nil
 }
 
-// ErrGone says that the host has no programs of the variant with which a pod was programmed.
-var ErrGone = errors.New("which this node no longer has")
-
 func missing(s driver.State) error {
-	return fmt.Errorf("the pod was programmed with %s, %w", s.Variant, ErrGone)
+	return fmt.Errorf("the pod was programmed with %s, which this node no longer has", s.Variant)
 }
 
 // state has as its payload an object: for each family its input for iptables-restore.

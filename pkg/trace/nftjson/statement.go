@@ -23,7 +23,7 @@ func (t *ruleset) statements(statements []any, texts []string) []trace.Statement
 		}
 		all = append(all, t.statement(key, arg, texts[i])...)
 	}
-	return quiet(all)
+	return all
 }
 
 // always says whether each packet of the table's family has what is needed.
@@ -54,7 +54,7 @@ func nameOf(k *kind, value uint64) string {
 func needsOfTarget(key string, arg any) []need {
 	a, _ := arg.(map[string]any)
 	switch key {
-	case "dnat", "snat", "tproxy":
+	case "tproxy":
 		family, _ := a["family"].(string)
 		return needsOfIP[family]
 	case "reject":
@@ -68,20 +68,6 @@ func needsOfTarget(key string, arg any) []need {
 		}
 	}
 	return nil
-}
-
-// quiet makes a match silent that nothing follows that concerns the packet: "limit rate 5/second log".
-func quiet(all []trace.Statement) []trace.Statement {
-	for i := len(all) - 1; i >= 0; i-- {
-		switch s := all[i].(type) {
-		case trace.Silent:
-		case trace.UnknownMatch:
-			all[i] = trace.Silent{Text: s.Text}
-		default:
-			return all
-		}
-	}
-	return all
 }
 
 // silent are the statements that do not concern the packet's way.
@@ -155,9 +141,6 @@ func verdictOf(x any) (v trace.Verdict, ok bool) {
 func (t *ruleset) match(a map[string]any, text string) trace.Statement {
 	kinds := kindsOf(a["left"])
 	left := t.expr(a["left"], kinds)
-	if !known(left) {
-		return trace.UnknownMatch{Text: text, Reason: "detour does not know " + exprText(a["left"], kinds)}
-	}
 	m := trace.Match{Left: left, Text: text}
 	op, _ := a["op"].(string)
 	switch op {
@@ -342,7 +325,8 @@ var natKinds = map[string]trace.NATKind{
 }
 
 func (t *ruleset) nat(key string, a map[string]any) trace.Statement {
-	n := trace.NAT{Kind: natKinds[key]}
+	only, _ := a["family"].(string)
+	n := trace.NAT{Kind: natKinds[key], Only: trace.Family(only)}
 	if n.Kind == trace.Masquerade {
 		return n
 	}
