@@ -10,7 +10,7 @@ import (
 // Rules that did not match are noted for so many ways, and so many for each.
 const (
 	explainedWays = 16
-	nearMisses    = 5
+	nearMisses    = 8
 )
 
 // addMisses adds to each way the rules that did not match and could have decided otherwise: those in the base chain that decided, and in
@@ -98,8 +98,10 @@ func decisive(r *Rule) bool {
 	return false
 }
 
-// failing is how many of the conditions that are left fail as well.
+// failing is how many of the conditions that are left fail as well. The packet did not come to them, so chance decides nothing there.
 func (w *walk) failing() int {
+	w.peeking = true
+	defer func() { w.peeking = false }()
 	n := 0
 	for _, s := range w.rest {
 		switch s := s.(type) {

@@ -284,6 +284,9 @@ var (
 func icmpType(names map[string]string) func(*parser, []string, string) error {
 	return func(p *parser, args []string, text string) error {
 		if args[0] == "any" {
+			if p.not {
+				p.add(trace.Match{Left: trace.L4Proto, Right: trace.NewSet(), Text: text}) // no packet
+			}
 			return nil
 		}
 		kind, code, hasCode := strings.Cut(args[0], "/")
