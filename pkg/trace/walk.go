@@ -89,7 +89,8 @@ type walk struct {
 	bound     [2]bool           // NAT has decided over the destination, over the source
 
 	hook     Hook
-	missesOf place // where to note the rules that did not match
+	inBase   *Chain // the base chain at hand
+	missesOf place  // where to note the rules that did not match
 	steps    []Step
 	ended    Outcome // "" while the packet is on its way
 	at       *Decision
