@@ -259,8 +259,12 @@ func (t *tracker) end(l *life) Event {
 
 func (t *tracker) finally(l *life, d *Destination) (Way, string) {
 	switch {
+	case len(d.Onward) > 0 && !slices.ContainsFunc(l.onward, func(o *life) bool { return o.began.After(l.began) }):
+		return Onward, "by a connection that the proxy had before, as it may with HTTP"
 	case len(d.Onward) > 0:
 		return Onward, onwardTo(d)
+	case l.State == "CLOSE" && !slices.Contains(l.Status, seenReply):
+		return Swallowed, fmt.Sprintf("the proxy's port %d refused it", l.Listener)
 	case slices.Contains(t.proxy.DNS, l.Listener):
 		return dnsVerdict(d)
 	case d.Envoy != nil && d.Envoy.Drops():
