@@ -303,13 +303,12 @@ type assumption struct {
 
 // chance says which branch this way takes where chance decides.
 func (w *walk) chance(odds []float64) int {
-	branch := 0
 	for i, p := range odds {
 		if p == 1 {
 			return i
 		}
 	}
-	branch, _ = w.choices.choose(choice{branches: len(odds), odds: odds})
+	branch, _ := w.choices.choose(choice{branches: len(odds), odds: odds})
 	w.odds *= odds[branch]
 	return branch
 }
