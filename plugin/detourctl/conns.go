@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -94,15 +95,12 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 	if err != nil {
 		return err
 	}
-	config, err := envoy.Ask(ctx, conns.Dialer(ns), proxy.Admin)
-	if err != nil && !errors.Is(err, envoy.ErrNotEnvoy) {
-		return err
-	}
+	config, err := askEnvoy(ctx, ns, proxy.Admin)
 	if o.watch {
 		return o.follow(ctx, s, ns, proxy, config)
 	}
 	a := connsAnswer{Pod: o.live.pod, Netns: found.Netns}
-	if config == nil {
+	if err != nil {
 		a.Envoy = err.Error()
 	}
 	a.Report = before.Judge(proxy, config, ruleOf(ns))
@@ -112,6 +110,15 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 		return err
 	}
 	return exitOf(a.Has)
+}
+
+// adminTime is how long Envoy's admin port may take.
+const adminTime = 30 * time.Second
+
+func askEnvoy(ctx context.Context, ns *netns.Pod, port uint16) (*envoy.Config, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTime)
+	defer cancel()
+	return envoy.Ask(ctx, conns.Dialer(ns), port)
 }
 
 // follow prints what happens to connections, an object or a line each, until Ctrl-C.
@@ -257,8 +264,11 @@ func (a connsAnswer) head() string {
 		uids = append(uids, strconv.Itoa(int(uid)))
 	}
 	head := fmt.Sprintf("%s: the proxy is user %s and listens at %s", pod, strings.Join(uids, ", "), strings.Join(ports, ", "))
-	if a.Envoy == "" {
+	switch {
+	case a.Envoy == "":
 		head += "; it is Envoy"
+	case !strings.HasPrefix(a.Envoy, envoy.ErrNotEnvoy.Error()):
+		head += "; " + a.Envoy
 	}
 	return head
 }
