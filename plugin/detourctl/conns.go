@@ -36,9 +36,10 @@ func connsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "conns (--pod NAMESPACE/NAME | --netns PATH)",
 		Short: "Say where a pod's connections really went, and which of them the proxy swallowed",
-		Long: `List the connections of a pod of this node: those that rules sent to the proxy, and whether the proxy passed them on; those that
-went direct, and by which rule; the proxy's own. If the proxy is Envoy, its configuration says why. Needs root.
-Exit code 1: the proxy swallowed connections. 3: of connections that reached the proxy it can't be told whether it passed them on.`,
+		Long: `List the connections of a pod of this node: those that rules sent to the proxy, and whether the proxy passed them on; those
+that went direct, and by which rule; the proxy's own. If the proxy is Envoy, its configuration says why. Needs root.
+Exit code 1: the proxy swallowed connections. 3: of connections that reached the proxy it can't be told whether it passed them
+on.`,
 		Example: `  detourctl conns --pod shop/web
   detourctl conns --pod shop/web --watch`,
 		Args: cobra.NoArgs,
@@ -275,9 +276,14 @@ func (a connsAnswer) head() string {
 
 // ways says what became of a connection in its own line.
 var ways = map[conns.Way]string{
-	conns.Onward: "to the proxy, and onward", conns.Swallowed: "to the proxy, and no further", conns.Answered: "to the proxy, which answered",
-	conns.Direct: "direct", conns.ByProxy: "by the proxy", conns.Within: "within the pod", conns.Unknown: "not known",
-	conns.Reached: "to the proxy",
+	conns.Onward:    "to the proxy, and onward",
+	conns.Swallowed: "to the proxy, and no further",
+	conns.Answered:  "to the proxy, which answered",
+	conns.Reached:   "to the proxy",
+	conns.Direct:    "direct",
+	conns.ByProxy:   "by the proxy",
+	conns.Within:    "within the pod",
+	conns.Unknown:   "not known",
 }
 
 // describeConnection is one line: who, to where, what came of it, since when it is idle.
