@@ -234,6 +234,26 @@ func TestConnsExitCodes(t *testing.T) {
 	}
 }
 
+// The record of the pod says where it is, and which mesh it has: its proxy's ports alone would not.
+func TestConnsByPod(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	programmed(t, state, backend.NFTables)
+	var out bytes.Buffer
+	code, err := codeOf(newConns(&out, "--pod", "shop/nftables", "--state-dir", state, "-o", "json").ExecuteContext(t.Context()))
+	var a connsAnswer
+	if err := errors.Join(err, json.Unmarshal(out.Bytes(), &a)); err != nil || code != 0 {
+		t.Fatal(code, err)
+	}
+	if a.Pod != "shop/nftables" || a.Proxy.Mesh != "osm" || len(a.Destinations) != 0 || !strings.Contains(a.Envoy, "no Envoy answers at the admin port") {
+		t.Errorf("%s", out.String())
+	}
+	err = newConns(io.Discard, "--pod", "shop/none", "--state-dir", state).ExecuteContext(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "no pod shop/none on this node") {
+		t.Error(err)
+	}
+}
+
 // Each line is an object. Ctrl-C ends the watch, with the exit code of what it saw.
 func TestConnsWatch(t *testing.T) {
 	t.Parallel()
