@@ -235,7 +235,7 @@ func (l Lookup) eval(w *walk) ([]Value, bool) {
 }
 
 func (n Numgen) eval(w *walk) ([]Value, bool) {
-	if n.Mod > maxWays {
+	if n.Mod > maxWays || w.peeking {
 		return w.notKnown("a number below " + Number(n.Mod).String() + " is left to chance")
 	}
 	odds := make([]float64, max(n.Mod, 1))

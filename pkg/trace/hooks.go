@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -10,8 +11,19 @@ import (
 // calls together.
 type station struct {
 	priority int
+	age      age // among those of the same priority
 	visit    func()
 }
+
+// age orders what has the same priority: the kernel runs the newest first. Connection tracking comes with the first rule that needs it.
+type age int
+
+const (
+	ageOfTracking age = iota
+	newerThanNAT
+	ageOfNAT
+	olderThanNAT
+)
 
 // pass takes the packet through a hook. It returns false if the packet has ended.
 func (w *walk) pass(h Hook, device string) bool {
@@ -32,36 +44,47 @@ func (w *walk) stations(h Hook, device string) []station {
 		family = Netdev
 	}
 	if h == Prerouting || h == Output {
-		all = append(all, station{PriorityConntrack, w.track})
+		all = append(all, station{PriorityConntrack, ageOfTracking, w.track})
 	}
+	ages, translates := w.ns.ages(w.family)
 	for _, c := range w.ns.hooked(h, family, device) {
 		if c.Base.Type == NATChain {
 			nat = append(nat, c)
 			continue
 		}
-		all = append(all, station{c.Base.Priority, func() { w.base(c) }})
+		all = append(all, station{c.Base.Priority, ages[c], func() { w.base(c) }})
 	}
-	if w.ns.translates(w.family) {
+	if translates {
 		switch h {
 		case Prerouting, Output:
-			all = append(all, station{PriorityDNAT, func() { w.nat(nat, destination) }})
+			all = append(all, station{PriorityDNAT, ageOfNAT, func() { w.nat(nat, destination) }})
 		case Input, Postrouting:
-			all = append(all, station{PrioritySNAT, func() { w.nat(nat, source) }})
+			all = append(all, station{PrioritySNAT, ageOfNAT, func() { w.nat(nat, source) }})
 		default:
 		}
 	}
-	slices.SortStableFunc(all, func(a, b station) int { return a.priority - b.priority })
+	slices.SortStableFunc(all, func(a, b station) int { return cmp.Or(a.priority-b.priority, int(a.age-b.age)) })
 	return all
 }
 
-// translates reports whether there is a chain of type nat for the family. Once there is one, connection tracking asks NAT in every hook.
-func (n *Namespace) translates(f Family) bool {
-	for _, h := range []Hook{Prerouting, Input, Output, Postrouting} {
-		if slices.ContainsFunc(n.hooked(h, f, ""), func(c *Chain) bool { return c.Base.Type == NATChain }) {
-			return true
+// ages says which base chains are newer than NAT, which is in all hooks from the first chain of type nat for the family on. Without
+// one, the kernel never asks NAT.
+func (n *Namespace) ages(f Family) (ages map[*Chain]age, translates bool) {
+	ages = map[*Chain]age{}
+	for _, t := range n.Tables {
+		for _, c := range t.Chains {
+			switch {
+			case c.Base == nil || t.Dormant:
+			case c.Base.Type == NATChain && (t.Family == f || t.Family == Inet):
+				translates = true
+			case !translates:
+				ages[c] = olderThanNAT
+			default:
+				ages[c] = newerThanNAT
+			}
 		}
 	}
-	return false
+	return ages, translates
 }
 
 // track is connection tracking.
@@ -99,8 +122,11 @@ func (w *walk) nat(chains []*Chain, m manip) {
 // base takes the packet through a base chain.
 func (w *walk) base(c *Chain) {
 	before := w.routed()
-	w.returned = nil
+	w.returned, w.inBase = nil, c
 	v, rule := w.chain(c, 0)
+	if w.err != nil {
+		return
+	}
 	switch v.Kind {
 	case Drop, Stolen:
 		w.end(Dropped, ruleDecision(rule), "")
@@ -114,7 +140,7 @@ func (w *walk) base(c *Chain) {
 		w.policy(c)
 	}
 	if c.Base.Type == RouteChain && w.ended == "" && w.routed() != before {
-		w.reroute = true
+		w.reroute()
 	}
 }
 
@@ -139,7 +165,13 @@ func (w *walk) policy(c *Chain) {
 	w.decide(c, d)
 }
 
-func ruleDecision(r *Rule) *Decision { return &Decision{Chain: r.Chain, Rule: r, Text: r.Text} }
+// ruleDecision returns nil for no rule, as in a walk that failed.
+func ruleDecision(r *Rule) *Decision {
+	if r == nil {
+		return nil
+	}
+	return &Decision{Chain: r.Chain, Rule: r, Text: r.Text}
+}
 
 // decide remembers what let the packet pass: the rule that translated its destination, else the last rule that accepted or returned,
 // else the last policy. Base chains that translate the source decide nothing.
@@ -201,7 +233,7 @@ func (w *walk) rule(r *Rule, depth int) Verdict {
 		switch s.run(w) {
 		case missed:
 			w.deepen(at, depth)
-			if w.missesOf.table != nil {
+			if w.missesOf.base != nil {
 				w.miss(r, s, depth)
 			}
 			return Verdict{}

@@ -5,7 +5,16 @@ import (
 )
 
 func (n NAT) run(w *walk) control {
+	if n.Only != "" && n.Only != w.family {
+		return goOn
+	}
 	w.verdict = Verdict{Kind: Accept}
+	if n.Kind == NetMap {
+		n.Kind = SNAT
+		if w.hook == Prerouting || w.hook == Output {
+			n.Kind = DNAT
+		}
+	}
 	m := destination
 	if n.Kind == SNAT || n.Kind == Masquerade {
 		m = source
@@ -105,7 +114,7 @@ func (w *walk) translateDestination(n NAT, to netip.AddrPort) {
 		w.port, w.stays = to.Port(), true
 	}
 	if w.hook == Output && before.Addr() != to.Addr() {
-		w.reroute = true
+		w.reroute()
 	}
 }
 

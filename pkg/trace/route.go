@@ -9,7 +9,6 @@ import (
 
 // routeOut routes a packet of this namespace. It returns false if the packet has ended.
 func (w *walk) routeOut() bool {
-	w.reroute = false
 	r := &w.ns.Routing
 	if w.stays {
 		w.local, w.out, w.outKnown = true, Loopback, true
@@ -25,6 +24,17 @@ func (w *walk) routeOut() bool {
 	}
 	w.local, w.out, w.outKnown = false, w.packet.ToInterface, w.packet.ToInterface != ""
 	return true
+}
+
+// reroute routes a packet that OUTPUT has changed, at once: what changes later counts no more. The chains behind still see the old interface.
+func (w *walk) reroute() {
+	local, out, known := w.local, w.out, w.outKnown
+	if !w.routeOut() {
+		return
+	}
+	newLocal, newOut, newKnown := w.local, w.out, w.outKnown
+	w.rerouted = func() { w.local, w.out, w.outKnown = newLocal, newOut, newKnown }
+	w.local, w.out, w.outKnown = local, out, known
 }
 
 // routeIn routes a packet that came in.
@@ -66,6 +76,7 @@ func (w *walk) isLocal() (local, known bool) {
 
 // follow goes where a route leads.
 func (w *walk) follow(res RouteResult, force string) bool {
+	w.preferred = res.PrefSrc
 	switch res.Type {
 	case "local", "broadcast", "anycast":
 		w.local, w.out, w.outKnown = true, Loopback, true
@@ -79,7 +90,6 @@ func (w *walk) follow(res RouteResult, force string) bool {
 		if force != "" {
 			w.out = force
 		}
-		w.preferred = res.PrefSrc
 		via := ""
 		if res.Via.IsValid() {
 			via = " via " + res.Via.String()

@@ -60,6 +60,8 @@ type (
 	// NAT translates the connection and ends the chain's evaluation.
 	NAT struct {
 		Kind NATKind
+		// Only is the family that it translates; empty for the packet's. A rule goes on with a packet of the other one.
+		Only Family
 		// To yields an address, a port, or both (DNAT and SNAT), or a port (Redirect). Nil for Masquerade and for Redirect to the
 		// same port.
 		To Expr
@@ -115,6 +117,7 @@ const (
 	SNAT
 	Redirect
 	Masquerade
+	NetMap // of the destination or the source, by the hook (iptables)
 )
 
 // Mask is an And with a constant number.

@@ -89,7 +89,8 @@ type walk struct {
 	bound     [2]bool           // NAT has decided over the destination, over the source
 
 	hook     Hook
-	missesOf place // where to note the rules that did not match
+	inBase   *Chain // the base chain at hand
+	missesOf place  // where to note the rules that did not match
 	steps    []Step
 	ended    Outcome // "" while the packet is on its way
 	at       *Decision
@@ -109,7 +110,8 @@ type walk struct {
 	// returned is the last rule of the base chain at hand that returned, translated the rule that translated the destination.
 	returned   *Rule
 	translated *Decision
-	reroute    bool // a chain of type route has changed what routing looks at
+	peeking    bool   // what is evaluated is not on the packet's way
+	rerouted   func() // takes the route to which OUTPUT has changed
 	err        error
 }
 
@@ -151,8 +153,8 @@ func (w *walk) send() {
 	if !w.pass(Output, "") {
 		return
 	}
-	if w.reroute && !w.routeOut() {
-		return
+	if w.rerouted != nil {
+		w.rerouted()
 	}
 	if !w.pass(Postrouting, "") {
 		return
@@ -163,9 +165,15 @@ func (w *walk) send() {
 		return
 	}
 	w.in, w.out, w.socket, w.outKnown = Loopback, "", false, true
-	if w.pass(Prerouting, "") {
-		w.received()
+	before := w.dst.Addr()
+	if !w.pass(Prerouting, "") {
+		return
 	}
+	if w.dst.Addr() != before {
+		w.received()
+		return
+	}
+	w.input() // on lo, a packet keeps its route, whatever becomes of its mark
 }
 
 // received routes a packet that came in.
@@ -174,10 +182,7 @@ func (w *walk) received() {
 		return
 	}
 	if w.local {
-		w.out, w.outKnown = "", true
-		if w.pass(Input, "") {
-			w.end(w.delivered(), nil, "")
-		}
+		w.input()
 		return
 	}
 	if w.taken {
@@ -186,6 +191,14 @@ func (w *walk) received() {
 	}
 	if w.pass(Forward, "") && w.pass(Postrouting, "") {
 		w.leave()
+	}
+}
+
+// input delivers the packet.
+func (w *walk) input() {
+	w.out, w.outKnown = "", true
+	if w.pass(Input, "") {
+		w.end(w.delivered(), nil, "")
 	}
 }
 
@@ -290,13 +303,12 @@ type assumption struct {
 
 // chance says which branch this way takes where chance decides.
 func (w *walk) chance(odds []float64) int {
-	branch := 0
 	for i, p := range odds {
 		if p == 1 {
 			return i
 		}
 	}
-	branch, _ = w.choices.choose(choice{branches: len(odds), odds: odds})
+	branch, _ := w.choices.choose(choice{branches: len(odds), odds: odds})
 	w.odds *= odds[branch]
 	return branch
 }

@@ -45,7 +45,7 @@ func listed(variant string, f rules.Family) (string, error) {
 	}
 	existing, err := nft.Tables(nft.ProtocolOf(f))
 	for _, table := range existing {
-		if slices.Contains(rules.Tables, rules.Table(table)) && !tables.Compatible(table) {
+		if slices.Contains(rules.Tables, rules.Table(table)) && !slices.Contains(tables.Names, table) {
 			return "", fmt.Errorf("table %s has something of nft's that iptables can't have: delete it with nft", table)
 		}
 	}

@@ -15,10 +15,10 @@ import (
 
 	"github.com/detour-cni/detour/pkg/conns"
 	"github.com/detour-cni/detour/pkg/conns/envoy"
+	"github.com/detour-cni/detour/pkg/netconf"
 	"github.com/detour-cni/detour/pkg/netns"
-	"github.com/detour-cni/detour/pkg/pod"
-	"github.com/detour-cni/detour/pkg/podns"
 	"github.com/detour-cni/detour/pkg/redirect"
+	"github.com/detour-cni/detour/pkg/snapshot"
 	"github.com/detour-cni/detour/pkg/trace"
 )
 
@@ -48,7 +48,7 @@ Exit code 1: the proxy swallowed connections. 3: of connections that reached the
 	f.StringVar(&o.live.pod, "pod", "", "the pod of this node, as NAMESPACE/NAME")
 	f.StringVar(&o.live.uid, "pod-uid", "", "the pod's UID, if several pods have its name")
 	f.StringVar(&o.live.netns, "netns", "", "a pod's network namespace by its path, such as /run/netns/NAME")
-	f.StringVar(&o.live.stateDir, "state-dir", "", "the net conf's stateDir")
+	f.StringVar(&o.live.stateDir, "state-dir", netconf.DefaultStateDir, "the net conf's stateDir")
 	f.StringVar(&o.mesh, "mesh", "", "the pod's mesh (default: by the record, else by the ports at which its proxy listens)")
 	f.Uint32Var(&o.proxy.UID, "proxy-uid", 0, "the proxy's user, if the net conf overrides the mesh's")
 	f.Uint16Var(&o.proxy.Outbound, "outbound-port", 0, "the proxy's outbound listener, likewise")
@@ -74,20 +74,23 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 	if err := o.output.check(); err != nil {
 		return err
 	}
-	path, err := o.find()
+	found, err := o.live.find()
 	if err != nil {
 		return err
 	}
-	ns, err := netns.Open(path)
+	if o.mesh == "" && found.Record != nil {
+		o.mesh = found.Record.Mesh
+	}
+	ns, err := netns.Open(found.Netns)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	snapshot, err := conns.Read(ns)
+	before, err := conns.Read(ns)
 	if err != nil {
 		return err
 	}
-	proxy, err := snapshot.FindProxy(o.mesh, o.proxy)
+	proxy, err := before.FindProxy(o.mesh, o.proxy)
 	if err != nil {
 		return err
 	}
@@ -98,17 +101,14 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 	if o.watch {
 		return o.follow(ctx, s, ns, proxy, config)
 	}
-	a := connsAnswer{Pod: o.live.pod, Netns: path}
+	a := connsAnswer{Pod: o.live.pod, Netns: found.Netns}
 	if config == nil {
 		a.Envoy = err.Error()
 	}
-	a.Report = snapshot.Judge(proxy, config, o.rule(ctx))
-	if o.output == "json" {
-		err = printJSON(s, a)
-	} else {
-		err = a.print(s)
-	}
-	if err != nil {
+	a.Report = before.Judge(proxy, config, ruleOf(ns))
+	if o.output == "text" {
+		a.print(s)
+	} else if err := printJSON(s, a); err != nil {
 		return err
 	}
 	return exitOf(a.Has)
@@ -127,7 +127,7 @@ func (o connsOptions) follow(ctx context.Context, s screen, ns *netns.Pod, proxy
 	lines := json.NewEncoder(s)
 	lines.SetEscapeHTML(false)
 	var failed error
-	err = w.Follow(ctx, proxy, config, o.rule(ctx), func(e conns.Event) {
+	err = w.Follow(ctx, proxy, config, ruleOf(ns), func(e conns.Event) {
 		found[e.Way] = found[e.Way] || e.Event == conns.End && e.Listener != 0
 		if o.output == "json" {
 			failed = errors.Join(failed, lines.Encode(e))
@@ -154,7 +154,7 @@ func eventStyle(e conns.Event) style {
 
 func describeEvent(e conns.Event) string {
 	line := fmt.Sprintf("%s %-5s %s", e.Time.Format("15:04:05.000"), e.Event, describeConnection(e.Connection))
-	if e.Why != "" {
+	if e.Why != "" && (e.Listener != 0 || e.Way == conns.Unknown) {
 		line += "; " + e.Why
 	}
 	if e.Envoy != nil {
@@ -177,28 +177,13 @@ func exitOf(has func(conns.Way) bool) error {
 	return nil
 }
 
-// find returns the path of the namespace, and takes the mesh from the pod's record unless a flag names it.
-func (o *connsOptions) find() (string, error) {
-	if o.live.netns != "" {
-		return o.live.netns, nil
-	}
-	namespace, name, ok := strings.Cut(o.live.pod, "/")
-	if !ok {
-		return "", fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.live.pod)
-	}
-	found, err := podns.Finder{StateDir: o.live.stateDir}.Find(pod.ID{Namespace: namespace, Name: name}, o.live.uid)
-	if err != nil {
-		return "", err
-	}
-	if o.mesh == "" && found.Record != nil {
-		o.mesh = found.Record.Mesh
-	}
-	return found.Netns, nil
-}
-
-// rule names the rule by which a connection goes direct, if the live rules can be read.
-func (o connsOptions) rule(ctx context.Context) conns.Rule {
-	ns, err := o.live.namespace()
+// ruleOf names the rule by which a connection goes direct, by a walk through the live rules. It is nil if they can't be read.
+func ruleOf(ns *netns.Pod) conns.Rule {
+	var live *trace.Namespace
+	err := ns.Do(func() (err error) {
+		live, err = snapshot.Read()
+		return err
+	})
 	if err != nil {
 		return nil
 	}
@@ -209,7 +194,7 @@ func (o connsOptions) rule(ctx context.Context) conns.Rule {
 		if c.Owner.GID != nil {
 			p.GID = *c.Owner.GID
 		}
-		r, err := trace.Walk(ns, p)
+		r, err := trace.Walk(live, p)
 		if err != nil || len(r.Ways) != 1 || r.Ways[0].Verdict != trace.Accepted || r.Ways[0].At == nil || r.Ways[0].At.Rule == nil {
 			return ""
 		}
@@ -225,13 +210,16 @@ var wayStyles = map[conns.Way]style{
 // shownConnections bounds how many connections are shown of each destination.
 const shownConnections = 5
 
-func (a connsAnswer) print(s screen) error {
-	fmt.Fprintf(s, "%s\n", s.styled(bold, a.head()))
+func (a connsAnswer) print(s screen) {
+	fmt.Fprintln(s, s.styled(bold, a.head()))
+	if len(a.Destinations) == 0 {
+		fmt.Fprintln(s, "no connections")
+	}
 	for _, d := range a.Destinations {
 		line := fmt.Sprintf("%s %s %s: %s", d.Direction, d.Protocol, d.To, d.Sentence)
 		fmt.Fprintf(s, "\n%s\n", s.styled(wayStyles[d.Way], line))
 		notes := []string{d.Why}
-		if d.Envoy != nil {
+		if d.Envoy != nil && (d.Way == conns.Swallowed || d.Way == conns.Unknown) {
 			notes = append(notes, d.Envoy.String())
 		}
 		if d.Advice != "" {
@@ -244,13 +232,12 @@ func (a connsAnswer) print(s screen) error {
 		}
 		all := slices.Concat(d.Connections, d.Onward)
 		for _, c := range all[:min(len(all), shownConnections)] {
-			fmt.Fprintln(s, s.cut("    "+describeConnection(c), 0))
+			fmt.Fprintf(s, "    %s\n", s.cut(describeConnection(c), 4))
 		}
 		if more := len(all) - shownConnections; more > 0 {
 			fmt.Fprintf(s, "    ... and %d more; -o json has them all\n", more)
 		}
 	}
-	return nil
 }
 
 func (a connsAnswer) head() string {

@@ -32,6 +32,11 @@ type Path struct {
 	Status int `json:"status,omitempty"`
 }
 
+// Passes reports whether Envoy may pass a connection on to where it was going.
+func (a Answer) Passes() bool {
+	return slices.ContainsFunc(a.Paths, func(p Path) bool { return p.Fate == Passthrough || p.Fate == HTTP && p.Status == 0 })
+}
+
 // Answer is what Envoy does with a connection.
 type Answer struct {
 	Listener string         `json:"listener"`

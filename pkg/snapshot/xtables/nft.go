@@ -78,10 +78,16 @@ func (t *nftTable) own() bool { return !t.foreign && (t.extended || !t.native) }
 // saveNft prints the tables that are iptables', and returns their names. If somebody changes a table meanwhile, it begins again.
 func saveNft(p *printer) ([]string, error) {
 	c, err := nft.Open()
-	if err != nil {
+	if err == nil {
+		defer c.Close()
+		_, err = generation(c)
+	}
+	switch {
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+		return nil, nil // the kernel has no nf_tables
+	case err != nil:
 		return nil, err
 	}
-	defer c.Close()
 	for range attempts {
 		tables, err := readNft(c, p)
 		if errors.Is(err, netlink.ErrChanged) {

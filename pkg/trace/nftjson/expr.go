@@ -108,32 +108,6 @@ func uint16Of(x any) (uint16, bool) {
 	return uint16(v), err == nil
 }
 
-// known says whether the walk knows all that an expression reads.
-func known(e trace.Expr) bool {
-	switch e := e.(type) {
-	case trace.UnknownExpr:
-		return false
-	case trace.Concat:
-		for _, part := range e {
-			if !known(part) {
-				return false
-			}
-		}
-	case trace.And:
-		return known(e.A) && known(e.B)
-	case trace.Or:
-		return known(e.A) && known(e.B)
-	case trace.Xor:
-		return known(e.A) && known(e.B)
-	case trace.Shift:
-		return known(e.A)
-	case trace.Lookup:
-		return known(e.Key) && e.Map.Unknown == ""
-	case trace.Field, trace.Const, trace.Numgen:
-	}
-	return true
-}
-
 // set reads an anonymous set, a list of elements, or finds one of the table: "@name". data are the kinds of a map's data; none: the
 // map's data are verdicts, or it is a set.
 func (t *ruleset) set(x any, keys, data []*kind) *trace.Set {
@@ -156,7 +130,7 @@ func (t *ruleset) namedSet(name string) *trace.Set {
 	if s := t.sets[name]; s != nil {
 		return s
 	}
-	s := &trace.Set{Name: name, Unknown: "the file does not have it"}
+	s := &trace.Set{Name: name, Unknown: "the file does not have set " + name}
 	if raw := t.named[name]; raw != nil {
 		elements, _ := decode(raw.Elem).([]any)
 		s = readSet(name, elements, kindsOfType(decode(raw.Type)), kindsOfType(decode(raw.Map)))
@@ -191,7 +165,7 @@ func readSet(name string, elements []any, keys, data []*kind) *trace.Set {
 	for _, x := range elements {
 		e, ok := readElement(x, keys, data)
 		if !ok {
-			s.Unknown = "it has an element that is not known: " + elementText(x, keys, data)
+			s.Unknown = strings.TrimSpace("set "+name) + " has an element that is not known: " + elementText(x, keys, data)
 			return s
 		}
 		s.Elements = append(s.Elements, e)

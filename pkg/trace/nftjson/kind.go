@@ -151,7 +151,10 @@ func (k *kind) ranges(x any) (r trace.Range, ok bool) {
 }
 
 func (k *kind) prefix(arg any) (r trace.Range, ok bool) {
-	if !k.address {
+	switch {
+	case k == mark:
+		return markPrefix(arg)
+	case !k.address:
 		return r, false
 	}
 	p, ok := prefix(arg)
@@ -159,6 +162,21 @@ func (k *kind) prefix(arg any) (r trace.Range, ok bool) {
 		return r, false
 	}
 	return trace.Prefix(p), true
+}
+
+// markPrefix is how nft writes an aligned range of marks: 256/24 is from 0x100 to 0x1ff.
+func markPrefix(arg any) (r trace.Range, ok bool) {
+	fields, _ := arg.(map[string]any)
+	first, errFirst := strconv.ParseUint(fmt.Sprint(fields["addr"]), 10, 32)
+	length, errLength := strconv.ParseUint(fmt.Sprint(fields["len"]), 10, 6)
+	if errFirst != nil || errLength != nil || length > 32 {
+		return r, false
+	}
+	rest := uint64(0xffffffff) >> length
+	if first&rest != 0 { // "meta mark & 0 == 16", which nft prints as 16/0, holds for no mark
+		return trace.Range{Lo: trace.Number(1)}, true
+	}
+	return trace.Range{Lo: trace.Number(first), Hi: trace.Number(first | rest)}, true
 }
 
 func prefix(arg any) (p netip.Prefix, ok bool) {
