@@ -225,7 +225,7 @@ func TestConnsExitCodes(t *testing.T) {
 		`no mesh is called "linkerd"`:   {"--netns", r.Pod.Path(), "--mesh", "linkerd"},
 		"there is no network namespace": {"--netns", "/run/netns/none"},
 		"is not NAMESPACE/NAME":         {"--pod", "web"},
-		"it is the host's":              {"--netns", "/proc/self/ns/net"},
+		"it is the host's":              {"--netns", "/proc/thread-self/ns/net"},
 		"is neither text nor json":      {"--netns", r.Pod.Path(), "-o", "yaml"},
 	} {
 		if err := newConns(io.Discard, args...).ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
@@ -258,16 +258,17 @@ func TestConnsByPod(t *testing.T) {
 func TestConnsWatch(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
+	in, out := io.Pipe()
+	command := newConns(out, "--netns", r.Pod.Path(), "--watch", "-o", "json")
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	in, out := io.Pipe()
 	type result struct {
 		code int
 		err  error
 	}
 	ended := make(chan result, 1)
 	go func() {
-		code, err := codeOf(newConns(out, "--netns", r.Pod.Path(), "--watch", "-o", "json").ExecuteContext(ctx))
+		code, err := codeOf(command.ExecuteContext(ctx))
 		out.Close()
 		ended <- result{code, err}
 	}()
