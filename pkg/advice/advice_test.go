@@ -124,3 +124,24 @@ func TestWaysOfSeveralConditions(t *testing.T) {
 		t.Errorf("got %q with %v, want %q with 2: 1 for each answer", got, sum, want)
 	}
 }
+
+// Each nexthop of a multipath route is a way, as likely as its weight says.
+func TestWaysOfAMultipathRoute(t *testing.T) {
+	ns := namespace(t, saved("filter", "-A OUTPUT -o eth1 -j DROP"))
+	ns.Routing = trace.Routing{
+		LinksKnown: true, RoutesKnown: true,
+		Links: []trace.Link{{Name: "eth0"}, {Name: "eth1"}},
+		Routes: []trace.Route{{Table: "main", Type: "unicast", Dst: netip.MustParsePrefix("10.0.0.0/8"), Nexthops: []trace.Nexthop{
+			{Dev: "eth0", Via: netip.MustParseAddr("192.0.2.1"), Weight: 1}, {Dev: "eth1", Via: netip.MustParseAddr("198.51.100.1"), Weight: 3},
+		}}},
+	}
+	p := out
+	p.ToInterface = ""
+	r, err := trace.Walk(ns, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Ways) != 2 || r.Ways[0].Probability != 0.25 || r.Ways[0].Packet.Interface != "eth0" || r.Ways[1].Probability != 0.75 || r.Ways[1].Verdict != trace.Dropped {
+		t.Errorf("%+v", r.Ways)
+	}
+}
