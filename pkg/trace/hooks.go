@@ -122,7 +122,7 @@ func (w *walk) nat(chains []*Chain, m manip) {
 // base takes the packet through a base chain.
 func (w *walk) base(c *Chain) {
 	before := w.routed()
-	w.returned = nil
+	w.returned, w.inBase = nil, c
 	v, rule := w.chain(c, 0)
 	if w.err != nil {
 		return
@@ -233,7 +233,7 @@ func (w *walk) rule(r *Rule, depth int) Verdict {
 		switch s.run(w) {
 		case missed:
 			w.deepen(at, depth)
-			if w.missesOf.table != nil {
+			if w.missesOf.base != nil {
 				w.miss(r, s, depth)
 			}
 			return Verdict{}

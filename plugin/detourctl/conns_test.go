@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/conns"
@@ -119,21 +121,24 @@ func (r redis) envoy(t *testing.T, config string) {
 func (r redis) conns(t *testing.T, args ...string) (string, int) {
 	t.Helper()
 	var out bytes.Buffer
-	code, err := runConns(t.Context(), &out, append([]string{"--netns", r.Pod.Path()}, args...)...)
+	code, err := codeOf(newConns(&out, append([]string{"--netns", r.Pod.Path()}, args...)...).ExecuteContext(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out.String(), code
 }
 
-func runConns(ctx context.Context, out io.Writer, args ...string) (int, error) {
+func newConns(out io.Writer, args ...string) *cobra.Command {
 	c := connsCommand()
 	c.SilenceUsage, c.SilenceErrors = true, true
 	c.SetArgs(args)
 	c.SetOut(out)
-	err := c.ExecuteContext(ctx)
-	var ended codeError
-	if errors.As(err, &ended) {
+	return c
+}
+
+// codeOf is the exit code of err, or err if it has none.
+func codeOf(err error) (int, error) {
+	if ended, ok := errors.AsType[codeError](err); ok {
 		return ended.code, ended.err
 	}
 	return 0, err
@@ -223,9 +228,29 @@ func TestConnsExitCodes(t *testing.T) {
 		"it is the host's":              {"--netns", "/proc/self/ns/net"},
 		"is neither text nor json":      {"--netns", r.Pod.Path(), "-o", "yaml"},
 	} {
-		if _, err := runConns(t.Context(), io.Discard, args...); err == nil || !strings.Contains(err.Error(), want) {
+		if err := newConns(io.Discard, args...).ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v", args, err)
 		}
+	}
+}
+
+// The record of the pod says where it is, and which mesh it has: its proxy's ports alone would not.
+func TestConnsByPod(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	programmed(t, state, backend.NFTables)
+	var out bytes.Buffer
+	code, err := codeOf(newConns(&out, "--pod", "shop/nftables", "--state-dir", state, "-o", "json").ExecuteContext(t.Context()))
+	var a connsAnswer
+	if err := errors.Join(err, json.Unmarshal(out.Bytes(), &a)); err != nil || code != 0 {
+		t.Fatal(code, err)
+	}
+	if a.Pod != "shop/nftables" || a.Proxy.Mesh != "osm" || len(a.Destinations) != 0 || !strings.Contains(a.Envoy, "no Envoy answers at the admin port") {
+		t.Errorf("%s", out.String())
+	}
+	err = newConns(io.Discard, "--pod", "shop/none", "--state-dir", state).ExecuteContext(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "no pod shop/none on this node") {
+		t.Error(err)
 	}
 }
 
@@ -242,7 +267,7 @@ func TestConnsWatch(t *testing.T) {
 	}
 	ended := make(chan result, 1)
 	go func() {
-		code, err := runConns(ctx, out, "--netns", r.Pod.Path(), "--watch", "-o", "json")
+		code, err := codeOf(newConns(out, "--netns", r.Pod.Path(), "--watch", "-o", "json").ExecuteContext(ctx))
 		out.Close()
 		ended <- result{code, err}
 	}()

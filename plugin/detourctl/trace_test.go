@@ -65,7 +65,7 @@ func TestTraceRefusesWhatItCanNotRead(t *testing.T) {
 		{"a state", "--iptables-save", emptyFilter, append(out, "--state", "open"), `--state: "open" is none of new, established, related, invalid, untracked`},
 		{"live files", "--iptables-save", emptyFilter, append(out, "--live"), "--live needs a live namespace: --pod, --netns or --node"},
 		{"an output", "--iptables-save", emptyFilter, append(out, "-o", "yaml"), `--output: "yaml" is neither text nor json`},
-		{"cut off JSON", "--nft", `{"nftables": [{"metainfo": `, out, "cut off"},
+		{"cut off JSON", "--nft", `{"nftables": [{"metainfo": `, out, "the file is truncated after 26 bytes"},
 		{"no namespace", "--netns", "", out, "no network namespace"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -81,7 +81,11 @@ func TestTraceRefusesWhatItCanNotRead(t *testing.T) {
 func TestTraceSaysWhatItDoesNotKnow(t *testing.T) {
 	rules := write(t, "*filter\n-A OUTPUT -m bpf --object-pinned /x -j DROP\nCOMMIT\n")
 	out, code, err := runTrace(t, "--iptables-save", rules, "--out", "--to", "10.0.0.1:80", "--to-iface", "eth0", "-o", "json")
-	var answer jsonTrace
+	type way struct {
+		Verdict  string
+		Outcomes []way
+	}
+	var answer struct{ Ways []way }
 	if jsonErr := json.Unmarshal([]byte(out), &answer); err != nil || jsonErr != nil || code != exitUnknown {
 		t.Fatalf("exit code %d, %v, %v: %s", code, err, jsonErr, out)
 	}
