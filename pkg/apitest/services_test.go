@@ -45,8 +45,9 @@ var proxyModes = []struct {
 	{"nftables", `"dnat": `, "--nft", []string{"nft", "-j", "list", "ruleset"}},
 }
 
-// kube-proxy itself programs the node of a large cluster, and detourctl trace finds its way through. DETOUR_RULES names a folder
-// that keeps the rules. The test prints the time and the memory of trace, which it does not limit.
+// kube-proxy itself programs the node of a large cluster, and detourctl trace finds its way through: in the rules that a program has
+// printed, and in the kernel's. DETOUR_RULES names a folder that keeps the rules. The test prints the time and the memory of trace,
+// which it does not limit.
 func TestServicesOfALargeClusterAreTraced(t *testing.T) {
 	nettest.RequireNetns(t)
 	createServices(t)
@@ -56,12 +57,15 @@ func TestServicesOfALargeClusterAreTraced(t *testing.T) {
 	}
 	for _, m := range proxyModes {
 		t.Run(m.mode, func(t *testing.T) {
+			ns, rules := crowdedNode(t, m.mode, m.endpoint, m.list)
 			file := filepath.Join(folder, m.mode)
-			if err := os.WriteFile(file, proxyRules(t, m.mode, m.endpoint, m.list), 0o600); err != nil {
+			if err := os.WriteFile(file, rules, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			wantTraced(t, m.flag, file, 1234, "accepted to "+podIP(1234, 0)+":8080 with 0.5", "accepted to "+podIP(1234, 1)+":8080 with 0.5")
-			wantTraced(t, m.flag, file, 1200, "rejected to VIP:80 with 1")
+			for _, where := range []string{m.flag + "=" + file, "--netns=" + ns.Path()} {
+				wantTraced(t, where, 1234, "accepted to "+podIP(1234, 0)+":8080 with 0.5", "accepted to "+podIP(1234, 1)+":8080 with 0.5")
+				wantTraced(t, where, 1200, "rejected to VIP:80 with 1")
+			}
 		})
 	}
 }
@@ -127,7 +131,7 @@ func create(t *testing.T, path, text string) {
 }
 
 // wantTraced wants that a packet of the node to the service has these ways, likely the same.
-func wantTraced(t *testing.T, flag, file string, service int, want ...string) {
+func wantTraced(t *testing.T, where string, service int, want ...string) {
 	t.Helper()
 	answer, err := kubernetes.admin.expect(http.MethodGet, fmt.Sprintf("/api/v1/namespaces/crowd/services/s%d", service), nil, http.StatusOK)
 	if err != nil {
@@ -138,16 +142,14 @@ func wantTraced(t *testing.T, flag, file string, service int, want ...string) {
 		t.Fatal(err)
 	}
 	programs := tracePrograms(t)
-	trace := []string{
-		filepath.Join(programs, "detourctl"), "trace", flag, file, "-o", "json",
-		"--out", "--from=10.9.0.1", "--to=" + s.Spec.ClusterIP + ":80", "--to-iface=eth0",
-	}
+	trace := exec.Command(filepath.Join(programs, "detourctl"), "trace", where, "-o=json",
+		"--out", "--from=10.9.0.1", "--to="+s.Spec.ClusterIP+":80", "--to-iface=eth0")
 	began := time.Now()
-	out, err := exec.Command(trace[0], trace[1:]...).Output()
+	out, err := trace.Output()
 	took := time.Since(began)
 	exit, rejected := errors.AsType[*exec.ExitError](err)
 	if rejected && exit.ExitCode() != 1 {
-		t.Fatalf("%q: %v: %s", trace, err, exit.Stderr)
+		t.Fatalf("%q: %v: %s", trace.Args, err, exit.Stderr)
 	}
 	var traced struct {
 		Ways []struct {
@@ -172,22 +174,28 @@ func wantTraced(t *testing.T, flag, file string, service int, want ...string) {
 	if rejected {
 		return
 	}
-	kilobytes, err := exec.Command(filepath.Join(programs, "maxrss"), trace...).Output()
-	t.Logf("trace took %.2f s and %s KiB (%v)", took.Seconds(), bytes.TrimSpace(kilobytes), err)
+	kilobytes, err := exec.Command(filepath.Join(programs, "maxrss"), trace.Args...).Output()
+	cpu := trace.ProcessState.UserTime() + trace.ProcessState.SystemTime()
+	t.Logf("trace %s: %.2f s, of them %.2f s of a CPU, %s KiB (%v)", where, took.Seconds(), cpu.Seconds(), bytes.TrimSpace(kilobytes), err)
 }
 
-// proxyRules runs kube-proxy in a network namespace until all endpoints have rules, and returns the rules.
-func proxyRules(t *testing.T, mode, endpoint string, list []string) []byte {
+// crowdedNode is a network namespace in which kube-proxy runs, once all endpoints have rules, and the rules.
+func crowdedNode(t *testing.T, mode, endpoint string, list []string) (*nettest.Namespace, []byte) {
 	t.Helper()
-	runtime.LockOSThread() // for startProcess
-	defer runtime.UnlockOSThread()
+	runtime.LockOSThread() // for startProcess, until the test ends
 	ns := nettest.StartNamespace(t, "crowded")
+	if err := ns.Do(func() error {
+		const links = "ip link add eth0 type bridge; ip addr add 10.9.0.1/24 dev eth0; ip link set eth0 up; ip route add default via 10.9.0.254"
+		return exec.Command("sh", "-euc", links).Run()
+	}); err != nil {
+		t.Fatal(err)
+	}
 	relay(t, ns)
 	proxy, err := startProcess(t.TempDir(), "nsenter", "--net="+ns.Path(), programBeside("kube-proxy"), "--config="+proxyConfig(t, mode))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer proxy.stop()
+	t.Cleanup(proxy.stop)
 	deadline := time.Now().Add(proxyTime)
 	for {
 		rules, err := exec.Command("nsenter", append([]string{"--net=" + ns.Path()}, list...)...).Output()
@@ -196,7 +204,7 @@ func proxyRules(t *testing.T, mode, endpoint string, list []string) []byte {
 		}
 		got := bytes.Count(rules, []byte(endpoint))
 		if got == endpoints {
-			return rules
+			return ns, rules
 		}
 		select {
 		case <-proxy.ended:

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"reflect"
 	"slices"
 	"time"
 
@@ -108,21 +107,36 @@ func Broadest(all []rules.Ruleset) []attachment.Record {
 	return append(rest, routes)
 }
 
-// Differences says, one sentence each, where the kernel differs from what the record says was programmed.
+// Lister lists a family's tables of a variant of iptables, as its iptables-save does.
+type Lister = driver.Lister
+
+// Differences says, one sentence each, where the kernel differs from what the record says was programmed. For iptables, it starts
+// iptables-save.
 func Differences(ctx context.Context, r attachment.Record) ([]string, error) {
+	return DifferencesBy(ctx, r, nil)
+}
+
+// DifferencesBy is Differences with list instead of iptables-save: it needs no program. list is called with the variant as the
+// record has it, in this namespace.
+func DifferencesBy(ctx context.Context, r attachment.Record, list Lister) ([]string, error) {
 	found, err := route.Differences(r.Setup, r.Families)
 	if err != nil {
 		return nil, err
 	}
 	b := find(r.Backend)
 	if b == nil {
-		return nil, fmt.Errorf("the pod was programmed with %s, which this version of detour doesn't know", r.Backend)
+		return nil, errUnknown(r)
 	}
-	more, err := b.Differences(ctx, stateOf(r))
+	more, err := b.Differences(ctx, stateOf(r), list)
 	return append(found, more...), err
 }
 
-// Lines are what the record says was programmed, rule by rule in the backend's own language; iptables' begin with family and table.
+func errUnknown(r attachment.Record) error {
+	return fmt.Errorf("the pod was programmed with %s, which this version of detour doesn't know", r.Backend)
+}
+
+// Lines are what the record says was programmed, rule by rule in the backend's own language; iptables' begin with family and
+// table.
 func Lines(r attachment.Record) []string {
 	if b := find(r.Backend); b != nil {
 		return b.Lines(stateOf(r))
@@ -130,27 +144,20 @@ func Lines(r attachment.Record) []string {
 	return nil
 }
 
-// Changes says, one sentence each, where the record differs from what its backend would program of these rules now. It changes
-// nothing.
-func Changes(ctx context.Context, r attachment.Record, rs rules.Ruleset, families []rules.Family) ([]string, error) {
+// Changes says, one sentence each, where the record's rules differ from those that its backend would program now. Addresses and
+// routes follow from the rules.
+func Changes(r attachment.Record, rs rules.Ruleset, families []rules.Family) ([]string, error) {
 	b := find(r.Backend)
 	if b == nil {
-		return nil, fmt.Errorf("the pod was programmed with %s, which this version of detour doesn't know", r.Backend)
+		return nil, errUnknown(r)
 	}
-	prepared, err := b.Prepare(ctx, rs, families)
-	if err != nil {
-		return nil, err
-	}
-	was, now := b.Lines(stateOf(r)), b.Lines(prepared.State())
+	was, now := b.Lines(stateOf(r)), b.Lines(b.Wanted(r.Backend, rs, families))
 	var found []string
 	for _, line := range without(now, was) {
 		found = append(found, line+" would be programmed now")
 	}
 	for _, line := range without(was, now) {
 		found = append(found, line+" would not be programmed now")
-	}
-	if !reflect.DeepEqual(r.Setup, rs.Setup) {
-		found = append(found, "other addresses or routes would be set up now")
 	}
 	return found, nil
 }

@@ -58,8 +58,9 @@ func (c Connection) To() netip.AddrPort { return c.Original.Destination }
 // reached reports whether the rules sent the connection to the proxy.
 func (c Connection) reached() bool { return c.Listener != 0 }
 
-// istioTProxyMark is the mark by which istio's rules remember a connection that TPROXY has taken.
-const istioTProxyMark = 1337
+// istioClientMark is what istio's rules of mode TPROXY mark the connections with that the proxy makes in its client's name. Those
+// of the clients themselves have no mark.
+const istioClientMark = 1337
 
 // classify says of every connection what can be told of it alone.
 func (s Snapshot) classify(p Proxy) []Connection {
@@ -125,7 +126,8 @@ func (s Snapshot) within(p Proxy, c *Connection) {
 	}
 }
 
-// isPassthrough reports whether this is an address from which istio's proxy connects to an application without a listener of its own.
+// isPassthrough reports whether this is an address from which istio's proxy connects to an application without a listener of its
+// own.
 func isPassthrough(a netip.Addr) bool {
 	return a == netip.AddrFrom4([4]byte{127, 0, 0, 6}) || a == netip.AddrFrom16([16]byte{15: 6})
 }
@@ -138,18 +140,18 @@ func (s Snapshot) incoming(p Proxy, c *Connection) {
 	dialed := s.owner(p, c.Protocol, c.Original)
 	listener, listens := s.sockets.listener(c.Protocol, c.Original.Destination)
 	switch {
-	case dialed != nil && dialed.Proxy: // as its client, by a transparent socket
-		c.Owner, c.Way, c.Why = dialed, ByProxy, "the proxy connects with its client's address"
+	case c.Mark == istioClientMark, dialed != nil && dialed.Proxy: // by a transparent socket
+		c.Owner, c.Way, c.Why = dialed, ByProxy, "the proxy connects in its client's name"
 	case c.Owner != nil && c.Owner.Proxy && listens && slices.Contains(p.UIDs, listener.uid):
 		c.Way, c.Why = Direct, "the proxy serves this port itself"
 	case c.Owner != nil && c.Owner.Proxy:
 		c.Listener, c.TProxy, c.Way = p.Inbound[0], true, Reached
 	case c.Owner != nil:
 		c.Way = Direct
-	case c.Mark == istioTProxyMark:
-		c.Why = "TPROXY has marked it, but its sockets are gone: it is the client's to the proxy, or the proxy's in the client's name"
-	case listens && !slices.Contains(p.UIDs, listener.uid) && c.Mark == 0:
-		c.Way, c.Inferred, c.Why = Direct, true, "no rule translated it, and the application listens there"
+	case p.has("istio"):
+		c.Why = socketGone + ": it went direct, or TPROXY gave it to the proxy"
+	case listens:
+		c.Way, c.Inferred, c.Why = Direct, true, "no rule translated it"
 	default:
 		c.Why = socketGone
 	}

@@ -2,7 +2,6 @@ package conns
 
 import (
 	"encoding/binary"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -20,14 +19,13 @@ type Tuple struct {
 
 // Flow is an entry of the kernel's connection tracking. Connection tracking knows neither user nor process.
 type Flow struct {
-	ID       uint32 `json:"-"`
 	Protocol string `json:"protocol"` // tcp or udp
 	// Original is what the client sent, Reply what the answers look like: its source is where the connection really went.
 	Original Tuple `json:"original"`
 	Reply    Tuple `json:"reply"`
 	// State is TCP's, as /proc/net/nf_conntrack prints it; empty for UDP.
-	State  string `json:"state,omitempty"`
-	Status Status `json:"status"`
+	State  string   `json:"state,omitempty"`
+	Status []string `json:"status"`
 	// Expires is in how many seconds the kernel forgets the entry unless a packet comes.
 	Expires uint32     `json:"expires"`
 	Mark    uint32     `json:"mark"`
@@ -52,44 +50,35 @@ type Counters struct {
 	Bytes   uint64 `json:"bytes"`
 }
 
-// Status has the bits of enum ip_conntrack_status.
-type Status uint32
+// seenReply is set once an answer has come.
+const seenReply = "seen-reply"
 
-// The bits that say something to a reader.
-const (
-	SeenReply Status = 1 << 1
-	Assured   Status = 1 << 2
-	SourceNAT Status = 1 << 4
-	DestNAT   Status = 1 << 5
-	Dying     Status = 1 << 9
-	Offloaded Status = 1 << 14
-)
-
+// statusNames are those of the bits of enum ip_conntrack_status that say something to a reader.
 var statusNames = []struct {
-	bit  Status
+	bit  uint32
 	name string
 }{
-	{SeenReply, "seen-reply"},
-	{Assured, "assured"},
-	{SourceNAT, "source-nat"},
-	{DestNAT, "destination-nat"},
-	{Dying, "dying"},
-	{Offloaded, "offloaded"},
+	{1 << 1, seenReply},
+	{1 << 2, "assured"},
+	{1 << 4, "source-nat"},
+	{1 << 5, "destination-nat"},
+	{1 << 9, "dying"},
+	{1 << 14, "offloaded"},
 }
 
-// MarshalJSON returns the names of the bits as a list.
-func (s Status) MarshalJSON() ([]byte, error) {
-	out := []byte("[")
+func parseStatus(bits uint32) []string {
+	names := []string{}
 	for _, n := range statusNames {
-		if s&n.bit != 0 {
-			out = fmt.Appendf(out, "%q,", n.name)
+		if bits&n.bit != 0 {
+			names = append(names, n.name)
 		}
 	}
-	return append([]byte(string(out[:max(1, len(out)-1)])), ']'), nil
+	return names
 }
 
 // tcpStates are enum tcp_conntrack's, under the names that the kernel prints.
-var tcpStates = []string{"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2"}
+var tcpStates = []string{"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT",
+	"CLOSE", "SYN_SENT2"}
 
 // The attributes of linux/netfilter/nfnetlink_conntrack.h.
 const (
@@ -101,7 +90,6 @@ const (
 	ctaMark           = 8
 	ctaCountersOrig   = 9
 	ctaCountersReply  = 10
-	ctaID             = 12
 	ctaZone           = 18
 	ctaTimestamp      = 20
 	ctaTupleIP        = 1
@@ -125,8 +113,8 @@ const nfgenmsg = 4
 
 var protocols = map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}
 
-// parseFlow reads the body of a message of connection tracking. ok is false for one that is malformed, and for any protocol but TCP and
-// UDP: nothing else is redirected.
+// parseFlow reads the body of a message of connection tracking. ok is false for one that is malformed, and for any protocol but
+// TCP and UDP: nothing else is redirected.
 func parseFlow(body []byte) (f Flow, ok bool) {
 	if len(body) < nfgenmsg {
 		return f, false
@@ -140,8 +128,8 @@ func parseFlow(body []byte) (f Flow, ok bool) {
 		return f, false
 	}
 	f.Protocol = protocols[number]
-	f.ID, f.Expires, f.Mark = a.Number(ctaID), a.Number(ctaTimeout), a.Number(ctaMark)
-	f.Status = Status(a.Number(ctaStatus))
+	f.Expires, f.Mark = a.Number(ctaTimeout), a.Number(ctaMark)
+	f.Status = parseStatus(a.Number(ctaStatus))
 	if zone := a[ctaZone]; len(zone) == 2 {
 		f.Zone = binary.BigEndian.Uint16(zone)
 	}

@@ -86,6 +86,11 @@ func set[T cmp.Ordered](list []T) []T {
 	return slices.DeleteFunc(slices.Compact(list), func(v T) bool { return v == zero })
 }
 
+// has reports whether the mesh may be the one of this name.
+func (p Proxy) has(name string) bool {
+	return slices.ContainsFunc(p.rows, func(row mesh.Dialect) bool { return row.Name == name })
+}
+
 func (s Snapshot) listens(protocol string, port uint16) bool {
 	_, ok := s.listener(protocol, port)
 	return ok

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"net"
 	"net/netip"
@@ -94,6 +95,9 @@ func readTimeouts() (map[string]uint32, error) {
 	for _, state := range tcpStates[1:] {
 		name := strings.ToLower(strings.TrimSuffix(state, "2"))
 		text, err := os.ReadFile("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_" + name)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil, errors.New("the kernel tracks no connections: its module nf_conntrack is not loaded")
+		}
 		if err != nil {
 			return nil, fmt.Errorf("read how long connections are remembered: %w", err)
 		}

@@ -4,8 +4,8 @@ import (
 	"context"
 	"net"
 	"net/netip"
-	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/conns/envoy"
@@ -13,22 +13,35 @@ import (
 	"github.com/detour-cni/detour/pkg/redirect"
 )
 
-// hold dials as p and returns when the connection is accepted. It stays open until the test ends.
-func (s *scene) hold(p nettest.Process, port uint16, to string) {
+// hold has the client connect to an address at which the server listens, and returns when it has accepted. The connection stays open until
+// end or the test's.
+func (s *scene) hold(client nettest.Process, to string, listen func(port uint16, banner nettest.Banner) (*nettest.Listener, error)) (end func()) {
 	s.t.Helper()
 	accepted, release, ended := make(chan bool), make(chan bool), make(chan bool)
-	s.listen(nettest.Process{Namespace: s.world.Outside}, port, func(*net.TCPConn) string {
+	at := netip.MustParseAddrPort(to)
+	l, err := listen(at.Port(), func(*net.TCPConn) string {
 		accepted <- true
 		<-release
 		return "released"
 	})
+	if err != nil {
+		s.t.Fatal(err)
+	}
 	go func() {
 		defer close(ended)
-		_, _ = p.Ask(nettest.Call{Destination: netip.MustParseAddrPort(to)})
+		_, _ = client.Ask(nettest.Call{Destination: at})
 	}()
-	s.t.Cleanup(func() { close(release); <-ended })
+	end = sync.OnceFunc(func() {
+		close(release)
+		<-ended
+		l.Close()
+	})
+	s.t.Cleanup(end)
 	<-accepted
+	return end
 }
+
+func (s *scene) outside() nettest.Process { return nettest.Process{Namespace: s.world.Outside} }
 
 func pass(to netip.AddrPort) netip.AddrPort { return to }
 
@@ -43,7 +56,7 @@ func (s *scene) check(r Report, to string, way Way, sentence, why string) {
 func TestAnExcludedPortGoesDirect(t *testing.T) {
 	forBoth(t, "istio/outbound-exclude-ports", func(s *scene) {
 		s.relay(pass)
-		s.hold(s.app, 6379, "10.0.0.6:6379")
+		s.hold(s.app, "10.0.0.6:6379", s.outside().Listen)
 		r := s.judge()
 		s.check(r, "10.0.0.6:6379", Direct, "1 connection went direct", "")
 		c := r.to(s.t, "10.0.0.6:6379").Connections[0]
@@ -66,7 +79,7 @@ func TestAClosedConnectionThatWasNotRedirectedIsUnknown(t *testing.T) {
 func TestTheProxysOwnConnectionIsItsOwn(t *testing.T) {
 	forBoth(t, "osm/defaults", func(s *scene) {
 		s.relay(pass)
-		s.hold(s.proxy, 15128, "10.96.0.1:15128")
+		s.hold(s.proxy, "10.96.0.1:15128", s.outside().Listen)
 		s.check(s.judge(), "10.96.0.1:15128", ByProxy, "1 connection made by the proxy itself", "")
 	})
 }
@@ -102,11 +115,11 @@ func TestInbound(t *testing.T) {
 			forBoth(t, mesh, func(s *scene) {
 				s.relay(pass)
 				s.listen(s.app, 8080, nettest.Named("app"))
-				outside := nettest.Process{Namespace: s.world.Outside}
-				s.ask(outside, "10.77.0.2:8080", "app 8080")
-				s.ask(outside, "[fd77::2]:8080", "app 8080")
+				s.ask(s.outside(), "10.77.0.2:8080", "app 8080")
+				s.ask(s.outside(), "[fd77::2]:8080", "app 8080")
 				r := s.judge()
-				s.check(r, "10.77.0.2:8080", Onward, "1 connection reached the proxy, 2 left it", "")
+				s.check(r, "10.77.0.2:8080", Onward, "1 connection reached the proxy, 1 left it", "")
+				s.check(r, "[fd77::2]:8080", Onward, "1 connection reached the proxy, 1 left it", "")
 			})
 		})
 	}
@@ -148,7 +161,7 @@ func TestTheDestinationRefuses(t *testing.T) {
 	forBoth(t, "osm/defaults", func(s *scene) {
 		s.relay(pass)
 		s.ask(s.app, "10.0.0.6:7000", "refused")
-		s.check(s.judge(), "10.0.0.6:7000", Swallowed, "1 connection reached the proxy, none left it", "or 10.0.0.6:7000 refused them")
+		s.check(s.judge(), "10.0.0.6:7000", Swallowed, "1 connection reached the proxy, none left it", "unless 10.0.0.6:7000 refused them")
 	})
 }
 
@@ -171,6 +184,32 @@ func TestWhatMayBeForgottenIsNotSwallowed(t *testing.T) {
 	})
 }
 
+// TPROXY translates nothing: only the sockets tell that the proxy has the connection.
+func TestTProxy(t *testing.T) {
+	forBoth(t, "istio/tproxy", func(s *scene) {
+		s.listen(s.proxy, 15001, nettest.Named("proxy"))
+		s.hold(s.outside(), "10.77.0.2:8080", func(_ uint16, banner nettest.Banner) (*nettest.Listener, error) {
+			return s.proxy.ListenTransparent(15006, banner)
+		})
+		s.listen(s.app, 9090, nettest.Named("app"))
+		r := s.judge()
+		s.check(r, "10.77.0.2:8080", Swallowed, "1 connection reached the proxy, none left it", "")
+		c := r.to(s.t, "10.77.0.2:8080").Connections[0]
+		if !c.TProxy || c.Listener != 15006 || c.Owner == nil || !c.Owner.Proxy || c.Mark != 0 {
+			s.t.Errorf("%+v", c)
+		}
+	})
+}
+
+// What comes in to an excluded port is the application's from the start.
+func TestAnExcludedInboundPortGoesDirect(t *testing.T) {
+	forBoth(t, "istio/inbound-exclude-ports", func(s *scene) {
+		s.relay(pass)
+		s.hold(s.outside(), "10.77.0.2:5432", s.app.Listen)
+		s.check(s.judge(), "10.77.0.2:5432", Direct, "1 connection went direct", "")
+	})
+}
+
 // Queries are tracked in zones: the application's and the proxy's may have the same ports.
 func TestCapturedDNS(t *testing.T) {
 	forBoth(t, "istio/dns-capture", func(s *scene) {
@@ -182,7 +221,7 @@ func TestCapturedDNS(t *testing.T) {
 			s.t.Cleanup(func() { l.Close() })
 		}
 		listen(s.proxy, 15053, "the proxy")
-		listen(nettest.Process{Namespace: s.world.Outside}, 53, "the server")
+		listen(s.outside(), 53, "the server")
 		call := nettest.Call{Protocol: nettest.UDP, Source: netip.MustParseAddrPort("10.77.0.2:40000"), Destination: netip.MustParseAddrPort("10.96.0.10:53")}
 		ask := func(p nettest.Process, want string) {
 			if got, err := p.QueryDNS(call, "web."); err != nil || got != want {
@@ -209,5 +248,3 @@ func (s *scene) admin(recorded string) envoy.Dial {
 		return Dialer(s.ns)(ctx, network, address)
 	}
 }
-
-var _ = slices.Contains[[]int]

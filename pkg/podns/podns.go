@@ -1,5 +1,5 @@
-// Package podns finds the network namespaces and the processes of this node's pods: by detour's records, else by the kubelet's log
-// folders and the processes' control groups, so that it works on nodes without detour, too. It enters no namespace.
+// Package podns finds the network namespaces and the processes of this node's pods: by detour's records, else by the kubelet's
+// log folders and the processes' control groups, so that it works on nodes without detour, too. It enters no namespace.
 package podns
 
 import (
@@ -44,9 +44,9 @@ type Finder struct {
 	PodLogs  string // the kubelet's podLogsDir: /var/log/pods
 }
 
-// Find returns the pod with this name, and with this UID unless it is empty. The error wraps ErrGone if the pod has no namespace any
-// more. It is an error, too, if several running pods have the name and uid is empty. Find needs root: only root may see the namespaces of
-// other users' processes.
+// Find returns the pod with this name, and with this UID unless it is empty. The error wraps ErrGone if the pod has no namespace
+// any more. It is an error, too, if several running pods have the name and uid is empty. Find needs root: only root may see the
+// namespaces of other users' processes.
 func (f Finder) Find(id pod.ID, uid string) (Pod, error) {
 	f = f.WithDefaults()
 	processes, err := f.processes()
@@ -59,7 +59,8 @@ func (f Finder) Find(id pod.ID, uid string) (Pod, error) {
 	}
 	known = slices.DeleteFunc(known, func(t traces) bool { return t.id != id.String() })
 	if len(known) == 0 {
-		return Pod{}, fmt.Errorf("no pod %s on this node: neither the records in %s nor the log folders in %s name it", id, f.StateDir, f.PodLogs)
+		return Pod{}, fmt.Errorf("no pod %s on this node: neither the records in %s nor the log folders in %s name it",
+			id, f.StateDir, f.PodLogs)
 	}
 	uids := uidsOf(known)
 	if uid != "" {
@@ -73,9 +74,11 @@ func (f Finder) Find(id pod.ID, uid string) (Pod, error) {
 	case err != nil:
 		return Pod{}, fmt.Errorf("find pod %s: %w", id, err)
 	case len(living) == 0:
-		return Pod{}, fmt.Errorf("%w: %s (UID %s) has neither a network namespace nor a process on this node", ErrGone, id, uidsOf(known))
+		return Pod{}, fmt.Errorf("%w: %s (UID %s) has neither a network namespace nor a process on this node",
+			ErrGone, id, uidsOf(known))
 	case len(living) > 1:
-		return Pod{}, fmt.Errorf("%d pods are called %s on this node: choose one by --pod-uid: %s", len(living), id, uidsOf(known))
+		return Pod{}, fmt.Errorf("%d pods are called %s on this node: choose one by --pod-uid: %s",
+			len(living), id, uidsOf(slices.DeleteFunc(known, func(t traces) bool { return !alive(t, living) })))
 	}
 	return living[0], nil
 }
@@ -117,8 +120,12 @@ func uidsOf(known []traces) string {
 	return strings.Join(uids, ", ")
 }
 
-// known returns all pods with a log folder or a record, by name and UID. If the runtime passed no UID to ADD, the control groups of the
-// processes in the record's namespace tell it.
+func alive(t traces, living []Pod) bool {
+	return slices.ContainsFunc(living, func(p Pod) bool { return p.ID.String() == t.id && p.UID == t.uid })
+}
+
+// known returns all pods with a log folder or a record, by name and UID. If the runtime passed no UID to ADD, the control groups
+// of the processes in the record's namespace tell it.
 func (f Finder) known(processes []process) ([]traces, error) {
 	all, err := f.logged()
 	if err != nil {
@@ -155,8 +162,8 @@ func (f Finder) logged() ([]traces, error) {
 	return pods, nil
 }
 
-// records returns all records of pods: those of programmed pods first, then the newest first. It leaves out unreadable ones, for whose
-// pods there are still the processes.
+// records returns all records of pods: those of programmed pods first, then the newest first. It leaves out unreadable ones, for
+// whose pods there are still the processes.
 func (f Finder) records() ([]attachment.Record, error) {
 	var records []attachment.Record
 	err := attachment.NewStore(f.StateDir).All(func(r attachment.Record, err error) {

@@ -151,7 +151,11 @@ func TestWhatCannotBeFoundIsSaid(t *testing.T) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	f.addProcess(t, 30, 30, "0::/kubepods/pod"+uid2+"/app", "b")
-	wantError("", "2 pods are called shop/web", "choose one by --pod-uid: "+uid1+", "+uid2)
+	f.addLogs(t, "shop_web_"+hash) // gone, too
+	err := wantError("", "2 pods are called shop/web", "choose one by --pod-uid: "+uid1+", "+uid2)
+	if strings.Contains(err.Error(), hash) {
+		t.Error(err)
+	}
 	if got, err := f.Find(web, uid2); err != nil || got.PIDs[0] != 30 {
 		t.Errorf("got %+v, %v", got, err)
 	}

@@ -48,7 +48,8 @@ func (f Finder) processes() ([]process, error) {
 	return all, nil
 }
 
-// first returns the pod's oldest process, usually the one that holds its namespaces. Later ones may have made namespaces of their own.
+// first returns the pod's oldest process, usually the one that holds its namespaces. Later ones may have made namespaces of
+// their own.
 func (f Finder) first(uid string, all []process) (process, error) {
 	ofPod := slices.DeleteFunc(slices.Clone(all), func(p process) bool { return !p.of(uid) })
 	seen := slices.DeleteFunc(slices.Clone(ofPod), func(p process) bool { return p.netns == "" })
@@ -56,7 +57,8 @@ func (f Finder) first(uid string, all []process) (process, error) {
 		return slices.MinFunc(seen, func(a, b process) int { return cmp.Compare(f.started(a.pid), f.started(b.pid)) }), nil
 	}
 	if i := slices.IndexFunc(ofPod, func(p process) bool { return p.denied }); i >= 0 {
-		return process{}, fmt.Errorf("look at the network namespace of process %d: %w: run this as root", ofPod[i].pid, fs.ErrPermission)
+		return process{}, fmt.Errorf("look at the network namespace of process %d: %w: run this as root",
+			ofPod[i].pid, fs.ErrPermission)
 	}
 	return process{}, ErrGone
 }
@@ -70,8 +72,8 @@ func uidIn(netns string, all []process) string {
 	return all[i].pods[0]
 }
 
-// started is when the process started, in clock ticks since boot: field 22 of its stat file (proc_pid_stat(5)). The second field may
-// hold anything in parentheses.
+// started is when the process started, in clock ticks since boot: field 22 of its stat file (proc_pid_stat(5)). The second field
+// may hold anything in parentheses.
 func (f Finder) started(pid int) uint64 {
 	stat, _ := os.ReadFile(filepath.Join(f.Proc, strconv.Itoa(pid), "stat"))
 	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
@@ -85,8 +87,9 @@ func (f Finder) started(pid int) uint64 {
 	return ticks
 }
 
-// podsOf returns the pod UIDs in /proc/PID/cgroup. With the kubelet's cgroupfs driver, a folder is called podUID; with the systemd driver,
-// kubepods-QOS-podUID.slice, with underscores in the UID. What is above may be hidden behind "..", and pods may nest.
+// podsOf returns the pod UIDs in /proc/PID/cgroup. With the kubelet's cgroupfs driver, a folder is called podUID; with the
+// systemd driver, kubepods-QOS-podUID.slice, with underscores in the UID. What is above may be hidden behind "..", and pods may
+// nest.
 func podsOf(cgroup string) []string {
 	var uids []string
 	for folder := range strings.FieldsFuncSeq(cgroup, func(r rune) bool { return r == '/' || r == '\n' }) {

@@ -15,8 +15,8 @@ type Asked struct {
 	Values []string `json:"values"`
 }
 
-// AskedOf lists what a policy is made of, in an order that depends on the policy alone. Two policies with the same list have the same
-// rules but for the order of what a list excludes or includes.
+// AskedOf lists what a policy is made of, in an order that depends on the policy alone. Two policies with the same list have the
+// same rules but for the order of what a list excludes or includes.
 func AskedOf(p Policy) []Asked {
 	var a askedList
 	switch p := p.(type) {

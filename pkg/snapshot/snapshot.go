@@ -7,39 +7,58 @@ package snapshot
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/snapshot/ipset"
 	"github.com/detour-cni/detour/pkg/snapshot/nftables"
+	"github.com/detour-cni/detour/pkg/snapshot/routing"
 	"github.com/detour-cni/detour/pkg/snapshot/xtables"
 	"github.com/detour-cni/detour/pkg/trace"
 	"github.com/detour-cni/detour/pkg/trace/iptsave"
 	"github.com/detour-cni/detour/pkg/trace/nftjson"
+	"github.com/detour-cni/detour/pkg/trace/routes"
 )
 
 // Read reads the calling thread's network namespace. It needs CAP_NET_ADMIN there. Each of nf_tables, iptables-legacy's tables and the
 // routing is of one moment, but not all together.
 func Read() (*trace.Namespace, error) {
-	ns := &trace.Namespace{}
-	own := map[string]map[string]bool{} // the tables of iptables-nft by nft's family
+	tables, err := readTables()
+	if err != nil {
+		return nil, err
+	}
+	if err := inOrder(tables); err != nil {
+		return nil, err
+	}
+	r, err := readRouting()
+	return &trace.Namespace{Tables: tables, Routing: r}, err
+}
+
+var families = map[rules.Family]trace.Family{rules.IPv4: trace.IP, rules.IPv6: trace.IP6}
+
+func readTables() ([]*trace.Table, error) {
+	sets, err := readSets()
+	if err != nil {
+		return nil, err
+	}
+	var all []*trace.Table
+	iptables := map[string][]string{} // the tables of iptables-nft by nft's family
 	for f, family := range families {
-		tables, err := xtables.Save(f)
+		saved, err := xtables.Save(f)
 		if err != nil {
 			return nil, err
 		}
-		own[string(family)] = map[string]bool{}
-		for _, name := range tables.Names {
-			own[string(family)][name] = true
-		}
-		for origin, text := range map[string]string{iptsave.Legacy: tables.Legacy, iptsave.NFT: tables.Nft} {
-			read, err := iptsave.Read([]byte(text), family, origin, nil)
+		iptables[string(family)] = saved.Names
+		for _, variant := range []struct{ origin, text string }{{iptsave.Legacy, saved.Legacy}, {iptsave.NFT, saved.Nft}} {
+			tables, err := iptsave.Read([]byte(variant.text), family, variant.origin, sets)
 			if err != nil {
-				return nil, fmt.Errorf("read the tables of %s: %w", origin, err)
+				return nil, fmt.Errorf("read the tables of %s: %w", variant.origin, err)
 			}
-			ns.Tables = append(ns.Tables, read...)
+			all = append(all, tables...)
 		}
 	}
-	data, err := nftables.Read(func(family, table string) bool { return own[family][table] })
+	data, err := nftables.Read(func(family, table string) bool { return slices.Contains(iptables[family], table) })
 	if err != nil {
 		return nil, err
 	}
@@ -47,18 +66,32 @@ func Read() (*trace.Namespace, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read nf_tables: %w", err)
 	}
-	ns.Tables = append(ns.Tables, tables...)
-	if err := inOrder(ns.Tables); err != nil {
-		return nil, err
-	}
-	ns.Routing, err = readRouting()
-	return ns, err
+	// Of the tables that have been skipped only the names are there.
+	tables = slices.DeleteFunc(tables, func(t *trace.Table) bool { return slices.Contains(iptables[string(t.Family)], t.Name) })
+	return append(all, tables...), nil
 }
 
-var families = map[rules.Family]trace.Family{rules.IPv4: trace.IP, rules.IPv6: trace.IP6}
+func readSets() (map[string]*iptsave.IPSet, error) {
+	text, err := ipset.Save()
+	if err != nil {
+		return nil, err
+	}
+	sets, err := iptsave.ReadSets([]byte(text))
+	if err != nil {
+		return nil, fmt.Errorf("read the IP sets: %w", err)
+	}
+	return sets, nil
+}
 
 func readRouting() (trace.Routing, error) {
-	r := trace.Routing{}
+	listing, err := routing.Read()
+	if err != nil {
+		return trace.Routing{}, err
+	}
+	r, err := routes.Read(listing.Routes, listing.Addresses, listing.Rules)
+	if err != nil {
+		return trace.Routing{}, fmt.Errorf("read the routing: %w", err)
+	}
 	r.Forwarding = map[trace.Family]bool{}
 	for family, path := range forwarding {
 		if value, err := os.ReadFile(path); err == nil {

@@ -126,8 +126,11 @@ func (w *walk) nat(chains []*Chain, m manip) {
 // base takes the packet through a base chain.
 func (w *walk) base(c *Chain) {
 	before := w.routed()
-	w.returned = nil
+	w.returned, w.inBase = nil, c
 	v, rule := w.chain(c, 0)
+	if w.err != nil {
+		return
+	}
 	switch v.Kind {
 	case Drop, Stolen:
 		w.end(Dropped, ruleDecision(rule), "")
@@ -166,7 +169,13 @@ func (w *walk) policy(c *Chain) {
 	w.decide(c, d)
 }
 
-func ruleDecision(r *Rule) *Decision { return &Decision{Chain: r.Chain, Rule: r, Text: r.Text} }
+// ruleDecision returns nil for no rule, as in a walk that failed.
+func ruleDecision(r *Rule) *Decision {
+	if r == nil {
+		return nil
+	}
+	return &Decision{Chain: r.Chain, Rule: r, Text: r.Text}
+}
 
 // decide remembers what let the packet pass: the rule that translated its destination, else the last rule that accepted or returned,
 // else the last policy. Base chains that translate the source decide nothing.
@@ -228,7 +237,7 @@ func (w *walk) rule(r *Rule, depth int) Verdict {
 		switch s.run(w) {
 		case missed:
 			w.deepen(at, depth)
-			if w.missesOf.table != nil {
+			if w.missesOf.base != nil {
 				w.miss(r, s, depth)
 			}
 			return Verdict{}

@@ -76,6 +76,8 @@ func (w *walk) isLocal() (local, known bool) {
 
 // follow goes where a route leads.
 func (w *walk) follow(res RouteResult, force string) bool {
+	res = w.onePath(res)
+	w.preferred = res.PrefSrc
 	switch res.Type {
 	case "local", "broadcast", "anycast":
 		w.local, w.out, w.outKnown = true, Loopback, true
@@ -89,7 +91,6 @@ func (w *walk) follow(res RouteResult, force string) bool {
 		if force != "" {
 			w.out = force
 		}
-		w.preferred = res.PrefSrc
 		via := ""
 		if res.Via.IsValid() {
 			via = " via " + res.Via.String()
@@ -104,6 +105,27 @@ func (w *walk) follow(res RouteResult, force string) bool {
 		w.end(Rejected, &Decision{Text: "route"}, fmt.Sprintf("there is no route to %s", w.dst.Addr()))
 	}
 	return false
+}
+
+// onePath chooses among the nexthops of a multipath route: the kernel does by a hash of the packet's addresses.
+func (w *walk) onePath(res RouteResult) RouteResult {
+	if len(res.Several) < 2 {
+		return res
+	}
+	odds, sum := make([]float64, len(res.Several)), 0.0
+	for i, hop := range res.Several {
+		odds[i] = float64(max(hop.Weight, 1))
+		sum += odds[i]
+	}
+	for i := range odds {
+		odds[i] /= sum
+	}
+	hop := res.Several[w.chance(odds)]
+	if res.Dev != hop.Dev && (res.Route == nil || !res.Route.PrefSrc.IsValid()) {
+		res.PrefSrc, _ = w.ns.Routing.primary(hop.Dev, w.family)
+	}
+	res.Dev, res.Via = hop.Dev, hop.Via
+	return res
 }
 
 func (w *walk) query(in string) RouteQuery {

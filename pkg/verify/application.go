@@ -32,8 +32,8 @@ func (c *checks) ports() {
 	}
 }
 
-// mayBeHelper reports whether the process could be in a container that the mesh has injected beside its sidecar, as far as is known.
-// The proxy's user does not tell it.
+// mayBeHelper reports whether the process could be in a container that the mesh has injected beside its sidecar, as far as is
+// known. The proxy's user does not tell it.
 func (c *checks) mayBeHelper(p process, port uint16) bool {
 	return len(c.dialect.Helpers) > 0 && c.container(p) == "" && slices.Contains(c.dialect.ProxyPorts, port)
 }
@@ -49,8 +49,8 @@ func (c *checks) named(p process) string {
 	return p.String()
 }
 
-// owners finds processes of the application that run as the proxy's user or group. Which container is the sidecar, the pod's status
-// says, or else who listens for redirected connections.
+// owners finds processes of the application that run as the proxy's user or group. Which container is the sidecar, the pod's
+// status says, or else who listens for redirected connections.
 func (c *checks) owners() {
 	sidecar := c.sidecarsContainer()
 	for _, p := range c.processes {
@@ -63,7 +63,8 @@ func (c *checks) owners() {
 			if p.uid != c.proxy.UID {
 				what, id = "GID", p.gid
 			}
-			c.finding(ProxyUser, "give the container another user and group", "%s runs as %s %d, which is the proxy's: its connections bypass the proxy", c.named(p), what, id)
+			c.finding(ProxyUser, "give the container another user and group",
+				"%s runs as %s %d, which is the proxy's: its connections bypass the proxy", c.named(p), what, id)
 		}
 	}
 }

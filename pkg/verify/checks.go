@@ -61,7 +61,8 @@ func (c *checks) all(ctx context.Context) {
 	case record.Outcome == attachment.Skipped:
 		c.leftAlone(record.Reason)
 	case record.Outcome == attachment.Allowed:
-		c.finding(Unmeshed, "correct that, and "+recreate, "the pod runs without redirection, as onError is allow and detour could not program it: %s", record.Reason)
+		c.finding(Unmeshed, "correct that, and "+recreate,
+			"the pod runs without redirection, as onError is allow and detour could not program it: %s", record.Reason)
 	default:
 		c.programmed(ctx, *record)
 	}
@@ -117,8 +118,8 @@ func (c *checks) ask(ctx context.Context) (err error) {
 	return nil
 }
 
-// added returns the addresses by which ADD decided: those of all attachments, in the order of their ADDs. Where no record has any,
-// they are those in the namespace.
+// added returns the addresses by which ADD decided: those of all attachments, in the order of their ADDs. Where no record has
+// any, they are those in the namespace.
 func (c *checks) added() []netip.Addr {
 	if c.at.Record == nil {
 		return c.addresses
@@ -150,7 +151,8 @@ func (c *checks) neverAdded() {
 	case c.wants.Skip != "":
 		c.Reason = c.wants.Skip
 	default:
-		c.finding(NotCalled, recreate, "the mesh wants the pod, but detour was not called for it: it was started before detour was installed, or while detour was not in the network's configuration")
+		c.finding(NotCalled, recreate, "the mesh wants the pod, but detour was not called for it: "+
+			"it was started before detour was installed, or while detour was not in the network's configuration")
 	}
 }
 
@@ -182,7 +184,7 @@ func (c *checks) programmed(ctx context.Context, record attachment.Record) {
 		c.proxy = c.wants.Policy.Sidecar()
 	}
 	c.rules(ctx, record)
-	c.drift(ctx, record)
+	c.drift(record)
 	c.families(record)
 	c.ready()
 	if c.look() {

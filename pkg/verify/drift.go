@@ -1,7 +1,6 @@
 package verify
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -12,7 +11,7 @@ import (
 )
 
 // drift compares what was programmed with what an ADD would program today.
-func (c *checks) drift(ctx context.Context, record attachment.Record) {
+func (c *checks) drift(record attachment.Record) {
 	switch {
 	case !c.decided:
 		return
@@ -26,14 +25,11 @@ func (c *checks) drift(ctx context.Context, record attachment.Record) {
 		c.finding(Drifted, restart, "the net conf says mesh %s today; the pod was programmed for %s", c.conf.Dialect.Name, record.Mesh)
 		return
 	case len(c.added()) == 0:
-		c.unknown(Drifted, recreate, "what would be programmed today is not known: neither the pod's record nor its namespace has an address")
+		c.unknown(Drifted, recreate,
+			"what would be programmed today is not known: neither the pod's record nor its namespace has an address")
 		return
 	}
-	var changes []string
-	err := c.ns.Do(func() (err error) {
-		changes, err = backend.Changes(ctx, record, c.wants.Rules, c.wants.Families)
-		return err
-	})
+	changes, err := backend.Changes(record, c.wants.Rules, c.wants.Families)
 	if err != nil {
 		c.unknown(Drifted, "correct that, or "+recreate, "what would be programmed today is not known: %v", err)
 	}
@@ -56,7 +52,8 @@ func (c *checks) drift(ctx context.Context, record attachment.Record) {
 	}
 	for _, a := range less(record.Asked, now) {
 		if a.Where != "" {
-			c.finding(Drifted, restart, "%s has %s no longer; the pod was programmed with %s", c.place(a.Where), list(a.Values), them(a.Values))
+			c.finding(Drifted, restart, "%s has %s no longer; the pod was programmed with %s",
+				c.place(a.Where), list(a.Values), them(a.Values))
 		}
 	}
 }
@@ -64,7 +61,8 @@ func (c *checks) drift(ctx context.Context, record attachment.Record) {
 // driftedTo reports what is asked for today and was not.
 func (c *checks) driftedTo(now redirect.Asked, then []redirect.Asked) {
 	if now.Where != "" {
-		c.finding(Drifted, restart, "%s has %s today; the pod was programmed without %s", c.place(now.Where), list(now.Values), them(now.Values))
+		c.finding(Drifted, restart, "%s has %s today; the pod was programmed without %s",
+			c.place(now.Where), list(now.Values), them(now.Values))
 		return
 	}
 	was := "something else"

@@ -1,7 +1,9 @@
 package verify
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,7 +20,7 @@ type process struct {
 	sockets   []uint64
 }
 
-// processes reads the processes. It leaves out those that have ended. seen is false if another one's files can't be looked at.
+// processes reads the processes; it leaves out those that have ended. seen is false if not all of their sockets may be looked at.
 func processes(proc string, pids []int) (all []process, seen bool) {
 	seen = true
 	for _, pid := range pids {
@@ -54,21 +56,24 @@ func number(text string) uint32 {
 	return uint32(n)
 }
 
-// socketsOf returns the inodes of the process's sockets.
+// socketsOf returns the inodes of a process's sockets, from its folder fd. ok is false if not all files may be looked at.
 func socketsOf(dir string) (inodes []uint64, ok bool) {
+	gone := func(err error) bool { return err == nil || errors.Is(err, fs.ErrNotExist) }
 	files, err := os.ReadDir(dir)
+	ok = gone(err)
 	for _, f := range files {
-		target, _ := os.Readlink(filepath.Join(dir, f.Name()))
-		if inode, ok := strings.CutPrefix(target, "socket:["); ok {
-			if n, err := strconv.ParseUint(strings.TrimSuffix(inode, "]"), 10, 64); err == nil {
-				inodes = append(inodes, n)
-			}
+		file, err := os.Readlink(filepath.Join(dir, f.Name()))
+		ok = ok && gone(err)
+		inode, isSocket := strings.CutPrefix(file, "socket:[")
+		if n, err := strconv.ParseUint(strings.TrimSuffix(inode, "]"), 10, 64); isSocket && err == nil {
+			inodes = append(inodes, n)
 		}
 	}
-	return inodes, err == nil || os.IsNotExist(err)
+	return inodes, ok
 }
 
-// containerOf returns the innermost container's ID in /proc/PID/cgroup: 64 hexadecimal digits, behind the runtime's name with the systemd driver.
+// containerOf returns the innermost container's ID in /proc/PID/cgroup: 64 hexadecimal digits, behind the runtime's name with
+// the systemd driver.
 func containerOf(cgroup string) (id string) {
 	for folder := range strings.FieldsFuncSeq(cgroup, func(r rune) bool { return strings.ContainsRune("/\n-.", r) }) {
 		if len(folder) == 64 && strings.Trim(folder, "0123456789abcdef") == "" {

@@ -2,6 +2,7 @@ package verify
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"regexp"
 	"slices"
@@ -9,14 +10,16 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/snapshot/xtables"
 )
 
 // rules compares the kernel with what was programmed.
 func (c *checks) rules(ctx context.Context, record attachment.Record) {
 	var different []string
 	err := c.ns.Do(func() (err error) {
-		if different, err = backend.Differences(ctx, record); err == nil {
+		if different, err = backend.DifferencesBy(ctx, record, listed); err == nil {
 			c.Gate, err = backend.GateOf(record)
 		}
 		return err
@@ -34,7 +37,26 @@ func (c *checks) rules(ctx context.Context, record attachment.Record) {
 	}
 }
 
-// differences names the sentences of backend.Differences. They may quote rules of others, so the patterns are as narrow as can be.
+// listed lists tables as iptables-save does, without it: the image of detourctl has no programs.
+func listed(variant string, f rules.Family) (string, error) {
+	tables, err := xtables.Save(f)
+	if err != nil || variant == "iptables-legacy" {
+		return counters.ReplaceAllString(tables.Legacy, ""), err
+	}
+	existing, err := nft.Tables(nft.ProtocolOf(f))
+	for _, table := range existing {
+		if slices.Contains(rules.Tables, rules.Table(table)) && !slices.Contains(tables.Names, table) {
+			return "", fmt.Errorf("table %s has something of nft's that iptables can't have: delete it with nft", table)
+		}
+	}
+	return counters.ReplaceAllString(tables.Nft, ""), err
+}
+
+// counters are ahead of each rule.
+var counters = regexp.MustCompile(`(?m)^\[\d+:\d+\] `)
+
+// differences names the sentences of backend.Differences. They may quote rules of others, so the patterns are as narrow as can
+// be.
 var differences = []struct {
 	name    Name
 	pattern *regexp.Regexp
@@ -43,8 +65,10 @@ var differences = []struct {
 	{NotTracked, regexp.MustCompile(`: a connection that is not tracked is not redirected$`)},
 	{Dormant, regexp.MustCompile(` is dormant: none of its rules is met$`)},
 	{RuleAdded, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of|chain|set) \S+ is not detour's|, which is not detour's$`)},
-	{RuleMissing, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of \S+|chain \S+|set \S+|table inet detour) is missing| is missing( from \w+)?$`)},
-	{RuleChanged, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of|chain|set) \S+ is | should come first$| is (in \w+|there) \d+ times$`)},
+	{RuleMissing, regexp.MustCompile(`^(IPv[46] \w+: )?((rule \d+ of|chain|set) \S+|table inet detour) is missing`)},
+	{RuleMissing, regexp.MustCompile(` is missing( from \w+)?$`)},
+	{RuleChanged, regexp.MustCompile(`^(IPv[46] \w+: )?(rule \d+ of|chain|set) \S+ is `)},
+	{RuleChanged, regexp.MustCompile(` should come first$| is (in \w+|there) \d+ times$`)},
 }
 
 func nameOf(text string) Name {

@@ -1,6 +1,11 @@
 package verify
 
-import "testing"
+import (
+	"os"
+	"testing"
+
+	"github.com/detour-cni/detour/pkg/nettest"
+)
 
 func TestEachDifferenceOfTheRulesHasAName(t *testing.T) {
 	iptables := func(args ...string) func(*scene) {
@@ -35,6 +40,38 @@ func TestEachDifferenceOfTheRulesHasAName(t *testing.T) {
 			s.wantFine()
 			c.happens(s)
 			s.want(want)
+		})
+	}
+}
+
+// The image of detourctl has no programs.
+func TestItStartsNoProgram(t *testing.T) {
+	for _, variant := range []string{"iptables-nft", "iptables-legacy"} {
+		t.Run(variant, func(t *testing.T) {
+			s := newScene(t, "osm", "envoy")
+			nettest.RequireProgram(t, variant)
+			s.inPod(variant, "-t", "nat", "-N", "foreign") // ADD takes the variant that the namespace has
+			s.add()
+			s.run("envoy", "envoy", "1500:1500", "tcp/:15001", "tcp/:15003")
+			verify := func() Pod {
+				path := os.Getenv("PATH")
+				defer os.Setenv("PATH", path)
+				os.Setenv("PATH", "/nowhere")
+				return s.verify()
+			}
+			if p := verify(); p.Result != Fine || p.Backend != variant {
+				t.Errorf("%+v", p)
+			}
+			s.set(s.config, "spec/traffic/outboundPortExclusionList", []int{7000})
+			s.inPod(variant, "-t", "nat", "-D", "PROXY_IN_REDIRECT", "1")
+			p := verify()
+			s.compare(p.Findings, []string{"rule-missing rule 1 of PROXY_IN_REDIRECT", "drifted outboundPortExclusionList has 7000 today"})
+			if variant == "iptables-nft" {
+				s.inPod("nft", "add chain ip nat odd { type nat hook prerouting priority -50; }")
+				if p := verify(); len(p.Unknown) != 1 || p.Unknown[0].Name != RulesUnknown {
+					t.Errorf("%+v", p)
+				}
+			}
 		})
 	}
 }

@@ -1,7 +1,9 @@
 package verify
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -26,7 +28,8 @@ func (c *checks) ready() {
 	case !ok:
 		c.finding(NotReady, "inject the sidecar again", "the pod has no container %q", c.dialect.Sidecar)
 	case state == nil:
-		c.unknown(NotReady, "ask the agent or the API server, which have the pod's status", "whether container %q is ready is not known: the pod has no status", c.dialect.Sidecar)
+		c.unknown(NotReady, "ask the agent or the API server, which have the pod's status",
+			"whether container %q is ready is not known: the pod has no status", c.dialect.Sidecar)
 	case !state.Ready:
 		why := ""
 		if state.Why != "" {
@@ -46,8 +49,8 @@ type target struct {
 	protocol int
 }
 
-// targets finds the ports in lines of rules as either backend prints them.
-var targets = regexp.MustCompile(`(?:--to-ports |--on-port |redirect to :|tproxy (ip6?) to :|--to-destination [0-9.]+:|dnat (ip6?) to [0-9.]+:)(\d+)`)
+// targets finds the ports in lines of rules as either backend prints them. TPROXY shares its port with a redirection.
+var targets = regexp.MustCompile(`(?:--to-ports |redirect to :|--to-destination [0-9.]+:|dnat (ip) to [0-9.]+:)(\d+)`)
 
 // redirects returns where the programmed rules redirect to in each family.
 func redirects(record attachment.Record) map[target][]rules.Family {
@@ -57,7 +60,7 @@ func redirects(record attachment.Record) map[target][]rules.Family {
 		if found == nil {
 			continue
 		}
-		port, err := strconv.ParseUint(found[3], 10, 16)
+		port, err := strconv.ParseUint(found[2], 10, 16)
 		if err != nil {
 			continue
 		}
@@ -66,9 +69,8 @@ func redirects(record attachment.Record) map[target][]rules.Family {
 			to.protocol = unix.IPPROTO_UDP
 		}
 		for _, f := range record.Families {
-			other := map[rules.Family][]string{rules.IPv4: {"IPv6 ", "ip6"}, rules.IPv6: {"IPv4 ", "ip"}}[f]
-			only := strings.HasPrefix(line, other[0]) || found[1]+found[2] == other[1]
-			if !only && !slices.Contains(all[to], f) {
+			other := strings.HasPrefix(line, "IPv") && !strings.HasPrefix(line, f.String()) || found[1] != "" && f != rules.IPv4
+			if !other && !slices.Contains(all[to], f) {
 				all[to] = append(all[to], f)
 			}
 		}
@@ -79,36 +81,29 @@ func redirects(record attachment.Record) map[target][]rules.Family {
 // listeners finds redirections to a port where nothing listens, and a sidecar that is redirected to itself.
 func (c *checks) listeners(record attachment.Record) {
 	all := redirects(record)
-	for _, to := range sortedTargets(all) {
+	byPort := func(a, b target) int { return cmp.Or(cmp.Compare(a.port, b.port), cmp.Compare(a.protocol, b.protocol)) }
+	for _, to := range slices.SortedFunc(maps.Keys(all), byPort) {
 		silent := slices.DeleteFunc(slices.Clone(all[to]), func(f rules.Family) bool {
 			return slices.ContainsFunc(c.sockets, func(s socket) bool { return c.accepts(s, to, f) })
 		})
 		if len(silent) > 0 {
-			c.finding(NotListening, c.listenAdvice(silent, all[to]), "nothing listens on %s of the %s over %s, where %s are redirected to",
+			c.finding(NotListening, c.listenAdvice(silent, all[to]), "nothing listens on %s%s over %s, where %s are redirected to",
 				portOf(to), c.use(to.port), join(silent), c.what(to))
 		}
 	}
 	for _, s := range c.sockets {
 		p, ok := listening(c.processes, s)
 		if ok && s.protocol == unix.IPPROTO_TCP && s.at.Port() == c.proxy.Outbound && c.isSidecar(p) && !c.runsAsProxy(p) {
-			c.finding(SidecarUser, fmt.Sprintf("have container %q run as UID %d, or set proxy.uid in the net conf", c.dialect.Sidecar, c.proxy.UID),
+			do := fmt.Sprintf("have container %q run as UID %d, or set proxy.uid in the net conf", c.dialect.Sidecar, c.proxy.UID)
+			c.finding(SidecarUser, do,
 				"the sidecar's %s runs as UID %d, not %d: its own connections are redirected back to it", p, p.uid, c.proxy.UID)
 			return
 		}
 	}
 }
 
-func sortedTargets(all map[target][]rules.Family) []target {
-	var out []target
-	for to := range all {
-		out = append(out, to)
-	}
-	slices.SortFunc(out, func(a, b target) int { return int(a.port)*256 + a.protocol - int(b.port)*256 - b.protocol })
-	return out
-}
-
-// accepts reports whether the socket gets what rules redirect to the port: the pod's own connections arrive at localhost, others at
-// the pod's address.
+// accepts reports whether the socket gets what rules redirect to the port: the pod's own connections arrive at localhost, others
+// at the pod's address.
 func (c *checks) accepts(s socket, to target, f rules.Family) bool {
 	own := s.at.Addr().Unmap()
 	switch {
@@ -138,12 +133,16 @@ func portOf(to target) string {
 	return fmt.Sprintf("port %d", to.port)
 }
 
-// use says what the proxy uses the port for.
+// use says what the proxy uses the port for, "" if the configuration has moved that elsewhere.
 func (c *checks) use(port uint16) string {
+	use := c.dialect.Reserved(c.proxy)[port]
 	if port == c.proxy.DNS {
-		return "proxy's DNS listener"
+		use = "DNS listener"
 	}
-	return "proxy's " + c.dialect.Reserved(c.proxy)[port]
+	if use == "" {
+		return ""
+	}
+	return " of the proxy's " + use
 }
 
 func (c *checks) what(to target) string {

@@ -1,6 +1,17 @@
 package verify
 
-import "testing"
+import (
+	"reflect"
+	"slices"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/backend"
+	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/testcase"
+)
 
 const (
 	nothingOut = "where the pod's own connections are redirected to"
@@ -35,6 +46,20 @@ func TestWhereNothingListens(t *testing.T) {
 			})
 		}
 	}
+}
+
+func TestANativeSidecar(t *testing.T) {
+	t.Parallel()
+	s := newScene(t, "osm", "envoy")
+	s.set(s.pod, "spec/initContainers", []any{map[string]any{"name": "envoy", "restartPolicy": "Always"}})
+	s.set(s.pod, "spec/containers", []any{map[string]any{"name": "app"}})
+	status := map[string]any{"name": "envoy", "ready": true, "containerID": "containerd://" + containerID("envoy")}
+	s.set(s.pod, "status", map[string]any{"initContainerStatuses": []any{status}})
+	s.add()
+	s.run("envoy", "envoy", "1500:1500", "tcp/:15001", "tcp/:15003")
+	s.wantFine()
+	s.set(status, "ready", false)
+	s.want(`sidecar-ready container "envoy" is not ready`)
 }
 
 func TestASidecarThatIsRedirectedToItself(t *testing.T) {
@@ -183,4 +208,50 @@ func TestTheGateIsTold(t *testing.T) {
 	s.conf["redirectAfterProxyStart"] = false
 	s.writeManifests()
 	s.want("drifted the wait for the proxy's first packet is off today; the pod was programmed with on")
+}
+
+// Whatever a mesh redirects to, in either backend's words.
+func TestEveryRedirectionIsSeen(t *testing.T) {
+	for _, c := range testcase.Load(t, "../..") {
+		d, err := c.Decide(t)
+		if err != nil || d.Skip != "" {
+			continue
+		}
+		want := map[target][]rules.Family{}
+		for _, f := range d.Families {
+			for _, r := range d.Policy.Ruleset().Rules {
+				if to, ok := targetOf(r); ok && r.Concerns(f) && !slices.Contains(want[to], f) {
+					want[to] = append(want[to], f)
+				}
+			}
+		}
+		for _, choice := range backends {
+			program, err := backend.Prepare(t.Context(), choice, d.Policy.Ruleset(), d.Families)
+			if err != nil {
+				continue // iptables can't wait for the proxy
+			}
+			var record attachment.Record
+			program.Keep(&record)
+			if got := redirects(record); !reflect.DeepEqual(got, want) {
+				t.Errorf("%s, %s: got %v, want %v", c.Name, choice, got, want)
+			}
+		}
+	}
+}
+
+func targetOf(r rules.Rule) (to target, ok bool) {
+	to.protocol = unix.IPPROTO_TCP
+	if slices.Contains(r.Matches, rules.Match(rules.UDP)) {
+		to.protocol = unix.IPPROTO_UDP
+	}
+	switch t := r.Target.(type) {
+	case rules.Redirect:
+		to.port = uint16(t)
+	case rules.TProxy:
+		to.port = t.Port
+	case rules.DNAT:
+		to.port = t.Port
+	default:
+	}
+	return to, to.port != 0
 }

@@ -89,8 +89,8 @@ func (s *source) parse(entry map[string]json.RawMessage) (netconf.Conf, error) {
 	return netconf.Parse(data)
 }
 
-// confOf returns the net conf by which the pod with this record was programmed; record may be nil. With manifests alone, it is the
-// mesh's default.
+// confOf returns the net conf by which the pod with this record was programmed; record may be nil. With manifests alone, it is
+// the mesh's default.
 func (s *source) confOf(record *attachment.Record) (netconf.Conf, error) {
 	if record != nil {
 		for _, same := range []func(netconf.Conf) bool{

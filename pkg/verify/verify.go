@@ -1,5 +1,5 @@
-// Package verify finds out whether this node's pods are as they should be: the sidecar, the kernel's rules, what the mesh wants today,
-// and who else uses what is the proxy's. It changes nothing.
+// Package verify finds out whether this node's pods are as they should be: the sidecar, the kernel's rules, what the mesh wants
+// today, and who else uses what is the proxy's. It changes nothing.
 package verify
 
 import (
@@ -78,7 +78,8 @@ func (v Verifier) start() (*run, error) {
 	r := &run{proc: f.Proc, source: newSource(cmp.Or(v.ConfDir, DefaultConfDir), v.Manifests)}
 	err := attachment.NewStore(f.StateDir).All(func(record attachment.Record, err error) {
 		if err != nil {
-			r.unreadable = append(r.unreadable, Finding{BadRecord, err.Error(), "delete the file, and the pod of the container that its name tells"})
+			r.unreadable = append(r.unreadable, Finding{BadRecord, err.Error(),
+				"delete the file, and the pod of the container that its name tells"})
 			return
 		}
 		r.records = append(r.records, record)

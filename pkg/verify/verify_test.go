@@ -29,7 +29,7 @@ func (s *scene) change(change func(*attachment.Record)) {
 	s.t.Helper()
 	store := attachment.NewStore(s.path("state"))
 	var record attachment.Record
-	if err := store.All(func(r attachment.Record, err error) { record = r }); err != nil {
+	if err := store.All(func(r attachment.Record, _ error) { record = r }); err != nil {
 		s.t.Fatal(err)
 	}
 	if err := store.Delete(record.Key); err != nil {
@@ -216,6 +216,10 @@ func TestAllPodsOfTheNode(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	byHand := attachment.Record{Key: attachment.Key{Network: "pods", ContainerID: "c", IfName: "eth0"}, Netns: "/run/netns/gone", Outcome: attachment.Skipped}
+	if err := store.Save(byHand); err != nil { // a container of no pod
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(s.path("state/attachments/pods/bad@eth0.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -241,5 +245,23 @@ func TestAllPodsOfTheNode(t *testing.T) {
 	s.compare(report.Pods[1].Findings, []string{"pod-gone there is no network namespace /run/netns/gone any more"})
 	if _, err := s.verifier().Pods(t.Context(), []pod.ID{{Namespace: "shop", Name: "gone"}}, ""); !errors.Is(err, podns.ErrGone) {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A process whose files can't be looked at may be the one that listens.
+func TestProcessesThatCannotBeLookedAt(t *testing.T) {
+	t.Parallel()
+	s := newOSM(t, "nftables")
+	s.run("app", "hidden", "1000:1000")
+	pids, err := os.ReadDir(s.path("proc"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := s.path("proc/" + pids[0].Name() + "/fd")
+	if err := errors.Join(os.Remove(dir), os.Mkdir(dir, 0o700), os.WriteFile(dir+"/0", nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if p := s.verify(); len(p.Unknown) != 1 || p.Unknown[0].Name != OwnersUnknown {
+		t.Errorf("%+v", p)
 	}
 }

@@ -9,16 +9,17 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/conns"
 	"github.com/detour-cni/detour/pkg/conns/envoy"
+	"github.com/detour-cni/detour/pkg/netconf"
 	"github.com/detour-cni/detour/pkg/netns"
-	"github.com/detour-cni/detour/pkg/pod"
-	"github.com/detour-cni/detour/pkg/podns"
 	"github.com/detour-cni/detour/pkg/redirect"
+	"github.com/detour-cni/detour/pkg/snapshot"
 	"github.com/detour-cni/detour/pkg/trace"
 )
 
@@ -35,9 +36,10 @@ func connsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "conns (--pod NAMESPACE/NAME | --netns PATH)",
 		Short: "Say where a pod's connections really went, and which of them the proxy swallowed",
-		Long: `List the connections of a pod of this node: those that rules sent to the proxy, and whether the proxy passed them on; those that
-went direct, and by which rule; the proxy's own. If the proxy is Envoy, its configuration says why. Needs root.
-Exit code 1: the proxy swallowed connections. 3: of connections that reached the proxy it can't be told whether it passed them on.`,
+		Long: `List the connections of a pod of this node: those that rules sent to the proxy, and whether the proxy passed them on; those
+that went direct, and by which rule; the proxy's own. If the proxy is Envoy, its configuration says why. Needs root.
+Exit code 1: the proxy swallowed connections. 3: of connections that reached the proxy it can't be told whether it passed them
+on.`,
 		Example: `  detourctl conns --pod shop/web
   detourctl conns --pod shop/web --watch`,
 		Args: cobra.NoArgs,
@@ -48,7 +50,7 @@ Exit code 1: the proxy swallowed connections. 3: of connections that reached the
 	f.StringVar(&o.live.pod, "pod", "", "the pod of this node, as NAMESPACE/NAME")
 	f.StringVar(&o.live.uid, "pod-uid", "", "the pod's UID, if several pods have its name")
 	f.StringVar(&o.live.netns, "netns", "", "a pod's network namespace by its path, such as /run/netns/NAME")
-	f.StringVar(&o.live.stateDir, "state-dir", "", "the net conf's stateDir")
+	f.StringVar(&o.live.stateDir, "state-dir", netconf.DefaultStateDir, "the net conf's stateDir")
 	f.StringVar(&o.mesh, "mesh", "", "the pod's mesh (default: by the record, else by the ports at which its proxy listens)")
 	f.Uint32Var(&o.proxy.UID, "proxy-uid", 0, "the proxy's user, if the net conf overrides the mesh's")
 	f.Uint16Var(&o.proxy.Outbound, "outbound-port", 0, "the proxy's outbound listener, likewise")
@@ -74,44 +76,50 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 	if err := o.output.check(); err != nil {
 		return err
 	}
-	path, err := o.find()
+	found, err := o.live.find()
 	if err != nil {
 		return err
 	}
-	ns, err := netns.Open(path)
+	if o.mesh == "" && found.Record != nil {
+		o.mesh = found.Record.Mesh
+	}
+	ns, err := netns.Open(found.Netns)
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
-	snapshot, err := conns.Read(ns)
+	before, err := conns.Read(ns)
 	if err != nil {
 		return err
 	}
-	proxy, err := snapshot.FindProxy(o.mesh, o.proxy)
+	proxy, err := before.FindProxy(o.mesh, o.proxy)
 	if err != nil {
 		return err
 	}
-	config, err := envoy.Ask(ctx, conns.Dialer(ns), proxy.Admin)
-	if err != nil && !errors.Is(err, envoy.ErrNotEnvoy) {
-		return err
-	}
+	config, err := askEnvoy(ctx, ns, proxy.Admin)
 	if o.watch {
 		return o.follow(ctx, s, ns, proxy, config)
 	}
-	a := connsAnswer{Pod: o.live.pod, Netns: path}
-	if config == nil {
+	a := connsAnswer{Pod: o.live.pod, Netns: found.Netns}
+	if err != nil {
 		a.Envoy = err.Error()
 	}
-	a.Report = snapshot.Judge(proxy, config, o.rule(ctx))
-	if o.output == "json" {
-		err = printJSON(s, a)
-	} else {
-		err = a.print(s)
-	}
-	if err != nil {
+	a.Report = before.Judge(proxy, config, ruleOf(ns))
+	if o.output == "text" {
+		a.print(s)
+	} else if err := printJSON(s, a); err != nil {
 		return err
 	}
 	return exitOf(a.Has)
+}
+
+// adminTime is how long Envoy's admin port may take.
+const adminTime = 30 * time.Second
+
+func askEnvoy(ctx context.Context, ns *netns.Pod, port uint16) (*envoy.Config, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTime)
+	defer cancel()
+	return envoy.Ask(ctx, conns.Dialer(ns), port)
 }
 
 // follow prints what happens to connections, an object or a line each, until Ctrl-C.
@@ -127,7 +135,7 @@ func (o connsOptions) follow(ctx context.Context, s screen, ns *netns.Pod, proxy
 	lines := json.NewEncoder(s)
 	lines.SetEscapeHTML(false)
 	var failed error
-	err = w.Follow(ctx, proxy, config, o.rule(ctx), func(e conns.Event) {
+	err = w.Follow(ctx, proxy, config, ruleOf(ns), func(e conns.Event) {
 		found[e.Way] = found[e.Way] || e.Event == conns.End && e.Listener != 0
 		if o.output == "json" {
 			failed = errors.Join(failed, lines.Encode(e))
@@ -154,7 +162,7 @@ func eventStyle(e conns.Event) style {
 
 func describeEvent(e conns.Event) string {
 	line := fmt.Sprintf("%s %-5s %s", e.Time.Format("15:04:05.000"), e.Event, describeConnection(e.Connection))
-	if e.Why != "" {
+	if e.Why != "" && (e.Listener != 0 || e.Way == conns.Unknown) {
 		line += "; " + e.Why
 	}
 	if e.Envoy != nil {
@@ -177,28 +185,13 @@ func exitOf(has func(conns.Way) bool) error {
 	return nil
 }
 
-// find returns the path of the namespace, and takes the mesh from the pod's record unless a flag names it.
-func (o *connsOptions) find() (string, error) {
-	if o.live.netns != "" {
-		return o.live.netns, nil
-	}
-	namespace, name, ok := strings.Cut(o.live.pod, "/")
-	if !ok {
-		return "", fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.live.pod)
-	}
-	found, err := podns.Finder{StateDir: o.live.stateDir}.Find(pod.ID{Namespace: namespace, Name: name}, o.live.uid)
-	if err != nil {
-		return "", err
-	}
-	if o.mesh == "" && found.Record != nil {
-		o.mesh = found.Record.Mesh
-	}
-	return found.Netns, nil
-}
-
-// rule names the rule by which a connection goes direct, if the live rules can be read.
-func (o connsOptions) rule(ctx context.Context) conns.Rule {
-	ns, err := o.live.namespace()
+// ruleOf names the rule by which a connection goes direct, by a walk through the live rules. It is nil if they can't be read.
+func ruleOf(ns *netns.Pod) conns.Rule {
+	var live *trace.Namespace
+	err := ns.Do(func() (err error) {
+		live, err = snapshot.Read()
+		return err
+	})
 	if err != nil {
 		return nil
 	}
@@ -209,7 +202,7 @@ func (o connsOptions) rule(ctx context.Context) conns.Rule {
 		if c.Owner.GID != nil {
 			p.GID = *c.Owner.GID
 		}
-		r, err := trace.Walk(ns, p)
+		r, err := trace.Walk(live, p)
 		if err != nil || len(r.Ways) != 1 || r.Ways[0].Verdict != trace.Accepted || r.Ways[0].At == nil || r.Ways[0].At.Rule == nil {
 			return ""
 		}
@@ -225,13 +218,16 @@ var wayStyles = map[conns.Way]style{
 // shownConnections bounds how many connections are shown of each destination.
 const shownConnections = 5
 
-func (a connsAnswer) print(s screen) error {
-	fmt.Fprintf(s, "%s\n", s.styled(bold, a.head()))
+func (a connsAnswer) print(s screen) {
+	fmt.Fprintln(s, s.styled(bold, a.head()))
+	if len(a.Destinations) == 0 {
+		fmt.Fprintln(s, "no connections")
+	}
 	for _, d := range a.Destinations {
 		line := fmt.Sprintf("%s %s %s: %s", d.Direction, d.Protocol, d.To, d.Sentence)
 		fmt.Fprintf(s, "\n%s\n", s.styled(wayStyles[d.Way], line))
 		notes := []string{d.Why}
-		if d.Envoy != nil {
+		if d.Envoy != nil && (d.Way == conns.Swallowed || d.Way == conns.Unknown) {
 			notes = append(notes, d.Envoy.String())
 		}
 		if d.Advice != "" {
@@ -244,13 +240,12 @@ func (a connsAnswer) print(s screen) error {
 		}
 		all := slices.Concat(d.Connections, d.Onward)
 		for _, c := range all[:min(len(all), shownConnections)] {
-			fmt.Fprintln(s, s.cut("    "+describeConnection(c), 0))
+			fmt.Fprintf(s, "    %s\n", s.cut(describeConnection(c), 4))
 		}
 		if more := len(all) - shownConnections; more > 0 {
 			fmt.Fprintf(s, "    ... and %d more; -o json has them all\n", more)
 		}
 	}
-	return nil
 }
 
 func (a connsAnswer) head() string {
@@ -270,17 +265,25 @@ func (a connsAnswer) head() string {
 		uids = append(uids, strconv.Itoa(int(uid)))
 	}
 	head := fmt.Sprintf("%s: the proxy is user %s and listens at %s", pod, strings.Join(uids, ", "), strings.Join(ports, ", "))
-	if a.Envoy == "" {
+	switch {
+	case a.Envoy == "":
 		head += "; it is Envoy"
+	case !strings.HasPrefix(a.Envoy, envoy.ErrNotEnvoy.Error()):
+		head += "; " + a.Envoy
 	}
 	return head
 }
 
 // ways says what became of a connection in its own line.
 var ways = map[conns.Way]string{
-	conns.Onward: "to the proxy, and onward", conns.Swallowed: "to the proxy, and no further", conns.Answered: "to the proxy, which answered",
-	conns.Direct: "direct", conns.ByProxy: "by the proxy", conns.Within: "within the pod", conns.Unknown: "not known",
-	conns.Reached: "to the proxy",
+	conns.Onward:    "to the proxy, and onward",
+	conns.Swallowed: "to the proxy, and no further",
+	conns.Answered:  "to the proxy, which answered",
+	conns.Reached:   "to the proxy",
+	conns.Direct:    "direct",
+	conns.ByProxy:   "by the proxy",
+	conns.Within:    "within the pod",
+	conns.Unknown:   "not known",
 }
 
 // describeConnection is one line: who, to where, what came of it, since when it is idle.

@@ -57,15 +57,20 @@ func (o liveOptions) do(f func() error) error {
 }
 
 func (o liveOptions) path() (string, error) {
+	found, err := o.find()
+	return found.Netns, err
+}
+
+// find returns the pod; of one that --netns names only the path is known.
+func (o liveOptions) find() (podns.Pod, error) {
 	if o.netns != "" {
-		return o.netns, nil
+		return podns.Pod{Netns: o.netns}, nil
 	}
 	namespace, name, ok := strings.Cut(o.pod, "/")
 	if !ok {
-		return "", fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.pod)
+		return podns.Pod{}, fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.pod)
 	}
-	found, err := podns.Finder{StateDir: o.stateDir}.Find(pod.ID{Namespace: namespace, Name: name}, o.uid)
-	return found.Netns, err
+	return podns.Finder{StateDir: o.stateDir}.Find(pod.ID{Namespace: namespace, Name: name}, o.uid)
 }
 
 func (o liveOptions) namespace() (ns *trace.Namespace, err error) {

@@ -20,6 +20,7 @@ import (
 	"github.com/detour-cni/detour/pkg/trace"
 	"github.com/detour-cni/detour/pkg/trace/iptsave"
 	"github.com/detour-cni/detour/pkg/trace/nftjson"
+	"github.com/detour-cni/detour/pkg/trace/routes"
 )
 
 type traceOptions struct {
@@ -288,7 +289,25 @@ func (o fileOptions) namespace(p trace.Packet) (*trace.Namespace, error) {
 		}
 		ns.Tables = append(ns.Tables, tables...)
 	}
-	return ns, nil
+	ns.Routing, err = o.routing()
+	return ns, err
+}
+
+func (o fileOptions) routing() (r trace.Routing, err error) {
+	var data [3][]byte
+	for i, file := range []struct{ flag, path string }{{"--route", o.route}, {"--addr", o.addr}, {"--rule", o.rule}} {
+		if file.path == "" {
+			continue
+		}
+		if data[i], err = readFile(file.flag, file.path); err != nil {
+			return r, err
+		}
+	}
+	r, err = routes.Read(data[0], data[1], data[2])
+	if err != nil {
+		return r, fmt.Errorf("read the routing of --route, --addr and --rule: %w", err)
+	}
+	return r, nil
 }
 
 func (o fileOptions) sets() (map[string]*iptsave.IPSet, error) {

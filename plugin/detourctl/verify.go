@@ -26,9 +26,9 @@ func verifyCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "verify [NAMESPACE/NAME...]",
 		Short: "Say whether this node's pods are as they should be",
-		Long: `Say whether the named pods of this node, or all of them, are as they should be: the sidecar is ready and listens, the kernel has
-the rules that ADD programmed, these are the ones that the mesh's configuration and the annotations ask for today, and the
-application leaves the proxy's ports, user and group alone. Needs root.
+		Long: `Say whether the named pods of this node, or all of them, are as they should be: the sidecar is ready and listens, the
+kernel has the rules that ADD programmed, these are the ones that the mesh's configuration and the annotations ask for
+today, and the application leaves the proxy's ports, user and group alone. Needs root.
 Exit codes: 1: something is wrong. 3: nothing is, but not everything could be checked.`,
 		Example: `  detourctl verify
   detourctl verify shop/web -o json
@@ -37,8 +37,8 @@ Exit codes: 1: something is wrong. 3: nothing is, but not everything could be ch
 	}
 	f := c.Flags()
 	f.StringVar(&o.StateDir, "state-dir", netconf.DefaultStateDir, "the net conf's stateDir")
-	f.StringVar(&o.ConfDir, "cni-conf-dir", verify.DefaultConfDir, "folder of the runtime's network configurations, detour's net conf in one of them")
-	f.StringVar(&o.Manifests, "manifests", "", "file or folder of YAML with pods and the mesh's configuration, instead of what the net conf asks for them")
+	f.StringVar(&o.ConfDir, "cni-conf-dir", verify.DefaultConfDir, "the runtime's folder of network configurations")
+	f.StringVar(&o.Manifests, "manifests", "", "take pods and the mesh's configuration from this file or folder of YAML")
 	f.StringVar(&o.uid, "pod-uid", "", "the pod's UID, if there are several of its name")
 	o.output.register(c)
 	return c

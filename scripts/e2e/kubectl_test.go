@@ -6,7 +6,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -261,6 +260,125 @@ func TestTheNextKubectlDetourDeletesWhatOneLeft(t *testing.T) {
 	}
 }
 
+// Each right that a verb's pod has is needed: without it, the answer lacks something.
+func TestKubectlDetourAsksForNoRightTooMany(t *testing.T) {
+	installDetour(t)
+	namespace := newNamespace(t, "rights", restricted)
+	for _, pod := range []string{"web", "swallowing", "unrecorded"} {
+		startMeshed(t, namespace, pod)
+	}
+	shell(t, "find /run/detour/attachments -name '"+lastAdd(t, namespace, "unrecorded").ContainerID+"*' -delete") // as of a pod that detour never saw
+	node := "node/" + nodeOf(t, namespace, "web")
+	for _, tt := range []struct {
+		args string
+		want []string // in the answer
+		only string   // if not empty, the right that is tried
+	}{
+		{"trace pod/web --out --to 203.0.113.7:80", []string{"redirected to the proxy's outbound listener 15001"}, ""},
+		{"trace " + node + " --out --to 203.0.113.7:80", []string{"POSTROUTING"}, ""},
+		{"trace pod/web --live --out --to 203.0.113.7:80 --uid 1500 --gid 1500", []string{"* PROXY_OUTPUT 2: -m owner --uid-owner 1500"}, ""},
+		{"trace " + node + " --live --out --to 203.0.113.7:80 --uid 1500 --gid 1500", []string{"=> accepted"}, ""},
+		{"verify pod/web", []string{" fine\n"}, "not /var/log/pods"},
+		{"verify pod/unrecorded", []string{"not-called: "}, "/var/log/pods"},
+		{"conns pod/swallowing -o json", []string{`"way": "swallowed"`, `"name": "workload"`, "annotation openservicemesh.io/"}, "not /var/log/pods"},
+		{"conns pod/unrecorded -o json", []string{`"netns": "/proc/`}, "/var/log/pods"},
+	} {
+		pod := toolPod(t, append(strings.Fields(tt.args), "--namespace="+namespace)...)
+		lesser := lesserPods(pod)
+		lesser[""] = pod
+		for right, pod := range lesser {
+			if right != "" && tt.only != "" && strings.HasPrefix(tt.only, "not ") == strings.HasSuffix(tt.only, right) {
+				continue
+			}
+			answer := runToEnd(t, pod)
+			kubectl(t, "delete", "pod", "--namespace", pod.Namespace, pod.Name, "--now")
+			lacks := slices.ContainsFunc(tt.want, func(want string) bool { return !strings.Contains(answer, want) })
+			if lacks != (right != "") {
+				t.Errorf("%s without %q answers %s", tt.args, right, answer)
+			}
+		}
+	}
+}
+
+// lesserPods are the pod without each one of its rights.
+func lesserPods(pod *corev1.Pod) map[string]*corev1.Pod {
+	lesser := map[string]*corev1.Pod{}
+	without := func(right string, change func(*corev1.Pod, *corev1.Container)) {
+		p := pod.DeepCopy()
+		p.Name += fmt.Sprint("-", len(lesser))
+		change(p, &p.Spec.Containers[0])
+		lesser[right] = p
+	}
+	for i, capability := range pod.Spec.Containers[0].SecurityContext.Capabilities.Add {
+		without(string(capability), func(_ *corev1.Pod, c *corev1.Container) {
+			c.SecurityContext.Capabilities.Add = slices.Delete(c.SecurityContext.Capabilities.Add, i, i+1)
+		})
+	}
+	for i, mount := range pod.Spec.Containers[0].VolumeMounts {
+		without(mount.MountPath, func(_ *corev1.Pod, c *corev1.Container) { c.VolumeMounts = slices.Delete(c.VolumeMounts, i, i+1) })
+	}
+	if pod.Spec.HostPID {
+		without("the host's processes", func(p *corev1.Pod, _ *corev1.Container) { p.Spec.HostPID = false })
+	}
+	return lesser
+}
+
+// detourctl itself, by the agent's image: its answers, its exit codes, and its errors on standard error.
+func TestKubectlDetourAnswers(t *testing.T) {
+	installDetour(t)
+	namespace := newNamespace(t, "answers", restricted)
+	_, vips := startServer(t, namespace)
+	startMeshed(t, namespace, "web")
+	for _, tt := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"trace pod/web --out --to svc/server", 0, "redirected to the proxy's outbound listener 15001"},
+		{"trace pod/server --out --to svc/server -o json", 0, `"verdict": "accepted"`},
+		{"trace node/" + nodeOf(t, namespace, "web") + " --out --to svc/server", 0, vips[0]},
+		{"conns web", 1, "connections reached the proxy, none left it"},
+		{"verify web", 0, " fine\n"},
+		{"probe web", 0, "works"},
+		{"probe server", 95, "broken"}, // which is not meshed
+	} {
+		got := detour(t, append(strings.Fields(tt.args), "--namespace="+namespace)...)
+		if got.code != tt.code || got.err != "" || !strings.Contains(got.out, tt.want) {
+			t.Errorf("%s: got %+v, want %d, %s", tt.args, got, tt.code, tt.want)
+		}
+	}
+	shell(t, "nsenter --net="+lastAdd(t, namespace, "web").Netns+" iptables -t nat -F PROXY_REDIRECT")
+	for _, of := range []string{"web", "node/" + nodeOf(t, namespace, "web")} {
+		got := detour(t, "verify", of, "--namespace="+namespace)
+		if got.code != 1 || !strings.Contains(got.out, "rule 1 of PROXY_REDIRECT is missing") {
+			t.Errorf("verify %s: got %+v", of, got)
+		}
+	}
+	if got := detour(t, "trace", "pod/web", "--namespace="+namespace, "--out", "--to", "nobody:80"); got.code != 2 || got.out != "" || !strings.HasPrefix(got.err, "detourctl: ") {
+		t.Errorf("got %+v", got)
+	}
+}
+
+// A user with the rights of plugin/detourctl/README.md and no others.
+func TestKubectlDetourNeedsTheDocumentedRights(t *testing.T) {
+	installDetour(t)
+	importStandIn(t)
+	namespace := newNamespace(t, "asker", restricted)
+	startServer(t, namespace)
+	apply(t, manifest(t, "asker.yaml", map[string]string{"NAMESPACE": namespace}))
+	for _, kind := range []string{"clusterrole", "clusterrolebinding"} {
+		deleteAtEnd(t, kind, "asker")
+	}
+	for _, args := range []string{
+		"conns pod/server", "probe pod/server", "trace pod/server --to svc/server", "trace node/" + nodeOf(t, namespace, "server"),
+	} {
+		got := standIn(t, append(strings.Fields(args), "--namespace="+namespace, "--as=asker")...)
+		if got.code != 0 || !strings.HasPrefix(got.out, "called: ") {
+			t.Errorf("%s: got %+v", args, got)
+		}
+	}
+}
+
 // toolPod is the pod that kubectl detour would create.
 func toolPod(t *testing.T, args ...string) *corev1.Pod {
 	t.Helper()
@@ -272,24 +390,16 @@ func toolPod(t *testing.T, args ...string) *corev1.Pod {
 	return pod
 }
 
-// runToEnd creates a pod and returns its container's exit code and log.
-func runToEnd(t *testing.T, pod *corev1.Pod) (code int32, log string) {
+// runToEnd creates a pod and returns its log when it has ended.
+func runToEnd(t *testing.T, pod *corev1.Pod) string {
 	t.Helper()
 	apply(t, toJSON(t, pod))
 	eventually(t, func() error {
-		text, err := tryKubectl(t, "get", "pod", "--namespace", pod.Namespace, pod.Name, "-o", "json")
-		if err != nil {
-			return err
+		phase, err := tryKubectl(t, "get", "pod", "--namespace", pod.Namespace, pod.Name, "-o", "jsonpath={.status.phase}")
+		if err == nil && phase != string(corev1.PodSucceeded) && phase != string(corev1.PodFailed) {
+			err = fmt.Errorf("pod %s is %s", pod.Name, phase)
 		}
-		var now corev1.Pod
-		if err := json.Unmarshal([]byte(text), &now); err != nil {
-			return err
-		}
-		if now.Status.Phase != corev1.PodSucceeded && now.Status.Phase != corev1.PodFailed {
-			return fmt.Errorf("pod %s is %s", pod.Name, now.Status.Phase)
-		}
-		code = now.Status.ContainerStatuses[0].State.Terminated.ExitCode
-		return nil
+		return err
 	})
-	return code, kubectl(t, "logs", "--namespace", pod.Namespace, pod.Name)
+	return kubectl(t, "logs", "--namespace", pod.Namespace, pod.Name)
 }

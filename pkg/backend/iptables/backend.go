@@ -92,13 +92,35 @@ func (Backend) Restore(ctx context.Context, lock *os.File, s driver.State, stale
 	return p.removeOthers(ctx, lock, old, want)
 }
 
-// Differences compares what iptables-save lists with the payload.
-func (Backend) Differences(ctx context.Context, s driver.State) ([]string, error) {
+// Differences compares what iptables-save, or list, lists with the payload.
+func (Backend) Differences(ctx context.Context, s driver.State, list driver.Lister) ([]string, error) {
+	if list != nil {
+		return differences(s, list)
+	}
 	p := installed(ctx, s)
 	if p == nil {
 		return nil, missing(s)
 	}
 	return p.Differences(ctx, programmed(s))
+}
+
+func differences(s driver.State, list driver.Lister) ([]string, error) {
+	own, all := programmed(s), Tables{}
+	for f := range own {
+		text, err := list(s.Variant, f)
+		if err == nil {
+			all[f], err = iptext.ParseSave(text)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list %s rules: %w", f, err)
+		}
+	}
+	return compare(s.Variant == Nft.name(), own, all)
+}
+
+// Wanted compiles the ruleset.
+func (Backend) Wanted(variant string, rs rules.Ruleset, families []rules.Family) driver.State {
+	return state(variant, Compile(rs, families))
 }
 
 // Lines are those of iptables-save, each with its family and table.

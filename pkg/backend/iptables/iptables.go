@@ -111,24 +111,29 @@ func (p *Programs) Differences(ctx context.Context, own Tables) ([]string, error
 	if len(failed) > 0 {
 		return nil, inOrder("list", failed)
 	}
+	return compare(p.variant == Nft, own, all)
+}
+
+// compare says where all that the kernel has of the variant differs from what is owned.
+func compare(inNft bool, own, all Tables) ([]string, error) {
 	var found []string
 	for _, f := range rules.Families {
 		if want, ok := own[f]; ok {
 			found = append(found, iptext.Differences(f, want, all[f])...)
 		}
 	}
-	more, err := p.inNftables(own)
+	more, err := inNftables(inNft, own)
 	return append(found, more...), err
 }
 
 // inNftables reports what iptables doesn't list: dormant tables and nft's tables.
-func (p *Programs) inNftables(own Tables) ([]string, error) {
+func inNftables(inNft bool, own Tables) ([]string, error) {
 	dormant, err := nft.Dormant(func(f nft.Family, table string) bool {
 		family, ok := familyOf(f)
-		return p.variant == Nft && ok && len(own[family].ChainsIn(rules.Table(table))) > 0
+		return inNft && ok && len(own[family].ChainsIn(rules.Table(table))) > 0
 	})
 	foreign, err2 := nft.Foreign(slices.Collect(maps.Keys(own)), func(f nft.Family, table string) bool {
-		return p.variant == Nft && f != nft.Inet && slices.Contains(rules.Tables, rules.Table(table))
+		return inNft && f != nft.Inet && slices.Contains(rules.Tables, rules.Table(table))
 	})
 	return append(dormant, foreign...), errors.Join(err, err2)
 }

@@ -41,8 +41,13 @@ func (Backend) Remove(context.Context, *os.File, driver.State) error { return Re
 func (Backend) Restore(context.Context, *os.File, driver.State, []driver.State) error { return nil }
 
 // Differences compares the kernel's table with the payload.
-func (Backend) Differences(_ context.Context, s driver.State) ([]string, error) {
+func (Backend) Differences(_ context.Context, s driver.State, _ driver.Lister) ([]string, error) {
 	return Differences(programmed(s))
+}
+
+// Wanted compiles the ruleset.
+func (Backend) Wanted(_ string, rs rules.Ruleset, families []rules.Family) driver.State {
+	return program{Compile(rs, families)}.State()
 }
 
 // Lines are those with a comment, as each rule has one.

@@ -1,9 +1,6 @@
 package nftables
 
-import (
-	"strconv"
-	"time"
-)
+import "time"
 
 // formatHour writes seconds since midnight, UTC, in local time.
 func formatHour(seconds uint64) string {
@@ -18,12 +15,4 @@ func formatHour(seconds uint64) string {
 // formatDate writes nanoseconds since 1970 in local time.
 func formatDate(nanoseconds uint64) string {
 	return time.Unix(int64(nanoseconds/uint64(time.Second)), 0).Format(time.DateTime)
-}
-
-// deviceName is an index itself, as a string, if there is no such interface.
-func (w *writer) deviceName(index uint32) string {
-	if name, ok := w.devices[index]; ok {
-		return name
-	}
-	return strconv.FormatUint(uint64(index), 10)
 }

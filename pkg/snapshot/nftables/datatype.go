@@ -156,10 +156,15 @@ func (w *writer) write(f form, raw []byte, symbolic bool) any {
 		return uint64(new(big.Int).SetBytes(ordered).TrailingZeroBits())
 	case bitmask:
 		return flags(f, ordered)
-	}
-	if !small {
+	default:
+		if small {
+			return w.number(f, n, symbolic)
+		}
 		return fmt.Sprintf("0x%x", new(big.Int).SetBytes(ordered))
 	}
+}
+
+func (w *writer) number(f form, n uint64, symbolic bool) any {
 	switch f.kind {
 	case boolean:
 		return n != 0
@@ -179,6 +184,7 @@ func (w *writer) write(f form, raw []byte, symbolic bool) any {
 		return formatHour(n)
 	case calendar:
 		return formatDate(n)
+	default:
 	}
 	if name, ok := f.symbols[n]; ok {
 		return name

@@ -55,12 +55,13 @@ func (w *writer) decode(t *table, code []byte) []any {
 	return list
 }
 
-// expression says explicitly what it doesn't know.
+// expression says explicitly what it doesn't know. Nobody knows which registers that has changed.
 func (d *decoder) expression(name string, f *netlink.Fields) {
 	before := len(d.out)
 	d.lacking = false
 	if read := readers[name]; read == nil || !read(d, f) || d.lacking {
 		d.out = d.out[:before]
+		d.registers = [17]operand{}
 		d.say(one("unknown", name))
 	}
 }
@@ -159,7 +160,7 @@ func (d *decoder) wide(f *netlink.Fields, attribute, bits int) operand {
 		return first
 	}
 	var parts concat
-	for bits > 0 {
+	for bits = min(bits, registerBits*len(d.registers)); bits > 0; {
 		part := d.held(at)
 		size := max(padded(part.form().bits), registerBits)
 		parts = append(parts, part)

@@ -80,7 +80,7 @@ func (s *set) join() {
 		}
 		joined = append(joined, e)
 	}
-	s.elements = append(joined, others...)
+	s.elements = slices.Concat(joined, others)
 }
 
 // before is the value ahead of the next bound.

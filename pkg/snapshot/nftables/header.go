@@ -49,16 +49,6 @@ func (h *header) above(number uint32) *header {
 	return nil
 }
 
-// numberOf is what above finds of; ok is false if it finds nothing.
-func (h *header) numberOf(of *header) (number uint32, ok bool) {
-	for _, u := range h.upper {
-		if u.header == of {
-			return u.number, true
-		}
-	}
-	return 0, false
-}
-
 // The ICMP types that some fields depend on.
 const (
 	icmpEchoReply, icmpUnreachable, icmpRedirect, icmpEcho       = 0, 3, 5, 8

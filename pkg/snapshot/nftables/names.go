@@ -40,7 +40,7 @@ var (
 		0x0a: "af11", 0x0c: "af12", 0x0e: "af13", 0x12: "af21", 0x14: "af22", 0x16: "af23", 0x1a: "af31", 0x1c: "af32", 0x1e: "af33",
 		0x22: "af41", 0x24: "af42", 0x26: "af43", 0x2c: "va", 0x2e: "ef",
 	}
-	ecnNames      = names{0: "not-ect", 1: "ect1", 2: "ect0", 3: "ce"}
+	ecnNames      = names{0: "not-ect", 1: "ect1", 2: "ect0", 3: "ce"} //nolint:misspell // Explicit Congestion Notification
 	mobilityNames = names{
 		0: "binding-refresh-request", 1: "home-test-init", 2: "careof-test-init", 3: "home-test", 4: "careof-test", 5: "binding-update",
 		6: "binding-acknowledgement", 7: "binding-error", 8: "fast-binding-update", 9: "fast-binding-acknowledgement",

@@ -35,7 +35,7 @@ type Snapshot struct {
 // returns netlink.ErrChanged if it never keeps still. Of a table for which skip returns true only the table itself is read;
 // skip may be nil. The caller must close the snapshot.
 //
-// Take needs CAP_NET_ADMIN in the user namespace that owns the network namespace. It changes nothing.
+// A kernel without nf_tables has an empty ruleset. Take needs CAP_NET_ADMIN in the user namespace that owns the network namespace. It changes nothing.
 func Take(skip func(family, table string) bool) (*Snapshot, error) {
 	for range attempts {
 		s, err := take(skip)

@@ -111,7 +111,7 @@ func forms(kind uint32, size int, typeof []byte, o byteOrder, lengths []int) []f
 	}
 	if len(types) == 1 {
 		f := form{types[0], size, types[0].host}
-		if o.known && size > 8 && f.kind != text {
+		if o.known && f.kind != text {
 			f.host = o.host
 		}
 		return []form{f}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -99,9 +100,9 @@ func TestReadIsConsistent(t *testing.T) {
 		defer close(done)
 		for n := 1; !stop.Load(); n = 3 - n {
 			run(t, ns, version(n), "nft", "-f", "-")
+			time.Sleep(20 * time.Millisecond) // longer than it takes to read them
 		}
 	}()
-	read, restless := 0, 0
 	for range 30 {
 		err := ns.Do(func() error {
 			listing, err := nftables.Read(nil)
@@ -113,19 +114,14 @@ func TestReadIsConsistent(t *testing.T) {
 					t.Errorf("%d rules have mark %s", n, mark)
 				}
 			}
-			read++
 			return nil
 		})
-		switch {
-		case errors.Is(err, netlink.ErrChanged):
-			restless++
-		case err != nil:
-			t.Fatal(err)
+		if err != nil {
+			t.Error(err)
 		}
 	}
 	stop.Store(true)
 	<-done
-	t.Logf("%d read, %d gave up", read, restless)
 }
 
 func TestSkippedTablesHaveNoContent(t *testing.T) {

@@ -187,7 +187,7 @@ func (d *decoder) fib(f *netlink.Fields) bool {
 	k, known := fibKeys[f.Number(fibResult)]
 	bits := f.Number(fibFlag)
 	if bits&fibPresent != 0 {
-		k.form = form{typeBoolean, k.form.bits, true}
+		k.form = form{typeBoolean, k.bits, true}
 	}
 	members := one("result", k.name)
 	if list := words(fibFlags, bits&^fibPresent); len(list) > 0 {

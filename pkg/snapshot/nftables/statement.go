@@ -1,6 +1,8 @@
 package nftables
 
 import (
+	"slices"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/netlink"
@@ -64,7 +66,7 @@ func (d *decoder) quota(f *netlink.Fields) bool {
 	full := out
 	if used := number64(f[unix.NFTA_QUOTA_CONSUMED]); used != 0 {
 		n, unit := inUnits(used)
-		full = append(out[:len(out):len(out)], member{"used", n}, member{"used_unit", unit})
+		full = slices.Concat(out, object{{"used", n}, {"used_unit", unit}})
 	}
 	return d.stateful("quota", full, out)
 }
@@ -169,10 +171,10 @@ func (c *context) reject(kind uint32, number byte) object {
 	as := func(name string, t *datatype) object {
 		return object{{"type", name}, {"expr", c.w.write(t.form(), []byte{number}, true)}}
 	}
-	switch {
-	case kind == unix.NFT_REJECT_TCP_RST:
+	switch kind {
+	case unix.NFT_REJECT_TCP_RST:
 		return one("type", "tcp reset")
-	case kind == unix.NFT_REJECT_ICMPX_UNREACH:
+	case unix.NFT_REJECT_ICMPX_UNREACH:
 		return as("icmpx", typeICMPX)
 	}
 	if c.family != family {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"slices"
+	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -42,11 +43,16 @@ const (
 	tableHandle  = 4
 )
 
-// generationOf is how often the ruleset has changed.
+// generationOf is how often the ruleset has changed; 0 in a kernel without nf_tables.
 func generationOf(c nft.Conn) (id uint32, err error) {
 	err = c.Ask(unix.NFPROTO_UNSPEC, unix.NFT_MSG_GETGEN, unix.NLM_F_ACK, func(f netlink.Fields) { id = f.Number(generationID) })
+	if isAbsent(err) {
+		return 0, nil
+	}
 	return id, err
 }
+
+func isAbsent(err error) bool { return errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EOPNOTSUPP) }
 
 func (s *Snapshot) unchanged() error {
 	now, err := generationOf(s.conn)
@@ -58,7 +64,7 @@ func (s *Snapshot) unchanged() error {
 
 // load reads all but what anonymous sets hold.
 func (s *Snapshot) load(skip func(family, table string) bool) (err error) {
-	if s.generation, err = generationOf(s.conn); err != nil {
+	if s.generation, err = generationOf(s.conn); err != nil || s.generation == 0 {
 		return err
 	}
 	if s.tables, err = listTables(s.conn); err != nil {
@@ -175,4 +181,12 @@ func deviceNames() (map[uint32]string, error) {
 		}
 	})
 	return all, err
+}
+
+// deviceName is an index itself, as a string, if there is no such interface.
+func (w *writer) deviceName(index uint32) string {
+	if name, ok := w.devices[index]; ok {
+		return name
+	}
+	return strconv.FormatUint(uint64(index), 10)
 }

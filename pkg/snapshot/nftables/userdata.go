@@ -136,9 +136,6 @@ func typeofField(u *userdata) (f form, ok bool) {
 	if fields := headers[h].fields; number >= 1 && int(number) <= len(fields) {
 		f = fields[number-1].form()
 		f.bits = fields[number-1].bits
-		if hasBits && bits <= 1024 {
-			f.bits = int(bits)
-		}
 		return f, true
 	}
 	return f, false

@@ -58,53 +58,45 @@ func (t legacyTable) split() ([]entry, error) {
 // hookNames are the names of base chains, by hook.
 var hookNames = []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
 
-// legacyChain is a chain with its rules. Its last entry is the policy of a base chain, and else the return at its end.
+// legacyChain is a chain. Its last entry is the policy of a base chain, and else the return at its end.
 type legacyChain struct {
-	name  string
-	base  bool
-	rules []entry
-	last  entry
+	name    string
+	base    bool
+	head    int // the number of the entry with which it begins,
+	from    int // and of its first rule
+	entries []entry
 }
 
-// chains puts the entries into chains.
+func (c legacyChain) rules() []entry { return c.entries[:len(c.entries)-1] }
+func (c legacyChain) last() entry    { return c.entries[len(c.entries)-1] }
+
+// chains puts the entries into chains. Another head follows the last chain: that of the end.
 func (t legacyTable) chains(all []entry) ([]legacyChain, error) {
-	heads := map[int]string{} // by offset
+	bases := map[int]string{} // by offset
 	for hook, name := range hookNames {
 		if t.info.u32(infoHooks)&(1<<hook) != 0 {
-			heads[int(t.info.u32(infoEntry+4*hook))] = name
+			bases[int(t.info.u32(infoEntry+4*hook))] = name
 		}
 	}
 	var chains []legacyChain
-	from := 0 // the first entry of the last chain
-	finish := func(end int) bool {
-		if len(chains) == 0 {
-			return end == 0
-		}
-		if end <= from {
-			return false
-		}
-		c := &chains[len(chains)-1]
-		c.rules, c.last = all[from:end-1], all[end-1]
-		return c.last.name() == ""
-	}
 	for i, e := range all {
-		base, isBase := heads[e.at]
-		name, isHead := e.headOf()
-		if !isBase && !isHead {
-			continue
+		if name, ok := bases[e.at]; ok {
+			chains = append(chains, legacyChain{name: name, base: true, head: i, from: i})
 		}
-		if !finish(i) {
-			return nil, errCut
+		if name, ok := e.headOf(); ok {
+			chains = append(chains, legacyChain{name: name, head: i, from: i + 1})
 		}
-		from = i
-		if isHead {
-			from++
-		}
-		chains = append(chains, legacyChain{name: base + name, base: isBase})
 	}
 	end := len(chains) - 1
-	if end < 0 || chains[end].name != "ERROR" || from != len(all) {
+	if end < 0 || chains[0].head != 0 || chains[end].name != "ERROR" || chains[end].from != len(all) {
 		return nil, errCut
+	}
+	for i := range end {
+		c := &chains[i]
+		c.entries = all[c.from:chains[i+1].head]
+		if len(c.entries) == 0 || c.last().name() != "" {
+			return nil, errCut
+		}
 	}
 	return chains[:end], nil
 }
@@ -123,29 +115,21 @@ func (p *printer) legacyTable(t legacyTable) error {
 	p.say("*" + t.name + "\n")
 	for _, c := range chains {
 		if c.base {
-			packets, bytes := t.counted(c.last)
-			p.chainHead(c.name, verdicts[c.last.verdict()], packets, bytes)
+			packets, bytes := t.counted(c.last())
+			p.chainHead(c.name, verdicts[c.last().verdict()], packets, bytes)
 			continue
 		}
-		names[c.from()] = c.name
+		names[c.entries[0].at] = c.name
 		p.chainHead(c.name, "-", 0, 0)
 	}
 	for _, c := range chains {
-		for _, e := range c.rules {
+		for _, e := range c.rules() {
 			r := t.rule(e, names)
 			p.rule(c.name, &r)
 		}
 	}
 	p.say("COMMIT\n")
 	return nil
-}
-
-// from is where the chain's rules begin.
-func (c legacyChain) from() int {
-	if len(c.rules) > 0 {
-		return c.rules[0].at
-	}
-	return c.last.at
 }
 
 // verdicts are the targets that end a chain, as the kernel counts them: -NF_ACCEPT-1 and so on.
@@ -173,7 +157,7 @@ func (t legacyTable) rule(e entry, names map[int]string) rule {
 		dest:        network{b[n : 2*n], b[3*n : 4*n], inverted&notDest != 0},
 		in:          device{deviceName(b[4*n:], b[4*n+32:]), inverted&notIn != 0},
 		out:         device{deviceName(b[4*n+16:], b[4*n+48:]), inverted&notOut != 0},
-		protocol:    b[4*n+64],
+		protocol:    uint8(b.u16(4*n + 64)),
 		notProtocol: inverted&notProtocol != 0,
 		fragment:    n == 4 && flags&flagFragment != 0,
 		notFragment: inverted&notFragment != 0,

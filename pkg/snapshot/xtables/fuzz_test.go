@@ -94,7 +94,7 @@ func FuzzLegacyTable(f *testing.F) {
 		f.Add([]byte(t.info), []byte(t.entries), six)
 		f.Add([]byte(t.info), []byte(tableOf(six, []byte{0xff, 0xff}).entries), six)
 	}
-	f.Fuzz(func(t *testing.T, info, entries []byte, six bool) {
+	f.Fuzz(func(_ *testing.T, info, entries []byte, six bool) {
 		if len(info) < infoEnd {
 			return
 		}

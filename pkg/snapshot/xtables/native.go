@@ -2,6 +2,7 @@ package xtables
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -70,11 +71,12 @@ var expressions = map[string]func(*reader, *netlink.Fields){
 	"target":    (*reader).extensionTarget,
 }
 
-// loads are expressions that load what iptables doesn't know, and checks those that are conditions themselves. All others do
-// something.
+// loads are expressions that load what iptables doesn't know, checks those that are conditions themselves, and conditions all
+// others that are. The rest does something.
 var (
-	loads  = []string{"byteorder", "ct", "exthdr", "fib", "hash", "inner", "numgen", "osf", "rt", "socket", "tunnel", "xfrm"}
-	checks = []string{"connlimit", "last", "objref", "quota"}
+	loads      = []string{"byteorder", "ct", "exthdr", "fib", "hash", "inner", "numgen", "osf", "rt", "socket", "tunnel", "xfrm"}
+	checks     = []string{"connlimit", "last", "objref", "quota"}
+	conditions = append(checks, "cmp", "limit", "lookup", "match", "range")
 )
 
 func (r *reader) expression(name string, f *netlink.Fields) {
@@ -82,6 +84,8 @@ func (r *reader) expression(name string, f *netlink.Fields) {
 	stores := name == "ct" && f[unix.NFTA_CT_SREG] != nil || name == "exthdr" && f[exthdrSource] != nil ||
 		name == "lookup" && f[unix.NFTA_LOOKUP_DREG] != nil && f.Number(unix.NFTA_LOOKUP_DREG) == unix.NFT_REG_VERDICT
 	switch {
+	case slices.Contains(conditions, name) && r.target.name+r.statement != "":
+		r.do(cmp.Or(r.statement, r.target.name)) // it is done before the condition is checked
 	case read != nil:
 		read(r, f)
 	case stores:

@@ -78,10 +78,16 @@ func (t *nftTable) own() bool { return !t.foreign && (t.extended || !t.native) }
 // saveNft prints the tables that are iptables', and returns their names. If somebody changes a table meanwhile, it begins again.
 func saveNft(p *printer) ([]string, error) {
 	c, err := nft.Open()
-	if err != nil {
+	if err == nil {
+		defer c.Close()
+		_, err = generation(c)
+	}
+	switch {
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EINVAL), errors.Is(err, unix.EOPNOTSUPP):
+		return nil, nil // the kernel has no nf_tables
+	case err != nil:
 		return nil, err
 	}
-	defer c.Close()
 	for range attempts {
 		tables, err := readNft(c, p)
 		if errors.Is(err, netlink.ErrChanged) {
@@ -130,7 +136,8 @@ func listTables(c nft.Conn, family byte) ([]*nftTable, error) {
 	found := map[string]*nftTable{}
 	err := c.Ask(family, unix.NFT_MSG_GETTABLE, unix.NLM_F_DUMP, func(f netlink.Fields) {
 		name := f.Text(unix.NFTA_TABLE_NAME)
-		found[name] = &nftTable{name: name, byName: map[string]*nftChain{}, foreign: f.Number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0}
+		dormant := f.Number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0
+		found[name] = &nftTable{name: name, byName: map[string]*nftChain{}, foreign: dormant}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
@@ -158,7 +165,8 @@ func (t *nftTable) add(f netlink.Fields) {
 	c := &nftChain{name: f.Text(unix.NFTA_CHAIN_NAME), policy: "-"}
 	if f[unix.NFTA_CHAIN_HOOK] != nil {
 		at := netlink.Parse(f[unix.NFTA_CHAIN_HOOK])
-		here := place{c.name, f.Text(unix.NFTA_CHAIN_TYPE), at.Number(unix.NFTA_HOOK_HOOKNUM), int32(at.Number(unix.NFTA_HOOK_PRIORITY))}
+		priority := int32(at.Number(unix.NFTA_HOOK_PRIORITY))
+		here := place{c.name, f.Text(unix.NFTA_CHAIN_TYPE), at.Number(unix.NFTA_HOOK_HOOKNUM), priority}
 		t.foreign = t.foreign || !slices.Contains(t.base, here)
 		c.policy = "ACCEPT"
 		if f[unix.NFTA_CHAIN_POLICY] != nil && f.Number(unix.NFTA_CHAIN_POLICY) == nft.Drop {

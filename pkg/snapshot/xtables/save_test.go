@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -80,6 +82,29 @@ func TestEveryCaseIsReadAsIptablesSaves(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// The tables of real nodes, which testdata has as text.
+func TestNodesTablesAreReadAsIptablesSaves(t *testing.T) {
+	nettest.RequireNetns(t)
+	guides, err := filepath.Glob("../../../testdata/guides/*/*.iptables-save")
+	if err != nil || len(guides) == 0 {
+		t.Fatalf("no tables in testdata: %v", err)
+	}
+	for _, path := range append(guides, "../../../testdata/e2e/docker.iptables-save") {
+		for _, variant := range variants {
+			t.Run(filepath.Base(path)+" "+variant, func(t *testing.T) {
+				t.Parallel()
+				data, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				ns := nettest.StartNamespace(t, "node")
+				mustRun(t, ns, string(data), program(rules.IPv4, variant, "-restore"))
+				equal(t, ns, rules.IPv4, variant)
+			})
+		}
 	}
 }
 

@@ -1,6 +1,10 @@
 package xtables
 
-import "github.com/detour-cni/detour/pkg/rules"
+import (
+	"slices"
+
+	"github.com/detour-cni/detour/pkg/rules"
+)
 
 // words are options of a match or target, by which tests write rules.
 type words struct {
@@ -17,9 +21,9 @@ func (w words) of(f rules.Family) []string {
 		return nil
 	}
 	if f == rules.IPv6 {
-		return append(w.options[:len(w.options):len(w.options)], w.by[1]...)
+		return slices.Concat(w.options, w.by[1])
 	}
-	return append(w.options[:len(w.options):len(w.options)], w.by[0]...)
+	return slices.Concat(w.options, w.by[0])
 }
 
 var (
@@ -71,7 +75,7 @@ var matchWords = map[string]words{
 	"icmp6":   {ahead: "-p ipv6-icmp", only: only6, options: []string{"--icmpv6-type 128", "! --icmpv6-type 1/3", "--icmpv6-type router-advertisement"}},
 	"iprange": {by: [2][]string{{"--src-range 10.0.0.1-10.0.0.9", "! --dst-range 10.0.0.1-10.255.255.255", "! --src-range 1.1.1.1-1.1.1.2 --dst-range 2.2.2.2-2.2.2.2"}, {"--src-range ::1-::9", "! --dst-range 2001:db8::-2001:db8::ffff"}}},
 	"length":  {options: []string{"--length 1500", "! --length 100:1500", "--length 0:65535"}},
-	"limit":   {options: []string{"--limit 1/sec", "--limit 10/min --limit-burst 7", "--limit 3/hour", "--limit 1/day --limit-burst 1", "--limit 1000/sec", "--limit 7/sec --limit-burst 10000", "--limit 333/min"}},
+	"limit":   {options: []string{"--limit 1/sec", "--limit 10/min --limit-burst 7", "--limit 3/hour", "--limit 1/day --limit-burst 1", "--limit 1000/sec", "--limit 7/sec --limit-burst 10000", "--limit 333/min", "--limit 961/min"}},
 	"mac":     {options: []string{"--mac-source 02:00:5e:10:00:0f", "! --mac-source 00:11:22:aa:bb:cc"}},
 	"mark":    {options: []string{"--mark 0x1", "! --mark 1337", "--mark 0x4000/0x4000", "! --mark 0/0xff00", "--mark 0xffffffff/0xffffffff", "--mark 0/0"}},
 	"multiport": {ahead: "-p tcp", options: []string{
@@ -84,7 +88,7 @@ var matchWords = map[string]words{
 	"policy": {options: []string{
 		"--dir in --pol none", "--dir in --pol ipsec", "--dir in --pol ipsec --reqid 7", "--dir in --pol ipsec --strict --reqid 1 --spi 0x1 --proto esp --mode transport --next ! --reqid 2 --proto ah",
 	}, by: [2][]string{
-		{"--dir in --pol ipsec --strict --mode tunnel --tunnel-dst 10.0.0.0/8 --tunnel-src 10.0.0.1"},
+		{"--dir in --pol ipsec --strict --mode tunnel --tunnel-dst 10.0.0.0/8 --tunnel-src 10.0.0.1", "--dir in --pol ipsec --strict --mode tunnel --tunnel-dst 10.0.0.0/8"},
 		{"--dir in --pol ipsec --strict --mode tunnel --tunnel-dst 2001:db8::/32 --tunnel-src 2001:db8::1"},
 	}},
 	"quota": {options: []string{"--quota 1000", "! --quota 18446744073709551615"}},
@@ -167,5 +171,5 @@ var headWords = words{options: []string{
 	"", "-i lo", "! -i eth0", "-i cali+", "! -i veth+", "-i fifteenletters1", "-p tcp", "-p udp", "! -p tcp", "-p 250", "-p sctp", "-p esp", "-p udplite",
 }, by: [2][]string{
 	{"-s 10.0.0.1", "! -s 10.0.0.0/8", "-d 192.168.1.0/24", "! -d 127.0.0.1/32", "-s 10.0.0.0/255.0.255.0", "-d 1.2.3.4/9", "-s 0.0.0.0/0", "! -d 0.0.0.0/32", "-f", "! -f", "-p icmp", "-s 1.1.1.1 -d 2.2.2.2 -i lo -p tcp", "-s 240.0.0.0/4 ! -d 169.254.0.0/16 ! -p udp"},
-	{"-s 2001:db8::1", "! -s 2001:db8::/32", "-d fe80::/10", "! -d ::1/128", "-s ::/0", "-d ::ffff:1.2.3.4/128", "-s ::1.2.3.4/127", "-p ipv6-icmp", "-s 2001:db8::/ffff:0:ffff::", "-d 2001:db8:0:0:1::/77", "-s ::1 -d ::2 -i lo -p tcp", "! -s fd00::/8 ! -p udp"},
+	{"-s 2001:db8::1", "! -s 2001:db8::/32", "-d fe80::/10", "! -d ::1/128", "-s ::/0", "-d ::ffff:1.2.3.4/128", "-s ::1.2.3.4/127", "-d ::0.5.0.1/128", "-d ::5/128", "-p ipv6-icmp", "-s 2001:db8::/ffff:0:ffff::", "-d 2001:db8:0:0:1::/77", "-s ::1 -d ::2 -i lo -p tcp", "! -s fd00::/8 ! -p udp"},
 }}

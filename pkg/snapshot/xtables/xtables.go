@@ -10,36 +10,34 @@ package xtables
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/netlink"
-	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // Tables are a family's tables.
 type Tables struct {
-	Nft    string   // the text of iptables-nft-save -c; "" if there are no tables
-	Legacy string   // the text of iptables-legacy-save -c; "" if there are no tables
-	Names  []string // of the tables of nf_tables that Nft has; those that it doesn't have are nft's own
+	Nft    string // the text of iptables-nft-save -c; "" if there are no tables
+	Legacy string // the text of iptables-legacy-save -c; "" if there are no tables
+	// Names are those of the tables of nf_tables that Nft has. It has a table if its base chains have iptables' names, types, hooks
+	// and priorities, and iptables could have made all its rules, or made one that nft has no words for. All others are nft's own,
+	// dormant ones as well.
+	Names []string
 }
 
-// Save reads the tables of a family. Nothing else may be read in the same moment, but each table of iptables-legacy, and all
-// of iptables-nft, are of one moment. A kernel without nf_tables, or without legacy tables, has no tables of that variant.
+// Save reads the tables of a family. All tables of iptables-nft are of one moment, and each of iptables-legacy is. A kernel
+// without nf_tables, or without legacy tables, has no tables of that variant.
 func Save(f rules.Family) (Tables, error) {
 	var t Tables
-	if err := nft.Works(); err == nil {
-		p := newPrinter(f)
-		if t.Names, err = saveNft(p); err != nil {
-			return Tables{}, explain(f, "iptables-nft", err)
-		}
-		t.Nft = string(p.text)
-	} else if errors.Is(err, unix.EPERM) {
+	p := newPrinter(f)
+	names, err := saveNft(p)
+	if err != nil {
 		return Tables{}, explain(f, "iptables-nft", err)
 	}
-	p := newPrinter(f)
+	t.Nft, t.Names = string(p.text), names
+	p = newPrinter(f)
 	if err := saveLegacy(p); err != nil {
 		return Tables{}, explain(f, "iptables-legacy", err)
 	}
@@ -60,8 +58,3 @@ func explain(f rules.Family, variant string, err error) error {
 	}
 	return fmt.Errorf("read the %s tables of %s: %w%s", f, variant, err, advice)
 }
-
-// Compatible reports whether Nft has this table of nf_tables. It has a table if its base chains have iptables' names, types,
-// hooks and priorities, and iptables could have made all its rules, or made one that nft has no words for. All other tables
-// are nft's own, dormant ones as well.
-func (t Tables) Compatible(table string) bool { return slices.Contains(t.Names, table) }

@@ -502,23 +502,8 @@ func (p *parser) limitTo(in bool) error {
 	return nil
 }
 
-// chance is a match statistic.
-type chance struct {
-	mode, text string
-	p          float64
-	every      int
-	not        bool
-}
-
-func (p *parser) statistic() *chance {
-	if p.random == nil {
-		p.random = &chance{}
-	}
-	return p.random
-}
-
-func statisticMode(p *parser, args []string, text string) error {
-	p.statistic().mode, p.random.text = args[0], text
+func statisticMode(p *parser, _ []string, text string) error {
+	p.mode = text
 	return nil
 }
 
@@ -527,8 +512,7 @@ func probability(p *parser, args []string, text string) error {
 	if err != nil || value < 0 || value > 1 {
 		return fmt.Errorf("%q is no probability", args[0])
 	}
-	c := p.statistic()
-	p.add(trace.Chance{P: negated(value, p.not), Text: strings.TrimSpace(c.text + " " + text)})
+	p.add(trace.Chance{P: negated(value, p.not), Text: strings.TrimSpace(p.mode + " " + text)})
 	return nil
 }
 
@@ -545,8 +529,7 @@ func every(p *parser, args []string, text string) error {
 	if err != nil || n == 0 {
 		return fmt.Errorf("%q is no number of packets", args[0])
 	}
-	c := p.statistic()
-	p.add(trace.Chance{P: negated(1/float64(n), p.not), Text: strings.TrimSpace(c.text + " " + text)})
+	p.add(trace.Chance{P: negated(1/float64(n), p.not), Text: strings.TrimSpace(p.mode + " " + text)})
 	return nil
 }
 

@@ -2,9 +2,9 @@
 //
 // It reads the families ip, ip6, inet and netdev. Tables of the families bridge and arp are left out: a walk does not visit them.
 //
-// nft's JSON has less than the kernel: nft prints only the name of an xtables match or target, and nft 1.0.6 leaves statements out
-// that it has no JSON for ("add @map { key : value }" where it is a rule's only statement). iptables' own tables are better read from
-// iptables-save.
+// nft's JSON has less than the kernel. nft prints only the name of an xtables match or target: iptables' own tables are better
+// read from iptables-save. nft 1.0.6 leaves out the devices of chains of hooks ingress and egress, which then see the packets
+// of all devices here. It prints a table's flag wrongly, so a flag that is not known counts as dormant.
 package nftjson
 
 import (
@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -76,9 +77,9 @@ func (w *words) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// Read reads the tables. It reads rules when a chain's Rules is called, and the elements of a set when a rule that uses it is read;
-// a part that it does not know makes that part unknown. The error says what the data is instead of nft's JSON. Equal data yields equal
-// tables.
+// Read reads the tables. It reads rules when a chain's Rules is called, and the elements of a set when a rule that uses it is
+// read; a part that it does not know makes that part unknown. The error says what the data is instead of nft's JSON. Equal data
+// yields equal tables.
 func Read(data []byte) ([]*trace.Table, error) {
 	items, err := list(data)
 	if err != nil {
@@ -107,22 +108,59 @@ func list(data []byte) ([]item, error) {
 		}
 		return nil, errors.New("this is not JSON: " + wanted)
 	}
-	var all struct{ Nftables *[]item }
+	if list := elements(data); list != nil {
+		return decodeItems(list)
+	}
+	return nil, wrong(data)
+}
+
+// elements returns the elements of the list "nftables"; nil if the data is no object that has one.
+func elements(data []byte) [][]byte {
+	if data[0] != '{' || skip(data, 0) != len(data) {
+		return nil
+	}
+	for key, list := range fields(data) {
+		if key == "nftables" && list[0] == '[' {
+			return slices.AppendSeq([][]byte{}, parts(list))
+		}
+	}
+	return nil
+}
+
+func decodeItems(list [][]byte) ([]item, error) {
+	items := make([]item, len(list))
+	for i, raw := range list {
+		for key, value := range fields(raw) {
+			if key == "rule" {
+				items[i].Rule = scanRule(value)
+			}
+		}
+		if items[i].Rule != nil {
+			continue
+		}
+		if err := json.Unmarshal(raw, &items[i]); err != nil {
+			return nil, fmt.Errorf("element %d is not as nft prints it (%w): %s", i+1, err, wanted)
+		}
+	}
+	return items, nil
+}
+
+// wrong says what is wrong with the data.
+func wrong(data []byte) error {
+	var all struct{ Nftables json.RawMessage }
 	err := json.Unmarshal(data, &all)
 	var syntax *json.SyntaxError
 	switch {
-	case errors.As(err, &syntax) && syntax.Offset >= int64(len(data)):
-		return nil, fmt.Errorf("the file is truncated after %d bytes: %s again", len(data), wanted)
+	case errors.As(err, &syntax) && skip(data, 0) < 0:
+		return fmt.Errorf("the file is truncated after %d bytes: %s again", len(data), wanted)
 	case errors.As(err, &syntax):
-		return nil, fmt.Errorf("byte %d is not JSON (%w): %s", syntax.Offset, err, wanted)
+		return fmt.Errorf("byte %d is not JSON (%w): %s", syntax.Offset, err, wanted)
 	case data[0] == '[':
-		return nil, errors.New("this is another program's JSON, a list: " + wanted)
-	case err != nil:
-		return nil, fmt.Errorf("this is not JSON as nft prints it (%w): %s", err, wanted)
+		return errors.New("this is another program's JSON, a list: " + wanted)
 	case all.Nftables == nil:
-		return nil, errors.New("this is another program's JSON, without \"nftables\": " + wanted)
+		return errors.New("this is another program's JSON, without \"nftables\": " + wanted)
 	}
-	return *all.Nftables, nil
+	return errors.New("\"nftables\" is no list: " + wanted)
 }
 
 func looksLikeNft(data []byte) bool {
@@ -180,7 +218,8 @@ func (r *reader) addTable(t *table) {
 	case trace.IP, trace.IP6, trace.Inet, trace.Netdev:
 		read := &trace.Table{Family: family, Name: t.Name, Origin: "nft"}
 		for _, flag := range t.Flags {
-			read.Dormant = read.Dormant || flag == "dormant"
+			// nft 1.0.6 prints other bytes instead of a single flag. Its other flags came later.
+			read.Dormant = read.Dormant || flag != "owner" && flag != "persist"
 		}
 		r.tables = append(r.tables, read)
 		r.at[place{t.Family, t.Name}] = &ruleset{
@@ -237,7 +276,8 @@ func (t *ruleset) readRule(c *trace.Chain, number int, raw *rule) *trace.Rule {
 	return rule
 }
 
-// qualify makes "ct original saddr" of a table of one family what nft prints, and what it is in tables of both: "ct original ip saddr".
+// qualify makes "ct original saddr" of a table of one family what nft prints, and what it is in tables of both: "ct original ip
+// saddr".
 func (t *ruleset) qualify(x any) {
 	switch x := x.(type) {
 	case []any:

@@ -31,8 +31,11 @@ type Backend interface {
 	// Restore programs again what something else has replaced. It removes what is stale of the same variant. It is no error if
 	// the variant is gone.
 	Restore(ctx context.Context, lock *os.File, s State, stale []State) error
-	// Differences says, one sentence each, where the kernel differs from what was programmed.
-	Differences(ctx context.Context, s State) ([]string, error)
+	// Differences says, one sentence each, where the kernel differs from what was programmed. list lists what the kernel has if
+	// that takes a program otherwise; nil stands for the program.
+	Differences(ctx context.Context, s State, list Lister) ([]string, error)
+	// Wanted is what Prepare would make of a ruleset with a variant, which the host need not have.
+	Wanted(variant string, rs rules.Ruleset, families []rules.Family) State
 	// Lines are what was programmed, rule by rule in the backend's own language and without comments.
 	Lines(s State) []string
 	// RuleCount counts what was programmed, in rules of the backend's own language.
@@ -40,6 +43,9 @@ type Backend interface {
 	// Gate reports whether what was programmed has a gate, and whether the gate is open.
 	Gate(s State) (open, gated bool, err error)
 }
+
+// Lister lists a family's tables of a variant of iptables, as its iptables-save does.
+type Lister func(variant string, f rules.Family) (string, error)
 
 // State is what an attachment record keeps about what a backend programmed.
 type State struct {
