@@ -89,7 +89,11 @@ func (n *Namespace) ages(f Family) (ages map[*Chain]age, translates bool) {
 
 // track is connection tracking.
 func (w *walk) track() {
-	if w.ct != untracked && w.ct != template || w.packet.State == CTInvalid {
+	if w.ct != untracked && w.ct != template {
+		return
+	}
+	if w.packet.State == CTInvalid {
+		w.ct, w.zone = untracked, 0
 		return
 	}
 	w.ct, w.original = tracked, [2]netip.AddrPort{destination: w.dst, source: w.src}

@@ -155,30 +155,23 @@ func (w *walk) masqueradeAddr() netip.Addr {
 	if !w.outKnown {
 		return netip.Addr{}
 	}
-	if w.out == Loopback {
-		return w.ownAddr()
-	}
+	r := &w.ns.Routing
 	q := w.query("")
 	q.Src, q.OIF = netip.Addr{}, w.out
-	if res := w.ns.Routing.Lookup(q); res.Unknown == "" && res.PrefSrc.IsValid() {
+	res := r.Lookup(q)
+	var addr netip.Addr
+	switch {
+	case w.family == IP6:
+		addr = r.source6(w.out, w.dst.Addr())
+	case res.Via.Is4():
+		addr = r.source4(w.out, res.Via, "")
+	default:
+		addr = r.source4(w.out, w.dst.Addr(), "")
+	}
+	if !addr.IsValid() { // the links are not known
 		return res.PrefSrc
 	}
-	addr, _ := w.ns.Routing.primary(w.out, w.family)
 	return addr
-}
-
-// ownAddr is the source that the kernel chooses on lo for a translated packet: for IPv6 the destination itself, for IPv4 the first
-// address of the namespace that is no loopback address.
-func (w *walk) ownAddr() netip.Addr {
-	if w.family == IP6 {
-		return w.dst.Addr()
-	}
-	for _, l := range w.ns.Routing.Links {
-		if a, ok := w.ns.Routing.primary(l.Name, IP); ok && !a.IsLoopback() {
-			return a
-		}
-	}
-	return netip.Addr{}
 }
 
 var addrTypes = map[string]uint8{
