@@ -88,7 +88,10 @@ func (t *teller) chain(e nftrace.Event) *trace.Chain {
 
 // rule finds a rule by its handle: nft's JSON has the handles, iptables-save only the order.
 func (t *teller) rule(c *trace.Chain, handle uint64) (*trace.Rule, error) {
-	rules := c.Rules()
+	rules, err := c.Rules()
+	if err != nil {
+		return nil, err
+	}
 	handles, ok := t.handles[c]
 	if !ok {
 		family := map[trace.Family]byte{trace.IP: unix.NFPROTO_IPV4, trace.IP6: unix.NFPROTO_IPV6, trace.Inet: unix.NFPROTO_INET, trace.Netdev: unix.NFPROTO_NETDEV}
