@@ -128,35 +128,22 @@ func (w *walk) chooseSource() {
 	w.src = netip.AddrPortFrom(addr, w.src.Port())
 }
 
-// masqueradeAddr is the address of the interface by which the packet leaves.
+// masqueradeAddr is the source that the kernel chooses for the interface by which the packet leaves, whatever source the route has.
 func (w *walk) masqueradeAddr() netip.Addr {
-	if !w.outKnown {
+	r := &w.ns.Routing
+	switch {
+	case !w.outKnown:
 		return netip.Addr{}
-	}
-	if w.out == Loopback {
-		return w.ownAddr()
+	case w.family == IP6:
+		return r.source6(w.out, w.dst.Addr())
 	}
 	q := w.query("")
 	q.Src, q.OIF = netip.Addr{}, w.out
-	if res := w.ns.Routing.Lookup(q); res.Unknown == "" && res.PrefSrc.IsValid() {
-		return res.PrefSrc
+	next := w.dst.Addr()
+	if res := r.Lookup(q); res.Via.IsValid() {
+		next = res.Via
 	}
-	addr, _ := w.ns.Routing.primary(w.out, w.family)
-	return addr
-}
-
-// ownAddr is the source that the kernel chooses on lo for a translated packet: for IPv6 the destination itself, for IPv4 the first
-// address of the namespace that is no loopback address.
-func (w *walk) ownAddr() netip.Addr {
-	if w.family == IP6 {
-		return w.dst.Addr()
-	}
-	for _, l := range w.ns.Routing.Links {
-		if a, ok := w.ns.Routing.primary(l.Name, IP); ok && !a.IsLoopback() {
-			return a
-		}
-	}
-	return netip.Addr{}
+	return r.source4(w.out, next, "")
 }
 
 var addrTypes = map[string]uint8{
