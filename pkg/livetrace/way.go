@@ -168,21 +168,26 @@ func (t *teller) finish(events []nftrace.Event) {
 		return
 	}
 	w.Verdict = trace.Accepted
-	if w.Packet.Local && w.Packet.DNAT {
-		w.Verdict, w.Port = trace.Redirected, last.To.Port()
-	}
 	for _, s := range w.Steps { // what translated the destination decided more than who let it pass
-		if s.Rule != nil && translates(s.Rule) {
+		kind := translation(s.Rule)
+		if kind != 0 {
 			w.At = s.Decision()
+		}
+		if kind == trace.Redirect {
+			w.Verdict, w.Port = trace.Redirected, last.To.Port()
 		}
 	}
 }
 
-func translates(r *trace.Rule) bool {
+// translation is how a rule translates the destination; 0 if it does not.
+func translation(r *trace.Rule) trace.NATKind {
+	if r == nil {
+		return 0
+	}
 	for _, s := range r.Statements {
 		if n, ok := s.(trace.NAT); ok && (n.Kind == trace.DNAT || n.Kind == trace.Redirect) {
-			return true
+			return n.Kind
 		}
 	}
-	return false
+	return 0
 }
