@@ -331,8 +331,12 @@ func (r *ruleset) textOf(places []place) string {
 	for _, p := range places {
 		text := ""
 		for _, t := range r.tables {
-			if c := t.Chain(p.chain); string(t.Family) == p.family && t.Name == p.table && c != nil && p.number > 0 && p.number <= len(c.Rules()) {
-				text = ": " + c.Rules()[p.number-1].Text
+			c := t.Chain(p.chain)
+			if string(t.Family) != p.family || t.Name != p.table || c == nil {
+				continue
+			}
+			if rules, err := c.Rules(); err == nil && p.number > 0 && p.number <= len(rules) {
+				text = ": " + rules[p.number-1].Text
 			}
 		}
 		fmt.Fprintf(&b, "    %s%s\n", p, text)
