@@ -53,7 +53,7 @@ func TestProcesses(t *testing.T) {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	found := p.Processes[0]
-	if found.PID != pid || found.gid != 1338 || found.Name == "" {
+	if found.PID != pid || found.GID != 1338 || found.Name == "" {
 		t.Errorf("%+v, want PID %d", found, pid)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/detour-cni/detour/pkg/podns"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/sockets"
 )
 
 // checks are those of one pod, and what they need to know.
@@ -35,7 +36,7 @@ type checks struct {
 	dialect   mesh.Dialect
 	proxy     redirect.Proxy
 	addresses []netip.Addr // in the namespace, of no loopback interface
-	sockets   []socket
+	sockets   []sockets.Socket
 	processes []process
 }
 
@@ -197,7 +198,7 @@ func (c *checks) programmed(ctx context.Context, record attachment.Record) {
 // look reads sockets and processes.
 func (c *checks) look() bool {
 	err := c.ns.Do(func() (err error) {
-		c.sockets, err = sockets()
+		c.sockets, err = sockets.List(sockets.Waiting)
 		return err
 	})
 	if err != nil {
