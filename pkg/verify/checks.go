@@ -128,19 +128,10 @@ func (c *checks) added() []netip.Addr {
 	same := slices.DeleteFunc(slices.Clone(c.records), func(r attachment.Record) bool {
 		return r.Netns != c.at.Record.Netns || r.NamespaceID != c.at.Record.NamespaceID
 	})
-	slices.SortStableFunc(same, func(a, b attachment.Record) int { return a.Time.Compare(b.Time) })
-	var all []netip.Addr
-	for _, r := range same {
-		for _, a := range r.Addresses {
-			if !slices.Contains(all, a) {
-				all = append(all, a)
-			}
-		}
+	if all := attachment.Addresses(same); all != nil {
+		return all
 	}
-	if all == nil {
-		return c.addresses
-	}
-	return all
+	return c.addresses
 }
 
 // neverAdded is for a pod that detour's ADD has not seen.
