@@ -44,7 +44,7 @@ func advice(p Proxy, d *Destination) string {
 	}
 	text += ", and restart the pod"
 	if p.Mesh == "istio" && d.Direction == Out {
-		text += fmt.Sprintf("; or make a ServiceEntry for %s with protocol TCP", d.To)
+		text += fmt.Sprintf("; or make a ServiceEntry with address %s and port %d of protocol TCP", d.To.Addr(), d.To.Port())
 	}
 	return text
 }

@@ -151,3 +151,23 @@ func TestFindProxyByItsListeners(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// Who dials the proxy's port is not redirected to it.
+func TestDialingTheProxyItself(t *testing.T) {
+	t.Parallel()
+	s := pod(Flow{Original: tuple("127.0.0.1:40000", "127.0.0.1:15001")})
+	s.open("127.0.0.1:40000", "127.0.0.1:15001", 1000, 9)
+	if d := s.judged(t).to(t, "127.0.0.1:15001"); d.Way != Within || d.Reached != 0 {
+		t.Errorf("%+v", d)
+	}
+}
+
+func TestDirectAndRedirectedToOneDestination(t *testing.T) {
+	t.Parallel()
+	s := pod(redirected("10.77.0.2:40000", "10.0.0.6:7000"), Flow{Original: tuple("10.77.0.2:40001", "10.0.0.6:7000")})
+	s.open("10.77.0.2:40001", "10.0.0.6:7000", 1000, 9)
+	const want = "1 connection reached the proxy, none left it; 1 connection went direct"
+	if d := s.judged(t).to(t, "10.0.0.6:7000"); d.Way != Swallowed || d.Sentence != want {
+		t.Errorf("%+v", d)
+	}
+}

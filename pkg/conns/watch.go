@@ -19,7 +19,8 @@ import (
 // Event is something that happens to a connection.
 type Event struct {
 	Time time.Time `json:"time"`
-	// Event is "begin" or "end". A connection to the pod begins when it is established, unless it is redirected. At its end, a connection that reached the proxy has its final Way.
+	// Event is "begin" or "end". A connection to the pod begins when it is established, unless it is redirected. At its end, a
+	// connection that reached the proxy has its final Way.
 	Event string `json:"event"`
 	Connection
 	// Envoy and Advice are as in a Destination, for a connection that the proxy has not passed on.
@@ -74,7 +75,7 @@ func NewWatcher(ns *netns.Pod) (*Watcher, error) {
 }
 
 // Close ends the listening.
-func (w *Watcher) Close() error { return w.events.Close() }
+func (w *Watcher) Close() { _ = w.events.Close() }
 
 // Follow calls each with every event until ctx ends, which is no error.
 func (w *Watcher) Follow(ctx context.Context, p Proxy, e *envoy.Config, rule Rule, each func(Event)) error {
@@ -118,7 +119,9 @@ type tracker struct {
 // life is a connection that has not ended.
 type life struct {
 	Connection
-	to        Destination // its own alone, with what the proxy made for it
+	to        Destination // its own alone
+	began     time.Time
+	onward    []*life // what the proxy made for it
 	elsewhere []netip.AddrPort
 	blind     string // why not all of its life was seen; empty if it was
 	over      bool
@@ -153,8 +156,12 @@ func (t *tracker) happen(f Flow, gone bool, each func(Event)) {
 		t.meet(l)
 		each(Event{Time: time.Now(), Event: Begin, Connection: l.Connection})
 	}
-	if !gone { // the kernel's last word does not have the state
+	switch {
+	case !gone:
 		l.Flow = f
+	case l.State == "SYN_SENT" && time.Since(l.began) < time.Duration(t.timeouts["SYN_SENT"])*time.Second:
+		// Before the time is up, only a reset ends it so. The kernel's last word does not have the state.
+		l.State = "CLOSE"
 	}
 	if over := gone || f.State == "TIME_WAIT" || f.State == "CLOSE"; over && !l.over {
 		l.over = true
@@ -165,10 +172,12 @@ func (t *tracker) happen(f Flow, gone bool, each func(Event)) {
 	}
 }
 
-// unaccepted reports whether the connection comes in untranslated and is not established: nobody has a socket yet that tells who serves it.
+// unaccepted reports whether the connection comes in untranslated and is not established: nobody has a socket yet that tells who
+// serves it.
 func (t *tracker) unaccepted(f Flow) bool {
 	handshake := f.State == "SYN_SENT" || f.State == "SYN_RECV"
-	return handshake && f.Reply.Source == f.Original.Destination && !t.local(f.Original.Source.Addr()) && t.local(f.Original.Destination.Addr())
+	from, to := f.Original.Source, f.Original.Destination
+	return handshake && f.Reply.Source == to && !t.local(from.Addr()) && t.local(to.Addr())
 }
 
 // acceptWait and acceptTries bound the wait for somebody to accept a connection.
@@ -182,15 +191,15 @@ func (t *tracker) begin(f Flow) *life {
 	t.flows = []Flow{f}
 	var c Connection
 	for range acceptTries {
-		t.Snapshot.sockets = t.look()
+		t.sockets = t.look()
 		c = t.classify(t.proxy)[0]
-		accepting, queued := t.Snapshot.sockets[f.Protocol][Tuple{f.Original.Destination, f.Original.Source}]
+		accepting, queued := t.sockets[f.Protocol][Tuple{f.Original.Destination, f.Original.Source}]
 		if c.Way != Unknown || !queued || accepting.inode != 0 {
 			break
 		}
 		time.Sleep(acceptWait)
 	}
-	l := &life{Connection: c, to: t.destination(c)}
+	l := &life{Connection: c, to: t.destination(c), began: time.Now()}
 	if t.rule != nil && l.Way == Direct && l.Direction == Out {
 		l.Rule = t.rule(l.Connection)
 	}
@@ -214,7 +223,7 @@ func (t *tracker) carry(reached, onward *life) {
 	d := &reached.to
 	switch {
 	case t.claim(d, &onward.Connection):
-		d.Onward = append(d.Onward, onward.Connection)
+		reached.onward = append(reached.onward, onward)
 	case d.Envoy != nil && !d.Envoy.Open:
 	case t.maybeElsewhere(d, onward.Connection):
 		reached.elsewhere = append(reached.elsewhere, onward.To())
@@ -235,6 +244,9 @@ func (t *tracker) destination(c Connection) Destination {
 func (t *tracker) end(l *life) Event {
 	e := Event{Time: time.Now(), Event: End}
 	if l.reached() {
+		for _, o := range l.onward {
+			l.to.Onward = append(l.to.Onward, o.Connection)
+		}
 		l.Way, l.Why = t.finally(l, &l.to)
 		if l.Way == Swallowed || l.Way == Unknown {
 			e.Envoy = l.to.Envoy
@@ -250,8 +262,12 @@ func (t *tracker) end(l *life) Event {
 
 func (t *tracker) finally(l *life, d *Destination) (Way, string) {
 	switch {
+	case len(d.Onward) > 0 && !slices.ContainsFunc(l.onward, func(o *life) bool { return o.began.After(l.began) }):
+		return Onward, "by a connection that the proxy had before, as it may with HTTP"
 	case len(d.Onward) > 0:
 		return Onward, onwardTo(d)
+	case l.State == "CLOSE" && !slices.Contains(l.Status, seenReply):
+		return Swallowed, fmt.Sprintf("the proxy's port %d refused it", l.Listener)
 	case slices.Contains(t.proxy.DNS, l.Listener):
 		return dnsVerdict(d)
 	case d.Envoy != nil && d.Envoy.Drops():

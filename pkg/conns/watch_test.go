@@ -76,7 +76,10 @@ func TestWatch(t *testing.T) {
 		if e := next("10.0.0.6:7003", Begin); e.Way != ByProxy {
 			s.t.Errorf("%+v", e)
 		}
-		if e := next("10.0.0.6:7003", End); e.Way != Onward && e.Way != ByProxy {
+		for e = next("10.0.0.6:7003", End); e.Way == ByProxy; {
+			e = next("10.0.0.6:7003", End)
+		}
+		if e.Way != Onward || e.Why != "" {
 			s.t.Errorf("onward: %+v", e)
 		}
 
@@ -84,15 +87,47 @@ func TestWatch(t *testing.T) {
 		for e = next("10.0.0.6:7004", End); e.Way == ByProxy; {
 			e = next("10.0.0.6:7004", End)
 		}
-		if e.Way != Onward {
+		if e.Way != Onward || e.Why != "which was refused or reset" {
 			s.t.Errorf("refused: %+v", e)
 		}
 
 		s.ask(s.app, "10.233.0.117:7020", "server 8080")
-		if e := next("10.233.0.117:7020", End); e.Way != Unknown && e.Way != Swallowed || e.Way == Unknown && !strings.Contains(e.Why, "10.64.7.7:8080") {
+		if e := next("10.233.0.117:7020", End); e.Way != Unknown || !strings.Contains(e.Why, "10.64.7.7:8080") {
 			s.t.Errorf("elsewhere: %+v", e)
 		}
 	})
+}
+
+func TestWatchOfAProxyThatIsNotThere(t *testing.T) {
+	forBoth(t, "osm/defaults", func(s *scene) {
+		next := s.watch(nil)
+		s.ask(s.app, "10.0.0.6:7000", "refused")
+		e := next("10.0.0.6:7000", End)
+		if e.Way != Swallowed || e.Why != "the proxy's port 15001 refused it" || !strings.Contains(e.Advice, "it does not listen at port 15001") {
+			s.t.Errorf("%+v", e)
+		}
+	})
+}
+
+// A connection that the proxy has had before may carry a new one only if it speaks HTTP.
+func TestWatchOfASharedConnection(t *testing.T) {
+	t.Parallel()
+	s := pod(Flow{Original: tuple("10.77.0.2:39999", "10.0.0.6:7000")})
+	s.open("10.77.0.2:39999", "10.0.0.6:7000", 1337, 1)
+	p, err := s.FindProxy("istio", redirect.Proxy{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	track := newTracker(s, p, nil, nil)
+	track.look = func() sockets { return s.sockets }
+	f := redirected("10.77.0.2:40000", "10.0.0.6:7000")
+	f.Protocol, f.State, f.Status = "tcp", "ESTABLISHED", []string{seenReply}
+	var got []Event
+	track.happen(f, false, func(Event) {})
+	track.happen(f, true, func(e Event) { got = append(got, e) })
+	if len(got) != 1 || got[0].Way != Onward || !strings.Contains(got[0].Why, "had before") {
+		t.Errorf("%+v", got)
+	}
 }
 
 // What began before the watch may have been passed on before it, too. The kernel may not even tell when it ends.
@@ -105,6 +140,29 @@ func TestWatchOfWhatBeganBefore(t *testing.T) {
 	track.happen(old, true, func(e Event) { got = append(got, e) })
 	if len(got) != 1 || got[0].Way != Unknown || got[0].Why != "it began before the watch" {
 		t.Errorf("%+v", got)
+	}
+}
+
+// A connection to the pod begins when it is established, and ends once.
+func TestWatchTellsEachEventOnce(t *testing.T) {
+	t.Parallel()
+	s := pod()
+	p, err := s.FindProxy("istio", redirect.Proxy{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	track := newTracker(s, p, nil, nil)
+	track.look = func() sockets { return s.sockets }
+	f := Flow{Protocol: "tcp", Original: tuple("192.0.2.1:5000", "10.77.0.2:8080"), Reply: tuple("10.77.0.2:8080", "192.0.2.1:5000")}
+	var got []string
+	for _, f.State = range []string{"SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "TIME_WAIT", ""} {
+		track.happen(f, f.State == "", func(e Event) { got = append(got, e.Event+" "+e.State) })
+	}
+	if want := "begin ESTABLISHED, end TIME_WAIT"; strings.Join(got, ", ") != want {
+		t.Errorf("got %q", got)
+	}
+	if len(track.live) != 0 {
+		t.Error("it is kept")
 	}
 }
 

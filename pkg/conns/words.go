@@ -49,10 +49,10 @@ func onwardTo(d *Destination) string {
 		return !slices.ContainsFunc(left, func(c Connection) bool { return !ok(c) })
 	}
 	switch {
-	case every(func(c Connection) bool { return !slices.Contains(c.Status, seenReply) }):
-		notes = append(notes, "which has not answered")
 	case every(func(c Connection) bool { return c.State == "CLOSE" }):
 		notes = append(notes, "which was refused or reset")
+	case every(func(c Connection) bool { return !slices.Contains(c.Status, seenReply) }):
+		notes = append(notes, "which has not answered")
 	case len(left) < d.Reached && d.Protocol == "tcp":
 		notes = append(notes, "HTTP connections may share one; others can't")
 	}
@@ -69,7 +69,7 @@ func unlessRefused(d *Destination) string {
 	default:
 		return "Envoy's configuration says so"
 	}
-	return fmt.Sprintf("or %s refused them: the kernel forgets a refused connection at once, but --watch sees it", who)
+	return fmt.Sprintf("unless %s refused them: the kernel forgets a refused connection at once; --watch would see it", who)
 }
 
 func forgotten(idle int64, timeouts map[string]uint32) string {

@@ -89,7 +89,11 @@ func (n *Namespace) ages(f Family) (ages map[*Chain]age, translates bool) {
 
 // track is connection tracking.
 func (w *walk) track() {
-	if w.ct != untracked && w.ct != template || w.packet.State == CTInvalid {
+	if w.ct != untracked && w.ct != template {
+		return
+	}
+	if w.packet.State == CTInvalid {
+		w.ct, w.zone = untracked, 0
 		return
 	}
 	w.ct, w.original = tracked, [2]netip.AddrPort{destination: w.dst, source: w.src}
@@ -122,8 +126,11 @@ func (w *walk) nat(chains []*Chain, m manip) {
 // base takes the packet through a base chain.
 func (w *walk) base(c *Chain) {
 	before := w.routed()
-	w.returned = nil
+	w.returned, w.inBase = nil, c
 	v, rule := w.chain(c, 0)
+	if w.err != nil {
+		return
+	}
 	switch v.Kind {
 	case Drop, Stolen:
 		w.end(Dropped, ruleDecision(rule), "")
@@ -137,7 +144,7 @@ func (w *walk) base(c *Chain) {
 		w.policy(c)
 	}
 	if c.Base.Type == RouteChain && w.ended == "" && w.routed() != before {
-		w.reroute = true
+		w.reroute()
 	}
 }
 
@@ -162,7 +169,13 @@ func (w *walk) policy(c *Chain) {
 	w.decide(c, d)
 }
 
-func ruleDecision(r *Rule) *Decision { return &Decision{Chain: r.Chain, Rule: r, Text: r.Text} }
+// ruleDecision returns nil for no rule, as in a walk that failed.
+func ruleDecision(r *Rule) *Decision {
+	if r == nil {
+		return nil
+	}
+	return &Decision{Chain: r.Chain, Rule: r, Text: r.Text}
+}
 
 // decide remembers what let the packet pass: the rule that translated its destination, else the last rule that accepted or returned,
 // else the last policy. Base chains that translate the source decide nothing.
@@ -188,7 +201,12 @@ func (w *walk) chain(c *Chain, depth int) (Verdict, *Rule) {
 	if c.Rules == nil {
 		return Verdict{}, nil
 	}
-	for _, r := range c.Rules() {
+	rules, err := c.Rules()
+	if err != nil {
+		w.fail(fmt.Errorf("read table %s %s chain %s: %w", c.Table.Family, c.Table.Name, c.Name, err))
+		return Verdict{Kind: Drop}, nil
+	}
+	for _, r := range rules {
 		v := w.rule(r, depth)
 		if w.err != nil {
 			return Verdict{Kind: Drop}, r
@@ -224,7 +242,7 @@ func (w *walk) rule(r *Rule, depth int) Verdict {
 		switch s.run(w) {
 		case missed:
 			w.deepen(at, depth)
-			if w.missesOf.table != nil {
+			if w.missesOf.base != nil {
 				w.miss(r, s, depth)
 			}
 			return Verdict{}

@@ -9,6 +9,12 @@ func (n NAT) run(w *walk) control {
 		return goOn
 	}
 	w.verdict = Verdict{Kind: Accept}
+	if n.Kind == NetMap {
+		n.Kind = SNAT
+		if w.hook == Prerouting || w.hook == Output {
+			n.Kind = DNAT
+		}
+	}
 	m := destination
 	if n.Kind == SNAT || n.Kind == Masquerade {
 		m = source
@@ -108,7 +114,7 @@ func (w *walk) translateDestination(n NAT, to netip.AddrPort) {
 		w.port, w.stays = to.Port(), true
 	}
 	if w.hook == Output && before.Addr() != to.Addr() {
-		w.reroute = true
+		w.reroute()
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 
 // routeOut routes a packet of this namespace. It returns false if the packet has ended.
 func (w *walk) routeOut() bool {
-	w.reroute = false
 	r := &w.ns.Routing
 	if w.stays {
 		w.local, w.out, w.outKnown = true, Loopback, true
@@ -25,6 +24,17 @@ func (w *walk) routeOut() bool {
 	}
 	w.local, w.out, w.outKnown = false, w.packet.ToInterface, w.packet.ToInterface != ""
 	return true
+}
+
+// reroute routes a packet that OUTPUT has changed, at once: what changes later counts no more. The chains behind still see the old interface.
+func (w *walk) reroute() {
+	local, out, known := w.local, w.out, w.outKnown
+	if !w.routeOut() {
+		return
+	}
+	newLocal, newOut, newKnown := w.local, w.out, w.outKnown
+	w.rerouted = func() { w.local, w.out, w.outKnown = newLocal, newOut, newKnown }
+	w.local, w.out, w.outKnown = local, out, known
 }
 
 // routeIn routes a packet that came in.
@@ -66,6 +76,7 @@ func (w *walk) isLocal() (local, known bool) {
 
 // follow goes where a route leads.
 func (w *walk) follow(res RouteResult, force string) bool {
+	res = w.onePath(res)
 	w.preferred = res.PrefSrc
 	switch res.Type {
 	case "local", "broadcast", "anycast":
@@ -96,6 +107,27 @@ func (w *walk) follow(res RouteResult, force string) bool {
 	return false
 }
 
+// onePath chooses among the nexthops of a multipath route: the kernel does by a hash of the packet's addresses.
+func (w *walk) onePath(res RouteResult) RouteResult {
+	if len(res.Several) < 2 {
+		return res
+	}
+	odds, sum := make([]float64, len(res.Several)), 0.0
+	for i, hop := range res.Several {
+		odds[i] = float64(max(hop.Weight, 1))
+		sum += odds[i]
+	}
+	for i := range odds {
+		odds[i] /= sum
+	}
+	hop := res.Several[w.chance(odds)]
+	if res.Dev != hop.Dev && (res.Route == nil || !res.Route.PrefSrc.IsValid()) {
+		res.PrefSrc, _ = w.ns.Routing.primary(hop.Dev, w.family)
+	}
+	res.Dev, res.Via = hop.Dev, hop.Via
+	return res
+}
+
 func (w *walk) query(in string) RouteQuery {
 	return RouteQuery{
 		Family: w.family, Src: w.src.Addr(), Dst: w.dst.Addr(), IIF: in, Mark: w.mark, UID: w.packet.UID,
@@ -118,35 +150,28 @@ func (w *walk) chooseSource() {
 	w.src = netip.AddrPortFrom(addr, w.src.Port())
 }
 
-// masqueradeAddr is the address of the interface by which the packet leaves.
+// masqueradeAddr is the source that the kernel chooses for the interface by which the packet leaves, whatever source the route has.
 func (w *walk) masqueradeAddr() netip.Addr {
 	if !w.outKnown {
 		return netip.Addr{}
 	}
-	if w.out == Loopback {
-		return w.ownAddr()
-	}
+	r := &w.ns.Routing
 	q := w.query("")
 	q.Src, q.OIF = netip.Addr{}, w.out
-	if res := w.ns.Routing.Lookup(q); res.Unknown == "" && res.PrefSrc.IsValid() {
+	res := r.Lookup(q)
+	var addr netip.Addr
+	switch {
+	case w.family == IP6:
+		addr = r.source6(w.out, w.dst.Addr())
+	case res.Via.Is4():
+		addr = r.source4(w.out, res.Via, "")
+	default:
+		addr = r.source4(w.out, w.dst.Addr(), "")
+	}
+	if !addr.IsValid() { // the links are not known
 		return res.PrefSrc
 	}
-	addr, _ := w.ns.Routing.primary(w.out, w.family)
 	return addr
-}
-
-// ownAddr is the source that the kernel chooses on lo for a translated packet: for IPv6 the destination itself, for IPv4 the first
-// address of the namespace that is no loopback address.
-func (w *walk) ownAddr() netip.Addr {
-	if w.family == IP6 {
-		return w.dst.Addr()
-	}
-	for _, l := range w.ns.Routing.Links {
-		if a, ok := w.ns.Routing.primary(l.Name, IP); ok && !a.IsLoopback() {
-			return a
-		}
-	}
-	return netip.Addr{}
 }
 
 var addrTypes = map[string]uint8{

@@ -117,6 +117,7 @@ const (
 	SNAT
 	Redirect
 	Masquerade
+	NetMap // of the destination or the source, by the hook (iptables)
 )
 
 // Mask is an And with a constant number.

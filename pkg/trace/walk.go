@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// Walk follows the packet on every way that it may take. It is an error if the packet can't exist, or if chains call each other in a
-// loop, which no kernel accepts.
+// Walk follows the packet on every way that it may take. It is an error if the packet can't exist, if a chain that it comes to can't be
+// read, or if chains call each other in a loop, which no kernel accepts.
 func Walk(ns *Namespace, p Packet) (Result, error) {
 	p, err := p.normal()
 	if err != nil {
@@ -89,7 +89,8 @@ type walk struct {
 	bound     [2]bool           // NAT has decided over the destination, over the source
 
 	hook     Hook
-	missesOf place // where to note the rules that did not match
+	inBase   *Chain // the base chain at hand
+	missesOf place  // where to note the rules that did not match
 	steps    []Step
 	ended    Outcome // "" while the packet is on its way
 	at       *Decision
@@ -109,8 +110,8 @@ type walk struct {
 	// returned is the last rule of the base chain at hand that returned, translated the rule that translated the destination.
 	returned   *Rule
 	translated *Decision
-	peeking    bool // what is evaluated is not on the packet's way
-	reroute    bool // a chain of type route has changed what routing looks at
+	peeking    bool   // what is evaluated is not on the packet's way
+	rerouted   func() // takes the route to which OUTPUT has changed
 	err        error
 }
 
@@ -152,8 +153,8 @@ func (w *walk) send() {
 	if !w.pass(Output, "") {
 		return
 	}
-	if w.reroute && !w.routeOut() {
-		return
+	if w.rerouted != nil {
+		w.rerouted()
 	}
 	if !w.pass(Postrouting, "") {
 		return
@@ -302,13 +303,12 @@ type assumption struct {
 
 // chance says which branch this way takes where chance decides.
 func (w *walk) chance(odds []float64) int {
-	branch := 0
 	for i, p := range odds {
 		if p == 1 {
 			return i
 		}
 	}
-	branch, _ = w.choices.choose(choice{branches: len(odds), odds: odds})
+	branch, _ := w.choices.choose(choice{branches: len(odds), odds: odds})
 	w.odds *= odds[branch]
 	return branch
 }

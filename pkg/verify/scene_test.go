@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -174,9 +175,7 @@ func (s *scene) addInterface(name string, addresses ...string) {
 		ips = append(ips, map[string]any{"address": a})
 	}
 	conf := map[string]any{"cniVersion": "1.1.0", "name": "pods", "prevResult": map[string]any{"cniVersion": "1.1.0", "ips": ips}}
-	for k, v := range s.conf {
-		conf[k] = v
-	}
+	maps.Copy(conf, s.conf)
 	data, err := json.Marshal(conf)
 	if err != nil {
 		s.t.Fatal(err)

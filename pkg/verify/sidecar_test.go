@@ -251,6 +251,7 @@ func targetOf(r rules.Rule) (to target, ok bool) {
 		to.port = t.Port
 	case rules.DNAT:
 		to.port = t.Port
+	default:
 	}
 	return to, to.port != 0
 }

@@ -29,7 +29,7 @@ func (s *scene) change(change func(*attachment.Record)) {
 	s.t.Helper()
 	store := attachment.NewStore(s.path("state"))
 	var record attachment.Record
-	if err := store.All(func(r attachment.Record, err error) { record = r }); err != nil {
+	if err := store.All(func(r attachment.Record, _ error) { record = r }); err != nil {
 		s.t.Fatal(err)
 	}
 	if err := store.Delete(record.Key); err != nil {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -35,9 +36,10 @@ func connsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "conns (--pod NAMESPACE/NAME | --netns PATH)",
 		Short: "Say where a pod's connections really went, and which of them the proxy swallowed",
-		Long: `List the connections of a pod of this node: those that rules sent to the proxy, and whether the proxy passed them on; those that
-went direct, and by which rule; the proxy's own. If the proxy is Envoy, its configuration says why. Needs root.
-Exit code 1: the proxy swallowed connections. 3: of connections that reached the proxy it can't be told whether it passed them on.`,
+		Long: `List the connections of a pod of this node: those that rules sent to the proxy, and whether the proxy passed them on; those
+that went direct, and by which rule; the proxy's own. If the proxy is Envoy, its configuration says why. Needs root.
+Exit code 1: the proxy swallowed connections. 3: of connections that reached the proxy it can't be told whether it passed them
+on.`,
 		Example: `  detourctl conns --pod shop/web
   detourctl conns --pod shop/web --watch`,
 		Args: cobra.NoArgs,
@@ -94,27 +96,30 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 	if err != nil {
 		return err
 	}
-	config, err := envoy.Ask(ctx, conns.Dialer(ns), proxy.Admin)
-	if err != nil && !errors.Is(err, envoy.ErrNotEnvoy) {
-		return err
-	}
+	config, err := askEnvoy(ctx, ns, proxy.Admin)
 	if o.watch {
 		return o.follow(ctx, s, ns, proxy, config)
 	}
 	a := connsAnswer{Pod: o.live.pod, Netns: found.Netns}
-	if config == nil {
+	if err != nil {
 		a.Envoy = err.Error()
 	}
 	a.Report = before.Judge(proxy, config, ruleOf(ns))
-	if o.output == "json" {
-		err = printJSON(s, a)
-	} else {
-		err = a.print(s)
-	}
-	if err != nil {
+	if o.output == "text" {
+		a.print(s)
+	} else if err := printJSON(s, a); err != nil {
 		return err
 	}
 	return exitOf(a.Has)
+}
+
+// adminTime is how long Envoy's admin port may take.
+const adminTime = 30 * time.Second
+
+func askEnvoy(ctx context.Context, ns *netns.Pod, port uint16) (*envoy.Config, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTime)
+	defer cancel()
+	return envoy.Ask(ctx, conns.Dialer(ns), port)
 }
 
 // follow prints what happens to connections, an object or a line each, until Ctrl-C.
@@ -157,7 +162,7 @@ func eventStyle(e conns.Event) style {
 
 func describeEvent(e conns.Event) string {
 	line := fmt.Sprintf("%s %-5s %s", e.Time.Format("15:04:05.000"), e.Event, describeConnection(e.Connection))
-	if e.Why != "" {
+	if e.Why != "" && (e.Listener != 0 || e.Way == conns.Unknown) {
 		line += "; " + e.Why
 	}
 	if e.Envoy != nil {
@@ -213,7 +218,7 @@ var wayStyles = map[conns.Way]style{
 // shownConnections bounds how many connections are shown of each destination.
 const shownConnections = 5
 
-func (a connsAnswer) print(s screen) error {
+func (a connsAnswer) print(s screen) {
 	fmt.Fprintln(s, s.styled(bold, a.head()))
 	if len(a.Destinations) == 0 {
 		fmt.Fprintln(s, "no connections")
@@ -222,7 +227,7 @@ func (a connsAnswer) print(s screen) error {
 		line := fmt.Sprintf("%s %s %s: %s", d.Direction, d.Protocol, d.To, d.Sentence)
 		fmt.Fprintf(s, "\n%s\n", s.styled(wayStyles[d.Way], line))
 		notes := []string{d.Why}
-		if d.Envoy != nil {
+		if d.Envoy != nil && (d.Way == conns.Swallowed || d.Way == conns.Unknown) {
 			notes = append(notes, d.Envoy.String())
 		}
 		if d.Advice != "" {
@@ -235,13 +240,12 @@ func (a connsAnswer) print(s screen) error {
 		}
 		all := slices.Concat(d.Connections, d.Onward)
 		for _, c := range all[:min(len(all), shownConnections)] {
-			fmt.Fprintln(s, s.cut("    "+describeConnection(c), 0))
+			fmt.Fprintf(s, "    %s\n", s.cut(describeConnection(c), 4))
 		}
 		if more := len(all) - shownConnections; more > 0 {
 			fmt.Fprintf(s, "    ... and %d more; -o json has them all\n", more)
 		}
 	}
-	return nil
 }
 
 func (a connsAnswer) head() string {
@@ -261,17 +265,25 @@ func (a connsAnswer) head() string {
 		uids = append(uids, strconv.Itoa(int(uid)))
 	}
 	head := fmt.Sprintf("%s: the proxy is user %s and listens at %s", pod, strings.Join(uids, ", "), strings.Join(ports, ", "))
-	if a.Envoy == "" {
+	switch {
+	case a.Envoy == "":
 		head += "; it is Envoy"
+	case !strings.HasPrefix(a.Envoy, envoy.ErrNotEnvoy.Error()):
+		head += "; " + a.Envoy
 	}
 	return head
 }
 
 // ways says what became of a connection in its own line.
 var ways = map[conns.Way]string{
-	conns.Onward: "to the proxy, and onward", conns.Swallowed: "to the proxy, and no further", conns.Answered: "to the proxy, which answered",
-	conns.Direct: "direct", conns.ByProxy: "by the proxy", conns.Within: "within the pod", conns.Unknown: "not known",
-	conns.Reached: "to the proxy",
+	conns.Onward:    "to the proxy, and onward",
+	conns.Swallowed: "to the proxy, and no further",
+	conns.Answered:  "to the proxy, which answered",
+	conns.Reached:   "to the proxy",
+	conns.Direct:    "direct",
+	conns.ByProxy:   "by the proxy",
+	conns.Within:    "within the pod",
+	conns.Unknown:   "not known",
 }
 
 // describeConnection is one line: who, to where, what came of it, since when it is idle.

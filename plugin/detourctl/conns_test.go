@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spf13/cobra"
+
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/conns"
@@ -119,21 +121,24 @@ func (r redis) envoy(t *testing.T, config string) {
 func (r redis) conns(t *testing.T, args ...string) (string, int) {
 	t.Helper()
 	var out bytes.Buffer
-	code, err := runConns(t.Context(), &out, append([]string{"--netns", r.Pod.Path()}, args...)...)
+	code, err := codeOf(newConns(&out, append([]string{"--netns", r.Pod.Path()}, args...)...).ExecuteContext(t.Context()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out.String(), code
 }
 
-func runConns(ctx context.Context, out io.Writer, args ...string) (int, error) {
+func newConns(out io.Writer, args ...string) *cobra.Command {
 	c := connsCommand()
 	c.SilenceUsage, c.SilenceErrors = true, true
 	c.SetArgs(args)
 	c.SetOut(out)
-	err := c.ExecuteContext(ctx)
-	var ended codeError
-	if errors.As(err, &ended) {
+	return c
+}
+
+// codeOf is the exit code of err, or err if it has none.
+func codeOf(err error) (int, error) {
+	if ended, ok := errors.AsType[codeError](err); ok {
 		return ended.code, ended.err
 	}
 	return 0, err
@@ -165,8 +170,8 @@ func TestConnsOfRedis(t *testing.T) {
 	want := r.Pod.Path() + `: the proxy is user 1337 and listens at 15001, 15006
 
 out tcp 10.0.0.6:7000: 3 connections reached the proxy, none left it
-  or 10.0.0.6:7000 refused them: the kernel forgets a refused connection at once, but --watch sees it
-  to do: add 7000 to the pod's annotation traffic.sidecar.istio.io/excludeOutboundPorts, and restart the pod; or make a ServiceEntry for 10.0.0.6:7000 with protocol TCP
+  unless 10.0.0.6:7000 refused them: the kernel forgets a refused connection at once; --watch would see it
+  to do: add 7000 to the pod's annotation traffic.sidecar.istio.io/excludeOutboundPorts, and restart the pod; or make a ServiceEntry with address 10.0.0.6 and port 7000 of protocol TCP
     10.77.0.2:40000 -> 10.0.0.6:7000 -> port 15001  to the proxy, and no further  TIME_WAIT
     10.77.0.2:40000 -> 10.0.0.6:7000 -> port 15001  to the proxy, and no further  TIME_WAIT
     10.77.0.2:40000 -> 10.0.0.6:7000 -> port 15001  to the proxy, and no further  TIME_WAIT
@@ -220,12 +225,32 @@ func TestConnsExitCodes(t *testing.T) {
 		`no mesh is called "linkerd"`:   {"--netns", r.Pod.Path(), "--mesh", "linkerd"},
 		"there is no network namespace": {"--netns", "/run/netns/none"},
 		"is not NAMESPACE/NAME":         {"--pod", "web"},
-		"it is the host's":              {"--netns", "/proc/self/ns/net"},
+		"it is the host's":              {"--netns", "/proc/thread-self/ns/net"},
 		"is neither text nor json":      {"--netns", r.Pod.Path(), "-o", "yaml"},
 	} {
-		if _, err := runConns(t.Context(), io.Discard, args...); err == nil || !strings.Contains(err.Error(), want) {
+		if err := newConns(io.Discard, args...).ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v", args, err)
 		}
+	}
+}
+
+// The record of the pod says where it is, and which mesh it has: its proxy's ports alone would not.
+func TestConnsByPod(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	programmed(t, state, backend.NFTables)
+	var out bytes.Buffer
+	code, err := codeOf(newConns(&out, "--pod", "shop/nftables", "--state-dir", state, "-o", "json").ExecuteContext(t.Context()))
+	var a connsAnswer
+	if err := errors.Join(err, json.Unmarshal(out.Bytes(), &a)); err != nil || code != 0 {
+		t.Fatal(code, err)
+	}
+	if a.Pod != "shop/nftables" || a.Proxy.Mesh != "osm" || len(a.Destinations) != 0 || !strings.Contains(a.Envoy, "no Envoy answers at the admin port") {
+		t.Errorf("%s", out.String())
+	}
+	err = newConns(io.Discard, "--pod", "shop/none", "--state-dir", state).ExecuteContext(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "no pod shop/none on this node") {
+		t.Error(err)
 	}
 }
 
@@ -233,16 +258,17 @@ func TestConnsExitCodes(t *testing.T) {
 func TestConnsWatch(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
+	in, out := io.Pipe()
+	command := newConns(out, "--netns", r.Pod.Path(), "--watch", "-o", "json")
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	in, out := io.Pipe()
 	type result struct {
 		code int
 		err  error
 	}
 	ended := make(chan result, 1)
 	go func() {
-		code, err := runConns(ctx, out, "--netns", r.Pod.Path(), "--watch", "-o", "json")
+		code, err := codeOf(command.ExecuteContext(ctx))
 		out.Close()
 		ended <- result{code, err}
 	}()

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -29,7 +30,7 @@ var (
 )
 
 // guideRule is the guide's answer.
-const guideRule = "FORWARD -i flannel.1 -d 10.224.2.0/24 -j ACCEPT"
+const guideRule = "iptables -A FORWARD -i flannel.1 -d 10.224.2.0/24 -j ACCEPT"
 
 // guideNode is a node with the guide's rules. Its bridge and tunnel lead to namespaces with the addresses that are there.
 type guideNode struct {
@@ -172,10 +173,68 @@ func TestTheGuidesSecondNodeDropsByThePolicyOfForward(t *testing.T) {
 			if got, err := nettest.Dial(g.tunnel, 0, guidePod, nettest.Silence); !errors.Is(err, nettest.ErrTimeout) || g.dropped() == 0 {
 				t.Errorf("the pod answered %q, %v, and the policy has dropped %d packets", got, err, g.dropped())
 			}
-			sh(t, g.node, iptables+" -A "+guideRule)
+			sh(t, g.node, strings.Replace(guideRule, "iptables", iptables, 1))
 			if got, err := nettest.Dial(g.tunnel, 0, guidePod, nettest.Patience); got != "10.224.0.0" || err != nil {
 				t.Errorf("with the guide's rule the pod answered %q, %v", got, err)
 			}
 		})
+	}
+}
+
+// The packet that the guide follows, on the first node and on the second.
+var (
+	firstPacket  = []string{"--in=eth0", "--from=192.0.2.1", "--to=" + guideService.String()}
+	secondPacket = []string{"--in=flannel.1", "--from=10.224.0.0", "--to=" + guidePod.String()}
+)
+
+// traced is what trace prints as JSON.
+type traced struct {
+	Ways []struct {
+		Probability float64
+		Verdict     string
+		At          struct {
+			Table, Chain string
+			Policy       bool
+		}
+		Packet struct{ From, To, Interface string }
+	}
+	Advice string
+}
+
+// traceGuide traces a packet in the files of a node.
+func traceGuide(t *testing.T, node string, packet ...string) (answer traced) {
+	t.Helper()
+	c := traceCommand()
+	c.SilenceUsage, c.SilenceErrors = true, true
+	var out bytes.Buffer
+	c.SetOut(&out)
+	args := []string{"-o=json"}
+	for flag, file := range map[string]string{"--iptables-save=": "iptables-save", "--route=": "route.json", "--addr=": "addr.json"} {
+		args = append(args, flag+filepath.Join(guideFolder, node+"."+file))
+	}
+	c.SetArgs(append(args, packet...))
+	err := c.Execute()
+	if jsonErr := json.Unmarshal(out.Bytes(), &answer); jsonErr != nil {
+		t.Fatalf("trace on %s: %v: %v", node, err, jsonErr)
+	}
+	return answer
+}
+
+func TestTraceSaysWhatTheNodeGuideFoundOut(t *testing.T) {
+	t.Parallel()
+	var first []string
+	for _, w := range traceGuide(t, "master", firstPacket...).Ways {
+		first = append(first, fmt.Sprintf("%g %s %s -> %s by %s", w.Probability, w.Verdict, w.Packet.From, w.Packet.To, w.Packet.Interface))
+	}
+	want := []string{"0.5 accepted 10.224.0.0 -> 10.224.1.14:80 by flannel.1", "0.5 accepted 10.224.0.0 -> 10.224.2.16:80 by flannel.1"}
+	if !slices.Equal(first, want) {
+		t.Errorf("first node: %q, want %q", first, want)
+	}
+	second := traceGuide(t, "node", secondPacket...)
+	if w := second.Ways; len(w) != 1 || w[0].Verdict != "dropped" || w[0].At.Table != "filter" || w[0].At.Chain != "FORWARD" || !w[0].At.Policy {
+		t.Errorf("second node: %+v, want that the policy of FORWARD drops the packet", w)
+	}
+	if !strings.Contains(second.Advice, "`"+guideRule+"`") {
+		t.Errorf("second node: %s, want the guide's own rule, %s", second.Advice, guideRule)
 	}
 }

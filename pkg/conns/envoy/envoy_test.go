@@ -2,6 +2,7 @@ package envoy
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -52,6 +53,7 @@ func TestExplain(t *testing.T) {
 		{"osm.json", "10.0.0.6:6379", osm + ": all of it goes by filter chain egress-tcp.6379 to 6379: on to where it was going"},
 		{"osm.json", "10.0.0.6:7000", osm + ": all of it is closed: no filter chain takes it"},
 		{"osm.json", "10.96.0.7:8080", osm + ": all of it goes by filter chain outbound-web to cluster shop/web|8080, canary"},
+		{"osm.json", "10.0.0.6:15010", osm + ": all of it is closed: no filter chain takes it"}, // it hands nothing off
 		{"osm.json", "10.96.0.8:8080", osm + ": all of it is closed: no filter chain takes it"},
 		{"osm.json", "10.0.0.6:443", osm + ": TLS for example.org goes by filter chain egress-https.443 to 6379: on to where it was going; TLS for *.example.com goes by filter chain egress-https.443 to 6379: on to where it was going; everything else is closed: no filter chain takes it"},
 	} {
@@ -62,6 +64,63 @@ func TestExplain(t *testing.T) {
 	}
 	if _, ok := load(t, "osm.json").Explain(netip.MustParseAddrPort("10.0.0.6:80"), 15006); ok {
 		t.Error("there is no listener at 15006")
+	}
+}
+
+// The longest prefix counts, then the most exact server name, in whatever order the chains are.
+func TestChoose(t *testing.T) {
+	t.Parallel()
+	var l listener
+	err := json.Unmarshal([]byte(`{"filter_chains": [
+		{"name": "any"},
+		{"name": "8", "filter_chain_match": {"prefix_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 8}]}},
+		{"name": "32", "filter_chain_match": {"prefix_ranges": [{"address_prefix": "192.0.2.1", "prefix_len": 32}, {"address_prefix": "10.0.0.6", "prefix_len": 32}]}},
+		{"name": "16", "filter_chain_match": {"prefix_ranges": [{"address_prefix": "10.0.0.0", "prefix_len": 16}]}},
+		{"name": "*.org", "filter_chain_match": {"destination_port": 443, "server_names": ["*.org"]}},
+		{"name": "a.org", "filter_chain_match": {"destination_port": 443, "server_names": ["a.org"]}},
+		{"name": "*.b.org", "filter_chain_match": {"destination_port": 443, "server_names": ["*.b.org"]}}]}`), &l)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ to, server, want string }{
+		{"10.0.0.6:80", "", "32"},
+		{"10.0.1.6:80", "", "16"},
+		{"10.1.0.6:80", "", "8"},
+		{"11.0.0.6:80", "", "any"},
+		{"11.0.0.6:443", "a.org", "a.org"},
+		{"11.0.0.6:443", "x.b.org", "*.b.org"},
+		{"11.0.0.6:443", "x.org", "*.org"},
+		{"11.0.0.6:443", "x.net", ""}, // Envoy does not go back to the chains without a port
+	} {
+		name := ""
+		if ch := l.choose(netip.MustParseAddrPort(c.to), tlsTo(c.server)); ch != nil {
+			name = ch.Name
+		}
+		if name != c.want {
+			t.Errorf("%s %s: %q, want %q", c.to, c.server, name, c.want)
+		}
+	}
+}
+
+// A listener at just the address comes before one at all addresses.
+func TestHandOff(t *testing.T) {
+	t.Parallel()
+	c, err := ParseConfig(strings.NewReader(`{"configs": [{"static_listeners": [
+		{"listener": {"name": "all", "address": {"socket_address": {"address": "0.0.0.0", "port_value": 80}}}},
+		{"listener": {"name": "one", "address": {"socket_address": {"address": "10.0.0.6", "port_value": 80}}}},
+		{"listener": {"name": "both", "address": {"socket_address": {"address": "10.0.0.7", "port_value": 81}},
+			"additional_addresses": [{"address": {"socket_address": {"address": "::", "port_value": 81}}}]}}]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for to, want := range map[string]string{"10.0.0.6:80": "one", "10.0.0.7:80": "all", "[fd00::1]:80": "", "[fd00::1]:81": "both", "10.0.0.8:81": "both"} {
+		name := ""
+		if l := c.handOff(netip.MustParseAddrPort(to)); l != nil {
+			name = l.Name
+		}
+		if name != want {
+			t.Errorf("%s: %q, want %q", to, name, want)
+		}
 	}
 }
 

@@ -74,6 +74,7 @@ var foreignRules = []struct {
 	{0, "meta mark > 5 accept", "-m byteorder [unknown] -j ACCEPT"},
 	{0, "meta mark set mark | 5 accept", "-j meta [unknown]"},
 	{0, "meta mark set 5 accept", "-j MARK [unknown]"},
+	{0, "meta priority set 1:5", "-j meta [unknown]"},
 	{0, "ct mark set 5 accept", "-j ct [unknown]"},
 	{0, `tcp sport 7 meta mark set 5 iifname "lo"`, "-p tcp -m tcp --sport 7 -j MARK [unknown]"},
 	{0, "tcp sport 7 ct mark set 5 tcp dport { 80, 90 } accept", "-p tcp -m tcp --sport 7 -j ct [unknown]"},

@@ -11,7 +11,9 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -100,8 +102,8 @@ func TestCountersAreRead(t *testing.T) {
 func TestATableThatChangesIsReadWhole(t *testing.T) {
 	forAll(t, func(t *testing.T, ns *nettest.Namespace, f rules.Family, variant string) {
 		var inputs, texts []string
-		for _, words := range []string{"-j ACCEPT", "-p tcp -m tcp --dport 80 -m comment --comment x -j DROP"} {
-			inputs = append(inputs, "*filter\n:a - [0:0]\n:b - [0:0]\n"+strings.Repeat("-A a "+words+"\n", 200)+strings.Repeat("-A b "+words+"\n", 200)+"COMMIT\n")
+		for chain, words := range map[string]string{"a": "-j ACCEPT", "b": "-p tcp -m tcp --dport 80 -m comment --comment x -j DROP"} {
+			inputs = append(inputs, "*filter\n:"+chain+" - [0:0]\n"+strings.Repeat("-A "+chain+" "+words+"\n", 50)+"COMMIT\n")
 			mustRun(t, ns, inputs[len(inputs)-1], program(f, variant, "-restore"))
 			texts = append(texts, save(t, ns, f).text(variant))
 		}
@@ -133,6 +135,60 @@ func TestATableThatChangesIsReadWhole(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Between the lists of chains and rules there is no part of a dump in which the kernel could say that something has changed.
+func TestNoChainIsReadWithoutItsRules(t *testing.T) {
+	nettest.RequireNetns(t)
+	ns := nettest.StartNamespace(t, "between")
+	mustRun(t, ns, "", "iptables-nft", "-A", "INPUT", "-j", "ACCEPT")
+	inTable, chain := netlink.Text(unix.NFTA_CHAIN_TABLE, "filter"), "comes-and-goes"
+	stop := make(chan struct{})
+	var writer sync.WaitGroup
+	writer.Go(func() {
+		err := ns.Do(func() error {
+			c, err := nft.Open()
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			for {
+				come, goes := nft.NewBatch(nil), nft.NewBatch(nil)
+				come.Add(chain, unix.NFPROTO_IPV4, unix.NFT_MSG_NEWCHAIN, unix.NLM_F_CREATE, inTable, netlink.Text(unix.NFTA_CHAIN_NAME, chain))
+				come.Add(chain, unix.NFPROTO_IPV4, unix.NFT_MSG_NEWRULE, unix.NLM_F_CREATE|unix.NLM_F_APPEND, inTable, netlink.Text(unix.NFTA_RULE_CHAIN, chain), netlink.Nested(unix.NFTA_RULE_EXPRESSIONS))
+				goes.Delete(chain, unix.NFPROTO_IPV4, unix.NFT_MSG_DELRULE, inTable, netlink.Text(unix.NFTA_RULE_CHAIN, chain))
+				goes.Delete(chain, unix.NFPROTO_IPV4, unix.NFT_MSG_DELCHAIN, inTable, netlink.Text(unix.NFTA_CHAIN_NAME, chain))
+				for _, b := range []*nft.Batch{come, goes} {
+					if err := c.Commit(b.End()); err != nil {
+						return err
+					}
+				}
+				select {
+				case <-stop:
+					return nil
+				default:
+				}
+			}
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	defer writer.Wait()
+	defer close(stop)
+	for range 200 {
+		var tables Tables
+		err := ns.Do(func() (err error) {
+			tables, err = Save(rules.IPv4)
+			return err
+		})
+		if err != nil && !errors.Is(err, netlink.ErrChanged) {
+			t.Fatal(err)
+		}
+		if strings.Contains(tables.Nft, ":"+chain) != strings.Contains(tables.Nft, "-A "+chain) {
+			t.Fatalf("got %s", tables.Nft)
+		}
+	}
 }
 
 func TestWithoutThePrivilegeTheErrorSaysSo(t *testing.T) {

@@ -254,14 +254,7 @@ func netmap(p *parser, args []string, _ string) error {
 	if err != nil {
 		return fmt.Errorf("%q is no prefix", args[0])
 	}
-	kind := trace.SNAT
-	if b := p.chain.Base; b == nil || b.Hook == trace.Prerouting || b.Hook == trace.Output {
-		kind = trace.DNAT
-	}
-	if p.chain.Base == nil {
-		return errors.New("whether it maps the source or the destination depends on the hook")
-	}
-	p.target.effects = append(p.target.effects, trace.NAT{Kind: kind, Net: prefix})
+	p.target.effects = append(p.target.effects, trace.NAT{Kind: trace.NetMap, Net: prefix})
 	return nil
 }
 

@@ -172,7 +172,11 @@ func markPrefix(arg any) (r trace.Range, ok bool) {
 	if errFirst != nil || errLength != nil || length > 32 {
 		return r, false
 	}
-	return trace.Range{Lo: trace.Number(first), Hi: trace.Number(first | 0xffffffff>>length)}, true
+	rest := uint64(0xffffffff) >> length
+	if first&rest != 0 { // "meta mark & 0 == 16", which nft prints as 16/0, holds for no mark
+		return trace.Range{Lo: trace.Number(1)}, true
+	}
+	return trace.Range{Lo: trace.Number(first), Hi: trace.Number(first | rest)}, true
 }
 
 func prefix(arg any) (p netip.Prefix, ok bool) {

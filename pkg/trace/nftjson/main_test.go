@@ -1,6 +1,7 @@
 package nftjson_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,11 +21,8 @@ func run(t *testing.T, ns *nettest.Namespace, stdin, name string, args ...string
 		cmd := exec.Command(name, args...)
 		cmd.Stdin = strings.NewReader(stdin)
 		out, err = cmd.Output()
-		if exit := (*exec.ExitError)(nil); err != nil {
-			if e, ok := err.(*exec.ExitError); ok {
-				exit = e
-				err = fmt.Errorf("%w: %s", err, exit.Stderr)
-			}
+		if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+			err = fmt.Errorf("%w: %s", err, exit.Stderr)
 		}
 		return err
 	})

@@ -1,10 +1,12 @@
 package nftjson_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,11 +33,20 @@ func statements(t *testing.T, more ...string) []trace.Statement {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules := tables[0].Chain("c").Rules()
+	rules := rulesOf(t, tables[0].Chain("c"))
 	if len(rules) != 1 {
 		t.Fatalf("%d rules, want one", len(rules))
 	}
 	return rules[0].Statements
+}
+
+func rulesOf(t *testing.T, c *trace.Chain) []*trace.Rule {
+	t.Helper()
+	rules, err := c.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rules
 }
 
 func num(n uint64) trace.Value { return trace.Value{Num: n} }
@@ -62,22 +73,22 @@ func TestStatements(t *testing.T) {
 		{`{"reject":{"type":"icmp","expr":"host-unreachable"}}`, []trace.Statement{ipv4, trace.Verdict{Kind: trace.Reject, With: "icmp-host-unreachable"}}},
 		{`{"notrack":null}`, []trace.Statement{trace.NoTrack{}}},
 		{`{"mangle":{"key":{"ct":{"key":"zone"}},"value":5}}`, []trace.Statement{trace.SetZone{Zone: 5}}},
-		{`{"dnat":{"family":"ip","addr":"10.0.0.1","port":{"range":[80,90]}}}`, []trace.Statement{ipv4,
-			trace.NAT{Kind: trace.DNAT, To: trace.Concat{trace.Const{address("10.0.0.1")}, trace.Const{num(80)}}, MaxPort: 90}}},
-		{`{"dnat":{"family":"ip","addr":{"prefix":{"addr":"10.0.0.0","len":24}},"flags":"netmap","type_flags":"prefix"}}`, []trace.Statement{ipv4,
-			trace.NAT{Kind: trace.DNAT, Net: netip.MustParsePrefix("10.0.0.0/24")}}},
-		{`{"snat":{"family":"ip","addr":{"range":["10.0.0.1","10.0.0.2"]}}}`, []trace.Statement{ipv4, trace.NAT{Kind: trace.SNAT, To: trace.Lookup{
+		{`{"dnat":{"family":"ip","addr":"10.0.0.1","port":{"range":[80,90]}}}`, []trace.Statement{
+			trace.NAT{Kind: trace.DNAT, Only: trace.IP, To: trace.Concat{trace.Const{address("10.0.0.1")}, trace.Const{num(80)}}, MaxPort: 90}}},
+		{`{"dnat":{"family":"ip","addr":{"prefix":{"addr":"10.0.0.0","len":24}},"flags":"netmap","type_flags":"prefix"}}`, []trace.Statement{
+			trace.NAT{Kind: trace.DNAT, Only: trace.IP, Net: netip.MustParsePrefix("10.0.0.0/24")}}},
+		{`{"snat":{"family":"ip","addr":{"range":["10.0.0.1","10.0.0.2"]}}}`, []trace.Statement{trace.NAT{Kind: trace.SNAT, Only: trace.IP, To: trace.Lookup{
 			Key: trace.Numgen{Mod: 2}, Map: &trace.Set{Elements: []trace.Element{
 				{Key: []trace.Range{trace.Just(num(0))}, Data: []trace.Value{address("10.0.0.1")}},
 				{Key: []trace.Range{trace.Just(num(1))}, Data: []trace.Value{address("10.0.0.2")}},
 			}},
 		}}}},
 		{`{"dnat":{"family":"ip","addr":{"map":{"key":{"numgen":{"mode":"random","mod":2,"offset":3}},"data":{"set":[[3,{"concat":["10.0.0.1",80]}]]}}}}}`,
-			[]trace.Statement{ipv4, trace.NAT{Kind: trace.DNAT, To: trace.Lookup{Key: trace.Numgen{Mod: 2, Offset: 3}, Map: &trace.Set{
+			[]trace.Statement{trace.NAT{Kind: trace.DNAT, Only: trace.IP, To: trace.Lookup{Key: trace.Numgen{Mod: 2, Offset: 3}, Map: &trace.Set{
 				Elements: []trace.Element{{Key: []trace.Range{trace.Just(num(3))}, Data: []trace.Value{address("10.0.0.1"), num(80)}}},
 			}}}}},
 		{`{"dnat":{"family":"ip","addr":{"range":["10.0.0.1","10.1.0.2"]}}}`,
-			[]trace.Statement{ipv4, trace.NAT{Kind: trace.DNAT, To: trace.UnknownExpr{Text: "10.0.0.1-10.1.0.2"}}}},
+			[]trace.Statement{trace.NAT{Kind: trace.DNAT, Only: trace.IP, To: trace.UnknownExpr{Text: "10.0.0.1-10.1.0.2"}}}},
 		{`{"redirect":{"port":8080}}`, []trace.Statement{trace.NAT{Kind: trace.Redirect, To: trace.Const{num(8080)}}}},
 		{`{"redirect":null}`, []trace.Statement{trace.NAT{Kind: trace.Redirect}}},
 		{`{"masquerade":{"flags":"fully-random"}}`, []trace.Statement{trace.NAT{Kind: trace.Masquerade}}},
@@ -98,6 +109,8 @@ func TestStatements(t *testing.T) {
 		{`5`, []trace.Statement{trace.UnknownEffect{Text: "5", Reason: "detour does not know this statement of nft"}}},
 		{`{"match":{"op":"in","left":{"ct":{"key":"state"}},"right":["established","related"]}}`, []trace.Statement{trace.Match{
 			Left: trace.Mask(trace.CTState, 6), Not: true, Right: trace.NewSet(trace.Just(num(0))), Text: "ct state established,related"}}},
+		{`{"match":{"op":"==","left":{"meta":{"key":"iifname"}},"right":{"set":["eth*","a\\*"]}}}`, []trace.Statement{trace.Match{
+			Left: trace.IIFName, Right: trace.NewSet(trace.Wildcard("eth"), trace.Just(trace.Name("a*"))), Text: `iifname { "eth*", "a\*" }`}}},
 		// As nft 1.1 writes flags.
 		{`{"match":{"op":"==","left":{"&":[{"payload":{"protocol":"tcp","field":"flags"}},{"|":["syn","ack"]}]},"right":"syn"}}`,
 			[]trace.Statement{tcp, trace.Match{Left: trace.And{A: trace.TCPFlags, B: trace.Const{num(18)}}, Right: trace.NewSet(trace.Just(num(2))),
@@ -161,6 +174,18 @@ func TestTablesAndChains(t *testing.T) {
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+func TestCommentsMayHaveAnything(t *testing.T) {
+	t.Parallel()
+	tables, err := nftjson.Read(ruleset(`{"rule":{"comment":"a \"}]\\","family":"inet","table":"t","chain":"c","handle":7,"expr":[{"accept":null}]}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rules := rulesOf(t, tables[0].Chain("c"))
+	if len(rules) != 1 || rules[0].Comment != `a "}]\` || rules[0].Text != "accept" || rules[0].Handle != 7 {
+		t.Errorf("got %+v", rules)
 	}
 }
 
@@ -293,7 +318,7 @@ func FuzzRead(f *testing.F) {
 		}
 		for _, table := range tables {
 			for _, chain := range table.Chains {
-				for _, r := range chain.Rules() {
+				for _, r := range rulesOf(t, chain) {
 					if len(r.Statements) == 0 && r.Text != "" {
 						t.Errorf("%q has no statements", r.Text)
 					}
@@ -303,4 +328,66 @@ func FuzzRead(f *testing.F) {
 		packet := trace.Packet{Direction: trace.Out, Protocol: 6, Dst: netip.MustParseAddrPort("1.1.1.1:80")}
 		_, _ = trace.Walk(&trace.Namespace{Tables: tables}, packet)
 	})
+}
+
+func FuzzRule(f *testing.F) {
+	for _, seed := range []string{
+		`{"match":{"op":"==","left":{"&":[{"payload":{"protocol":"tcp","field":"flags"}},["syn"]]},"right":{"set":[5,{"range":[1,2]}]}}}`,
+		`{"match":{"op":"in","left":{"concat":[]},"right":"new"}},{"vmap":{"key":{"concat":[{"meta":{"key":"mark"}}]},"data":{"set":[[1,{"jump":{}}]]}}}`,
+		`{"dnat":{"addr":{"range":["::1","ffff::"]},"port":{"map":{"key":{"jhash":{"expr":5}},"data":{"set":[[0,1]]}}},"flags":["x"],"type_flags":"prefix"}}`,
+		`{"set":{"op":"add","elem":{"elem":{"val":{"meta":{"key":"mark"}}}},"set":"@s","stmt":[{"limit":{"rate":1}}]}},{"log":{"flags":[5]}},{"ct helper":"x"}`,
+		`{"mangle":{"key":{"meta":{"key":"mark"}},"value":{"<<":[{"^":[{"ct":{"key":"mark"}},5,6]},900]}}},{"reject":{}},{"xt":null},"add @m { 1 }",[1],null`,
+		`{"jump":{"target":"c"}}`,
+		`{"fwd":{"dev":"lo"}},{"tproxy":{"addr":"x","port":-1}},{"quota":{"val":1}},{"queue":{"num":{"range":[1]}}},{"jump":{"target":"c"}}`,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, seed string) {
+		tables, err := nftjson.Read(ruleset(`{"map":{"family":"inet","table":"t","name":"s","type":"mark","elem":[1]}}`,
+			`{"chain":{"family":"inet","table":"t","name":"o","type":"filter","hook":"output","prio":0,"policy":"accept"}}`,
+			`{"rule":{"family":"inet","table":"t","chain":"o","expr":[{"jump":{"target":"c"}}]}}`, rule(seed)))
+		if err != nil {
+			return
+		}
+		packet := trace.Packet{Direction: trace.Out, Protocol: 6, Dst: netip.MustParseAddrPort("1.1.1.1:80")}
+		_, _ = trace.Walk(&trace.Namespace{Tables: tables}, packet)
+		for _, r := range rulesOf(t, tables[0].Chain("c")) {
+			if len(r.Statements) == 0 && r.Text != "" {
+				t.Errorf("%q has no statements", r.Text)
+			}
+		}
+	})
+}
+
+func TestAnOutlineReadsAChainWhenItIsAskedForIt(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("failed")
+	var asked []string
+	tables, err := nftjson.ReadOutline(ruleset(`{"chain":{"family":"inet","table":"t","name":"o","type":"filter","hook":"output","prio":0,"policy":"accept"}}`,
+		`{"chain":{"family":"inet","table":"t","name":"bad"}}`), func(family, table, chain string) ([]byte, error) {
+		asked = append(asked, family+" "+table+" "+chain)
+		switch chain {
+		case "o":
+			return []byte(`{"nftables":[{"metainfo":{}},{"rule":{"family":"inet","table":"t","chain":"o","handle":5,"expr":[` +
+				`{"match":{"op":"==","left":{"meta":{"key":"skuid"}},"right":5}},{"jump":{"target":"bad"}}]}}]}`), nil
+		case "bad":
+			return nil, failed
+		}
+		return nil, nil
+	})
+	if err != nil || asked != nil {
+		t.Fatal(asked, err)
+	}
+	ns := &trace.Namespace{Tables: tables}
+	packet := trace.Packet{Direction: trace.Out, Protocol: 6, Dst: netip.MustParseAddrPort("1.1.1.1:80")}
+	if _, err := trace.Walk(ns, packet); err != nil || !slices.Equal(asked, []string{"inet t o"}) {
+		t.Errorf("asked for %q: %v", asked, err)
+	}
+	packet.UID = 5
+	for range 2 {
+		_, err = trace.Walk(ns, packet)
+		if !errors.Is(err, failed) || !strings.Contains(err.Error(), "read table inet t chain bad") || len(asked) != 2 {
+			t.Errorf("asked for %q: %v", asked, err)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package nftjson
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"strconv"
@@ -42,20 +43,17 @@ func (k *kind) numberText(n string) string {
 
 // duration writes seconds as nft does: 1d2h3m4s.
 func duration(s uint64) string {
-	text := ""
+	var text strings.Builder
 	for _, unit := range []struct {
 		name    string
 		seconds uint64
 	}{{"d", 86400}, {"h", 3600}, {"m", 60}, {"s", 1}} {
 		if n := s / unit.seconds; n > 0 {
-			text += strconv.FormatUint(n, 10) + unit.name
+			fmt.Fprint(&text, n, unit.name)
 		}
 		s %= unit.seconds
 	}
-	if text == "" {
-		return "0s"
-	}
-	return text
+	return cmp.Or(text.String(), "0s")
 }
 
 func join(all []any, separator string, text func(any) string) string {
@@ -95,7 +93,8 @@ func exprText(x any, kinds []*kind) string {
 	case "range":
 		return join(list, "-", k.text)
 	case "prefix":
-		return template("{addr}/{len}", arg)
+		a, _ := arg.(map[string]any)
+		return k.text(a["addr"]) + template("/{len}", arg)
 	case "elem":
 		return elemText(arg, kinds)
 	case "map":
@@ -175,7 +174,7 @@ func calculationText(operator string, operands []any, kinds []*kind) string {
 		kinds = kindsOf(operands[0])
 	}
 	return join(operands, " "+operator+" ", func(x any) string {
-		if n, ok := x.(json.Number); ok && strings.Contains("<< >>", operator) {
+		if n, ok := x.(json.Number); ok && precedence[operator] == precedence["<<"] {
 			return string(n)
 		}
 		text := exprText(x, kinds)

@@ -155,7 +155,7 @@ func logText(a map[string]any) string {
 	if a["group"] != nil {
 		text += template(" group {group}", a)
 	}
-	text += template("[ snaplen {snaplen}][ queue-threshold {queue-threshold}][ level {level}]", a)
+	texts := []string{text + template("[ snaplen {snaplen}][ queue-threshold {queue-threshold}][ level {level}]", a)}
 	flags := strs(a["flags"])
 	for _, layer := range []string{"tcp", "ip"} {
 		var own []string
@@ -167,25 +167,25 @@ func logText(a map[string]any) string {
 			return ok
 		})
 		if len(own) > 0 {
-			text += " flags " + layer + " " + strings.Join(own, ",")
+			texts = append(texts, "flags "+layer+" "+strings.Join(own, ","))
 		}
 	}
 	for _, flag := range flags {
-		text += " flags " + flag
+		texts = append(texts, "flags "+flag)
 	}
-	return text
+	return strings.Join(texts, " ")
 }
 
 func dynamicText(a map[string]any) string {
-	text := exprText(a["elem"], kindsOf(a["elem"]))
+	texts := []string{template("{op} {set}", a), "{", exprText(a["elem"], kindsOf(a["elem"]))}
 	own, isList := a["stmt"].([]any)
 	if !isList && a["stmt"] != nil {
 		own = []any{a["stmt"]}
 	}
 	for _, one := range own {
-		text += " " + statementText(one, "")
+		texts = append(texts, statementText(one, ""))
 	}
-	return template("{op} {set} ", a) + "{ " + text + " }"
+	return strings.Join(append(texts, "}"), " ")
 }
 
 func dynamicMapText(a map[string]any) string {
