@@ -56,12 +56,13 @@ func (f Field) eval(w *walk) ([]Value, bool) {
 			return w.notKnown("it is not known by which interface the packet leaves")
 		}
 		return []Value{Name(w.out)}, true
-	case SKUID:
-		if w.socket {
+	case SKUID, SKGID:
+		switch {
+		case w.taken: // the packet is the listener's
+			return w.notKnown("it is not known which user and group the transparent listener has")
+		case w.socket && f == SKUID:
 			return one(p.UID)
-		}
-	case SKGID:
-		if w.socket {
+		case w.socket:
 			return one(p.GID)
 		}
 	case Mark:
