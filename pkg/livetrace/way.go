@@ -88,7 +88,10 @@ func (t *teller) chain(e nftrace.Event) *trace.Chain {
 
 // rule finds a rule by its handle: nft's JSON has the handles, iptables-save only the order.
 func (t *teller) rule(c *trace.Chain, handle uint64) (*trace.Rule, error) {
-	rules := c.Rules()
+	rules, err := c.Rules()
+	if err != nil {
+		return nil, err
+	}
 	handles, ok := t.handles[c]
 	if !ok {
 		family := map[trace.Family]byte{trace.IP: unix.NFPROTO_IPV4, trace.IP6: unix.NFPROTO_IPV6, trace.Inet: unix.NFPROTO_INET, trace.Netdev: unix.NFPROTO_NETDEV}
@@ -165,21 +168,26 @@ func (t *teller) finish(events []nftrace.Event) {
 		return
 	}
 	w.Verdict = trace.Accepted
-	if w.Packet.Local && w.Packet.DNAT {
-		w.Verdict, w.Port = trace.Redirected, last.To.Port()
-	}
 	for _, s := range w.Steps { // what translated the destination decided more than who let it pass
-		if s.Rule != nil && translates(s.Rule) {
+		kind := translation(s.Rule)
+		if kind != 0 {
 			w.At = s.Decision()
+		}
+		if kind == trace.Redirect {
+			w.Verdict, w.Port = trace.Redirected, last.To.Port()
 		}
 	}
 }
 
-func translates(r *trace.Rule) bool {
+// translation is how a rule translates the destination; 0 if it does not.
+func translation(r *trace.Rule) trace.NATKind {
+	if r == nil {
+		return 0
+	}
 	for _, s := range r.Statements {
 		if n, ok := s.(trace.NAT); ok && (n.Kind == trace.DNAT || n.Kind == trace.Redirect) {
-			return true
+			return n.Kind
 		}
 	}
-	return false
+	return 0
 }

@@ -201,7 +201,12 @@ func (w *walk) chain(c *Chain, depth int) (Verdict, *Rule) {
 	if c.Rules == nil {
 		return Verdict{}, nil
 	}
-	for _, r := range c.Rules() {
+	rules, err := c.Rules()
+	if err != nil {
+		w.fail(fmt.Errorf("read table %s %s chain %s: %w", c.Table.Family, c.Table.Name, c.Name, err))
+		return Verdict{Kind: Drop}, nil
+	}
+	for _, r := range rules {
 		v := w.rule(r, depth)
 		if w.err != nil {
 			return Verdict{Kind: Drop}, r

@@ -59,8 +59,8 @@ type Chain struct {
 	// Base is nil for a chain that other chains call.
 	Base *Base
 	// Rules returns the chain's rules in order. Front-ends read them at the first call. A rule that can't be read is one Unknown
-	// statement, not an error. Nil means that the chain is empty.
-	Rules func() []*Rule
+	// statement, not an error: the error is that of a live source, which did not yield the chain. Nil means that the chain is empty.
+	Rules func() ([]*Rule, error)
 }
 
 // Base is what makes a chain a base chain.

@@ -150,7 +150,7 @@ func (w *walk) chooseSource() {
 	w.src = netip.AddrPortFrom(addr, w.src.Port())
 }
 
-// masqueradeAddr is the address of the interface by which the packet leaves.
+// masqueradeAddr is the source that the kernel chooses for the interface by which the packet leaves, whatever source the route has.
 func (w *walk) masqueradeAddr() netip.Addr {
 	if !w.outKnown {
 		return netip.Addr{}

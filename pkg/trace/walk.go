@@ -7,8 +7,8 @@ import (
 	"slices"
 )
 
-// Walk follows the packet on every way that it may take. It is an error if the packet can't exist, or if chains call each other in a
-// loop, which no kernel accepts.
+// Walk follows the packet on every way that it may take. It is an error if the packet can't exist, if a chain that it comes to can't be
+// read, or if chains call each other in a loop, which no kernel accepts.
 func Walk(ns *Namespace, p Packet) (Result, error) {
 	p, err := p.normal()
 	if err != nil {

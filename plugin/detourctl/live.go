@@ -73,10 +73,14 @@ func (o liveOptions) find() (podns.Pod, error) {
 	return podns.Finder{StateDir: o.stateDir}.Find(pod.ID{Namespace: namespace, Name: name}, o.uid)
 }
 
-func (o liveOptions) namespace() (ns *trace.Namespace, err error) {
+// walk follows the packet through the namespace as it is now.
+func (o liveOptions) walk(p trace.Packet) (ns *trace.Namespace, r trace.Result, err error) {
 	err = o.do(func() error {
-		ns, err = snapshot.Read()
-		return err
+		return snapshot.With(func(now *trace.Namespace) (err error) {
+			ns = now
+			r, err = trace.Walk(ns, p)
+			return err
+		})
 	})
-	return ns, err
+	return ns, r, err
 }

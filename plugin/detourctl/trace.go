@@ -73,17 +73,21 @@ func (o traceOptions) run(ctx context.Context, s screen) error {
 	case o.follow:
 		return o.followLive(ctx, s, p)
 	case o.live.given():
-		ns, err := o.live.namespace()
+		ns, r, err := o.live.walk(p)
 		if err != nil {
 			return err
 		}
-		return walk(s, o.output, ns, p)
+		return answer(s, o.output, ns, r)
 	}
 	ns, err := o.files.namespace(p)
 	if err != nil {
 		return err
 	}
-	return walk(s, o.output, ns, p)
+	r, err := trace.Walk(ns, p)
+	if err != nil {
+		return err
+	}
+	return answer(s, o.output, ns, r)
 }
 
 // followLive prints the way that the kernel says the packet took.
@@ -107,14 +111,6 @@ func (o traceOptions) followLive(ctx context.Context, s screen, p trace.Packet) 
 		return err
 	}
 	return answer(s, o.output, ns, r)
-}
-
-func walk(s screen, as output, ns *trace.Namespace, p trace.Packet) error {
-	r, err := trace.Walk(ns, p)
-	if err != nil {
-		return err
-	}
-	return answer(s, as, ns, r)
 }
 
 // answer prints where the packet goes.

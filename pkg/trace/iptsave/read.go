@@ -141,7 +141,7 @@ func (f *file) declare(line string) error {
 func (f *file) chain(name string, policy trace.Verdict) *[]string {
 	c := &trace.Chain{Table: f.table, Name: name, Base: f.base(name, policy)}
 	lines := &[]string{}
-	c.Rules = sync.OnceValue(func() []*trace.Rule { return f.rules(c, *lines) })
+	c.Rules = sync.OnceValues(func() ([]*trace.Rule, error) { return f.rules(c, *lines), nil })
 	f.table.Chains = append(f.table.Chains, c)
 	f.lines[name] = lines
 	return lines

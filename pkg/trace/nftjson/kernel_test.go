@@ -144,7 +144,7 @@ func compareHits(t *testing.T, listing string, got, want []uint64, packet string
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, rule := range tables[0].Chain("c").Rules() {
+	for _, rule := range rulesOf(t, tables[0].Chain("c")) {
 		if met, hit := slices.Contains(got, rule.Handle), slices.Contains(want, rule.Handle); met != hit {
 			t.Errorf("%s: %s: the walk says %v, the kernel %v", packet, rule.Text, met, hit)
 		}

@@ -77,15 +77,19 @@ func (w *words) UnmarshalJSON(data []byte) error {
 	return err
 }
 
-// Read reads the tables. It reads rules when a chain's Rules is called, and the elements of a set when a rule that uses it is
-// read; a part that it does not know makes that part unknown. The error says what the data is instead of nft's JSON. Equal data
-// yields equal tables.
-func Read(data []byte) ([]*trace.Table, error) {
+// Read reads the tables. It reads rules when a chain's Rules is called, and the elements of a set when a rule that uses it is read;
+// a part that it does not know makes that part unknown. The error says what the data is instead of nft's JSON. Equal data yields equal
+// tables.
+func Read(data []byte) ([]*trace.Table, error) { return ReadOutline(data, nil) }
+
+// ReadOutline is Read for a listing without rules. Those of a chain are what rules returns, a listing as well, when the chain's Rules
+// is called. The error of rules is that of Rules.
+func ReadOutline(data []byte, rules func(family, table, chain string) ([]byte, error)) ([]*trace.Table, error) {
 	items, err := list(data)
 	if err != nil {
 		return nil, fmt.Errorf("read nft's JSON: %w", err)
 	}
-	r := reader{at: map[place]*ruleset{}}
+	r := reader{at: map[place]*ruleset{}, rules: rules}
 	for _, one := range items {
 		r.add(one)
 	}
@@ -177,12 +181,14 @@ func looksLikeNft(data []byte) bool {
 type reader struct {
 	tables []*trace.Table
 	at     map[place]*ruleset
+	rules  func(family, table, chain string) ([]byte, error) // nil if the rules are in the listing
 }
 
 // ruleset is a table that is being read, and what its rules refer to.
 type ruleset struct {
 	*trace.Table
 	rules map[string][]*rule
+	later func(family, table, chain string) ([]byte, error)
 	named map[string]*namedSet
 	sets  map[string]*trace.Set
 	mu    sync.Mutex // of sets
@@ -223,7 +229,7 @@ func (r *reader) addTable(t *table) {
 		}
 		r.tables = append(r.tables, read)
 		r.at[place{t.Family, t.Name}] = &ruleset{
-			Table: read, rules: map[string][]*rule{}, named: map[string]*namedSet{}, sets: map[string]*trace.Set{},
+			Table: read, rules: map[string][]*rule{}, later: r.rules, named: map[string]*namedSet{}, sets: map[string]*trace.Set{},
 		}
 	}
 }
@@ -245,17 +251,36 @@ func (t *ruleset) addChain(c *chain) {
 				read.Base.Policy.Kind = trace.Drop
 			}
 		}
-		read.Rules = sync.OnceValue(func() []*trace.Rule { return t.read(read) })
+		read.Rules = sync.OnceValues(func() ([]*trace.Rule, error) { return t.read(read) })
 		t.Chains = append(t.Chains, read)
 	}
 }
 
-func (t *ruleset) read(c *trace.Chain) []*trace.Rule {
-	rules := make([]*trace.Rule, 0, len(t.rules[c.Name]))
-	for i, raw := range t.rules[c.Name] {
+func (t *ruleset) read(c *trace.Chain) ([]*trace.Rule, error) {
+	list, err := t.list(c.Name)
+	rules := make([]*trace.Rule, 0, len(list))
+	for i, raw := range list {
 		rules = append(rules, t.readRule(c, i+1, raw))
 	}
-	return rules
+	return rules, err
+}
+
+func (t *ruleset) list(chain string) ([]*rule, error) {
+	if t.later == nil {
+		return t.rules[chain], nil
+	}
+	data, err := t.later(string(t.Family), t.Name, chain)
+	if err != nil {
+		return nil, err
+	}
+	items, err := list(data)
+	var rules []*rule
+	for _, one := range items {
+		if one.Rule != nil {
+			rules = append(rules, one.Rule)
+		}
+	}
+	return rules, err
 }
 
 func (t *ruleset) readRule(c *trace.Chain, number int, raw *rule) *trace.Rule {

@@ -1,10 +1,12 @@
 package nftjson_test
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 
@@ -31,11 +33,20 @@ func statements(t *testing.T, more ...string) []trace.Statement {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules := tables[0].Chain("c").Rules()
+	rules := rulesOf(t, tables[0].Chain("c"))
 	if len(rules) != 1 {
 		t.Fatalf("%d rules, want one", len(rules))
 	}
 	return rules[0].Statements
+}
+
+func rulesOf(t *testing.T, c *trace.Chain) []*trace.Rule {
+	t.Helper()
+	rules, err := c.Rules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rules
 }
 
 func num(n uint64) trace.Value { return trace.Value{Num: n} }
@@ -172,7 +183,7 @@ func TestCommentsMayHaveAnything(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rules := tables[0].Chain("c").Rules()
+	rules := rulesOf(t, tables[0].Chain("c"))
 	if len(rules) != 1 || rules[0].Comment != `a "}]\` || rules[0].Text != "accept" || rules[0].Handle != 7 {
 		t.Errorf("got %+v", rules)
 	}
@@ -307,7 +318,7 @@ func FuzzRead(f *testing.F) {
 		}
 		for _, table := range tables {
 			for _, chain := range table.Chains {
-				for _, r := range chain.Rules() {
+				for _, r := range rulesOf(t, chain) {
 					if len(r.Statements) == 0 && r.Text != "" {
 						t.Errorf("%q has no statements", r.Text)
 					}
@@ -340,10 +351,43 @@ func FuzzRule(f *testing.F) {
 		}
 		packet := trace.Packet{Direction: trace.Out, Protocol: 6, Dst: netip.MustParseAddrPort("1.1.1.1:80")}
 		_, _ = trace.Walk(&trace.Namespace{Tables: tables}, packet)
-		for _, r := range tables[0].Chain("c").Rules() {
+		for _, r := range rulesOf(t, tables[0].Chain("c")) {
 			if len(r.Statements) == 0 && r.Text != "" {
 				t.Errorf("%q has no statements", r.Text)
 			}
 		}
 	})
+}
+
+func TestAnOutlineReadsAChainWhenItIsAskedForIt(t *testing.T) {
+	t.Parallel()
+	failed := errors.New("failed")
+	var asked []string
+	tables, err := nftjson.ReadOutline(ruleset(`{"chain":{"family":"inet","table":"t","name":"o","type":"filter","hook":"output","prio":0,"policy":"accept"}}`,
+		`{"chain":{"family":"inet","table":"t","name":"bad"}}`), func(family, table, chain string) ([]byte, error) {
+		asked = append(asked, family+" "+table+" "+chain)
+		switch chain {
+		case "o":
+			return []byte(`{"nftables":[{"metainfo":{}},{"rule":{"family":"inet","table":"t","chain":"o","handle":5,"expr":[` +
+				`{"match":{"op":"==","left":{"meta":{"key":"skuid"}},"right":5}},{"jump":{"target":"bad"}}]}}]}`), nil
+		case "bad":
+			return nil, failed
+		}
+		return nil, nil
+	})
+	if err != nil || asked != nil {
+		t.Fatal(asked, err)
+	}
+	ns := &trace.Namespace{Tables: tables}
+	packet := trace.Packet{Direction: trace.Out, Protocol: 6, Dst: netip.MustParseAddrPort("1.1.1.1:80")}
+	if _, err := trace.Walk(ns, packet); err != nil || !slices.Equal(asked, []string{"inet t o"}) {
+		t.Errorf("asked for %q: %v", asked, err)
+	}
+	packet.UID = 5
+	for range 2 {
+		_, err = trace.Walk(ns, packet)
+		if !errors.Is(err, failed) || !strings.Contains(err.Error(), "read table inet t chain bad") || len(asked) != 2 {
+			t.Errorf("asked for %q: %v", asked, err)
+		}
+	}
 }

@@ -62,7 +62,7 @@ func TestTextIsWhatNftPrints(t *testing.T) {
 	for _, table := range tables {
 		for _, chain := range table.Chains {
 			name := string(table.Family) + " " + table.Name + " " + chain.Name
-			rules := chain.Rules()
+			rules := rulesOf(t, chain)
 			if len(rules) != len(want[name]) {
 				t.Errorf("%s: %d rules, nft lists %d", name, len(rules), len(want[name]))
 				continue

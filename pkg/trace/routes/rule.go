@@ -16,8 +16,10 @@ import (
 // ruleEntry is a rule by its keys: that a key is there may be all that it says.
 type ruleEntry map[string]json.RawMessage
 
-// harmless are the keys that do not decide over the route.
-var harmless = map[string]bool{"priority": true, "protocol": true, "flow_from": true, "flow_to": true, "realms": true}
+// harmless are the keys that do not decide over the route. A detached interface does not exist, so no packet has its name.
+var harmless = map[string]bool{
+	"priority": true, "protocol": true, "flow_from": true, "flow_to": true, "realms": true, "iif_detached": true, "oif_detached": true,
+}
 
 // setters read the keys that trace knows.
 var setters = map[string]func(r *trace.RoutingRule, e ruleEntry, value string) error{

@@ -21,6 +21,9 @@ var rare = []struct {
 			{Dst: addr("9.1.1.1"), Protocol: 6, Sport: 1000, Dport: 80}, {Dst: addr("9.1.1.1"), Protocol: 6, Sport: 1000, Dport: 91},
 			{Dst: addr("9.1.1.1"), Protocol: 6, Sport: 1001, Dport: 90}, {Dst: addr("9.1.1.1"), Protocol: 17, Sport: 1000, Dport: 90},
 		}},
+	{"rules of absent interfaces", "addr add 10.0.0.1/24 dev d0\nroute add default dev d0\nroute add blackhole 9.0.0.0/8 table 100\n" +
+		"route add blackhole 8.0.0.0/8 table 101\nrule add iif d9 table 100\nrule add not oif d9 table 101\n", "",
+		[]trace.RouteQuery{{Dst: addr("9.1.1.1")}, {Dst: addr("8.1.1.1")}, {Dst: addr("9.1.1.1"), Src: addr("10.0.0.7"), IIF: "d0"}}},
 	{"source in the gateway's network", "addr add 10.0.0.1/24 dev d0\naddr add 10.0.1.1/24 dev d0\nroute add 9.0.0.0/8 via 10.0.1.9\n" +
 		"route add 8.0.0.0/8 via 10.0.0.9\n", "", []trace.RouteQuery{{Dst: addr("9.1.1.1")}, {Dst: addr("8.1.1.1")}}},
 	{"source of a point-to-point link", "addr add 10.0.0.1/24 dev d0\naddr add 10.0.1.1 peer 10.0.2.2/32 dev d0\nroute add 9.0.0.0/8 via 10.0.2.2\n", "",
