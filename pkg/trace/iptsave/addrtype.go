@@ -77,13 +77,13 @@ var limited = map[bool]map[trace.Field]trace.Field{
 func limitIn(p *parser, _ []string, _ string) error  { return p.limitTo(true) }
 func limitOut(p *parser, _ []string, _ string) error { return p.limitTo(false) }
 
-// limitTo has the address types that the rule matches look at one interface only.
+// limitTo has the address types that this module matches look at one interface only.
 func (p *parser) limitTo(in bool) error {
-	for i, s := range p.rule.Statements {
+	for i, s := range p.rule.Statements[p.since:] {
 		if m, ok := s.(trace.Match); ok {
 			if f, ok := m.Left.(trace.Field); ok && limited[in][f] != 0 {
 				m.Left = limited[in][f]
-				p.rule.Statements[i] = m
+				p.rule.Statements[p.since+i] = m
 			}
 		}
 	}

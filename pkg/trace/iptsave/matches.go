@@ -89,7 +89,7 @@ func (p *parser) match(left trace.Expr, right *trace.Set, text string) {
 func nothing(*parser, []string, string) error { return nil }
 
 func module(p *parser, args []string, text string) error {
-	p.module, p.begin, p.doubt = args[0], p.next-2, 0
+	p.module, p.begin, p.since, p.doubt = args[0], p.next-2, len(p.rule.Statements), 0
 	if p.next < len(p.tokens) && p.tokens[p.next].text == "[unknown]" {
 		p.next++
 		return errors.New("the rule's binary form is not known")
