@@ -44,8 +44,12 @@ build: ## build the plugin, the agent and detourctl into bin/
 lint: ## run golangci-lint and shellcheck
 	scripts/lint.sh
 
+.PHONY: trace-judge
+trace-judge: ## hold the tracer against the kernel by DETOUR_TRACE_PAIRS (2000) random rulesets and packets
+	scripts/trace-judge.sh
+
 .PHONY: fuzz
-fuzz: ## run every fuzz target for FUZZTIME (10s)
+fuzz: ## run every fuzz target for FUZZTIME (10s), and trace-judge with 10,000 pairs
 	scripts/fuzz.sh
 
 .PHONY: cases

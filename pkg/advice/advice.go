@@ -14,9 +14,11 @@ import (
 
 // Of returns the sentence for a walk's result. Of several ways it speaks about the worst: one on which the packet ends, else one that is
 // not known, else the most likely one.
+//
+// It adds what becomes of the answers if something would end them.
 func Of(ns *trace.Namespace, r trace.Result) string {
 	w := worst(r.Ways)
-	text := describe(ns, r.Packet, w)
+	text := describe(ns, r.Packet, w) + answers(ns, r.Packet, w)
 	switch {
 	case len(r.Ways) > 1 && w.Verdict == trace.Unknown:
 		return fmt.Sprintf("on one of %d ways %s", len(r.Ways), text)
@@ -25,6 +27,33 @@ func Of(ns *trace.Namespace, r trace.Result) string {
 	}
 	return text
 }
+
+// answers says if the answers to a packet that passes, or that a policy drops, would end in this namespace. NAT has turned them round by
+// the time that they come to FORWARD or INPUT.
+func answers(ns *trace.Namespace, p trace.Packet, w trace.Way) string {
+	dropped := w.Verdict == trace.Dropped && w.At != nil && w.At.Policy()
+	if !dropped && w.Verdict != trace.Accepted || w.Packet.Local || w.Packet.Interface == "" || !p.Src.Addr().IsValid() || p.State > trace.CTNew {
+		return ""
+	}
+	answer := trace.Packet{
+		Direction: trace.In, Interface: w.Packet.Interface, ToInterface: p.Interface, Protocol: p.Protocol, State: trace.CTEstablished,
+		Src: w.Packet.To, Dst: p.Src, CTMark: w.Packet.CTMark, TCPFlags: synAck, ICMPType: echoReply[p.ICMPType],
+	}
+	r, err := trace.Walk(ns, answer)
+	if err != nil || len(r.Ways) == 0 {
+		return ""
+	}
+	back := worst(r.Ways)
+	if back.Verdict != trace.Dropped && back.Verdict != trace.Rejected {
+		return ""
+	}
+	return "; its answers would be " + ended(ns, r.Packet, back)
+}
+
+const synAck = 0x12
+
+// echoReply answers an echo request.
+var echoReply = map[uint8]uint8{8: 0, 128: 129}
 
 // severity orders the outcomes.
 var severity = map[trace.Outcome]int{trace.Dropped: 3, trace.Rejected: 3, trace.Unknown: 2}

@@ -63,11 +63,18 @@ func TestTheSentence(t *testing.T) {
 			"the pod's annotation traffic.sidecar.istio.io/excludeOutboundPorts and restart the pod"},
 		{"redirected by nobody's", saved("nat", "-A OUTPUT -p tcp -j REDIRECT --to-ports 99"), out, "redirected to port 99 by OUTPUT rule 1 of table nat"},
 		{"excluded", osm, excluded, "accepted: the packet leaves by eth0, to 10.0.0.6:7001; PROXY_OUTPUT rule 1 of table nat decided (-p tcp -m multiport --dports 7001 -j RETURN)"},
-		{"dropped by a policy", saved("filter", ":FORWARD DROP [0:0]", "-A FORWARD -d 10.244.0.0/16 -j ACCEPT"), forwarded,
+		{"dropped by a policy", saved("filter", ":FORWARD DROP [0:0]", "-A FORWARD -d 10.244.0.0/16 -j ACCEPT", "-A FORWARD -m conntrack --ctstate ESTABLISHED -j ACCEPT"), forwarded,
 			"dropped by the policy of FORWARD in table filter: no rule accepts -i flannel.1 -o cni0; `iptables -A FORWARD -i flannel.1 -d 10.224.2.0/24 -j ACCEPT` would"},
 		{"dropped by a policy of nft", `{"nftables":[{"table":{"family":"inet","name":"fw"}},
-			{"chain":{"family":"inet","table":"fw","name":"fwd","type":"filter","hook":"forward","prio":0,"policy":"drop"}}]}`, forwarded,
+			{"chain":{"family":"inet","table":"fw","name":"fwd","type":"filter","hook":"forward","prio":0,"policy":"drop"}},
+			{"rule":{"family":"inet","table":"fw","chain":"fwd","handle":2,"expr":[{"match":{"op":"in","left":{"ct":{"key":"state"}},"right":"established"}},{"accept":null}]}}]}`, forwarded,
 			"dropped by the policy of fwd in table inet fw: no rule accepts iifname \"flannel.1\" oifname \"cni0\"; `nft add rule inet fw fwd iifname \"flannel.1\" ip daddr 10.224.2.0/24 accept` would"},
+		{"the answers' way is closed, too", saved("filter", ":FORWARD DROP [0:0]", "-A FORWARD -i eth0 -j ACCEPT"), forwarded,
+			"dropped by the policy of FORWARD in table filter: no rule accepts -i flannel.1 -o cni0; `iptables -A FORWARD -i flannel.1 -d 10.224.2.0/24 -j ACCEPT` would; " +
+				"its answers would be dropped by the policy of FORWARD in table filter: no rule accepts -i cni0 -o flannel.1; `iptables -A FORWARD -i cni0 -d 10.224.0.0 -j ACCEPT` would"},
+		{"only the answers' way is closed", saved("filter", ":FORWARD DROP [0:0]", "-A FORWARD -i flannel.1 -j ACCEPT"), forwarded,
+			"accepted: the packet leaves by cni0, to 10.224.2.16:80; FORWARD rule 1 of table filter decided (-i flannel.1 -j ACCEPT); " +
+				"its answers would be dropped by the policy of FORWARD in table filter: no rule accepts -i cni0 -o flannel.1; `iptables -A FORWARD -i cni0 -d 10.224.0.0 -j ACCEPT` would"},
 		{"dropped by a rule", saved("filter", `-A OUTPUT -p tcp -m comment --comment "no redis" -j DROP`), out,
 			"dropped by OUTPUT rule 1 of table filter (-p tcp -j DROP): no redis; change that rule, or accept the packet ahead of it"},
 		{"a Service without endpoints", saved("filter", `-A OUTPUT -d 10.0.0.6/32 -m comment --comment "shop/redis has no endpoints" -j REJECT`), out,
@@ -115,5 +122,26 @@ func TestWaysOfSeveralConditions(t *testing.T) {
 	}
 	if want := []string{"accepted", "dropped", "accepted", "accepted"}; !slices.Equal(got, want) || sum != 2 {
 		t.Errorf("got %q with %v, want %q with 2: 1 for each answer", got, sum, want)
+	}
+}
+
+// Each nexthop of a multipath route is a way, as likely as its weight says.
+func TestWaysOfAMultipathRoute(t *testing.T) {
+	ns := namespace(t, saved("filter", "-A OUTPUT -o eth1 -j DROP"))
+	ns.Routing = trace.Routing{
+		LinksKnown: true, RoutesKnown: true,
+		Links: []trace.Link{{Name: "eth0"}, {Name: "eth1"}},
+		Routes: []trace.Route{{Table: "main", Type: "unicast", Dst: netip.MustParsePrefix("10.0.0.0/8"), Nexthops: []trace.Nexthop{
+			{Dev: "eth0", Via: netip.MustParseAddr("192.0.2.1"), Weight: 1}, {Dev: "eth1", Via: netip.MustParseAddr("198.51.100.1"), Weight: 3},
+		}}},
+	}
+	p := out
+	p.ToInterface = ""
+	r, err := trace.Walk(ns, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Ways) != 2 || r.Ways[0].Probability != 0.25 || r.Ways[0].Packet.Interface != "eth0" || r.Ways[1].Probability != 0.75 || r.Ways[1].Verdict != trace.Dropped {
+		t.Errorf("%+v", r.Ways)
 	}
 }

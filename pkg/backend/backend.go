@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"reflect"
 	"slices"
 	"time"
 
@@ -145,7 +144,8 @@ func Lines(r attachment.Record) []string {
 	return nil
 }
 
-// Changes says, one sentence each, where the record differs from what its backend would program of these rules now.
+// Changes says, one sentence each, where the record's rules differ from those that its backend would program now. Addresses and
+// routes follow from the rules.
 func Changes(r attachment.Record, rs rules.Ruleset, families []rules.Family) ([]string, error) {
 	b := find(r.Backend)
 	if b == nil {
@@ -158,9 +158,6 @@ func Changes(r attachment.Record, rs rules.Ruleset, families []rules.Family) ([]
 	}
 	for _, line := range without(was, now) {
 		found = append(found, line+" would not be programmed now")
-	}
-	if !reflect.DeepEqual(r.Setup, rs.Setup) {
-		found = append(found, "other addresses or routes would be set up now")
 	}
 	return found, nil
 }

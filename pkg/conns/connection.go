@@ -58,8 +58,8 @@ func (c Connection) To() netip.AddrPort { return c.Original.Destination }
 // reached reports whether the rules sent the connection to the proxy.
 func (c Connection) reached() bool { return c.Listener != 0 }
 
-// istioClientMark is what istio's rules of mode TPROXY mark the connections with that the proxy makes in its client's name. Those of the
-// clients themselves have no mark.
+// istioClientMark is what istio's rules of mode TPROXY mark the connections with that the proxy makes in its client's name. Those
+// of the clients themselves have no mark.
 const istioClientMark = 1337
 
 // classify says of every connection what can be told of it alone.
@@ -126,7 +126,8 @@ func (s Snapshot) within(p Proxy, c *Connection) {
 	}
 }
 
-// isPassthrough reports whether this is an address from which istio's proxy connects to an application without a listener of its own.
+// isPassthrough reports whether this is an address from which istio's proxy connects to an application without a listener of its
+// own.
 func isPassthrough(a netip.Addr) bool {
 	return a == netip.AddrFrom4([4]byte{127, 0, 0, 6}) || a == netip.AddrFrom16([16]byte{15: 6})
 }

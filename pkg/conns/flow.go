@@ -77,7 +77,8 @@ func parseStatus(bits uint32) []string {
 }
 
 // tcpStates are enum tcp_conntrack's, under the names that the kernel prints.
-var tcpStates = []string{"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT", "CLOSE", "SYN_SENT2"}
+var tcpStates = []string{"NONE", "SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "CLOSE_WAIT", "LAST_ACK", "TIME_WAIT",
+	"CLOSE", "SYN_SENT2"}
 
 // The attributes of linux/netfilter/nfnetlink_conntrack.h.
 const (
@@ -112,8 +113,8 @@ const nfgenmsg = 4
 
 var protocols = map[byte]string{unix.IPPROTO_TCP: "tcp", unix.IPPROTO_UDP: "udp"}
 
-// parseFlow reads the body of a message of connection tracking. ok is false for one that is malformed, and for any protocol but TCP and
-// UDP: nothing else is redirected.
+// parseFlow reads the body of a message of connection tracking. ok is false for one that is malformed, and for any protocol but
+// TCP and UDP: nothing else is redirected.
 func parseFlow(body []byte) (f Flow, ok bool) {
 	if len(body) < nfgenmsg {
 		return f, false

@@ -1,5 +1,5 @@
-// Package conns says where the connections of a pod really went: to the proxy and onward, to the proxy and no further, or direct. It reads
-// connection tracking, the sockets and the processes that hold them, and changes nothing.
+// Package conns says where the connections of a pod really went: to the proxy and onward, to the proxy and no further, or direct.
+// It reads connection tracking, the sockets and the processes that hold them, and changes nothing.
 package conns
 
 import (
@@ -169,8 +169,8 @@ func (j judge) ask(d *Destination) {
 	}
 }
 
-// claim reports whether the proxy made the connection to carry those to d. The rules redirect what the application sends there: one whose
-// socket is gone can be only the proxy's.
+// claim reports whether the proxy made the connection to carry those to d. The rules redirect what the application sends there:
+// one whose socket is gone can be only the proxy's.
 func (j judge) claim(d *Destination, c *Connection) bool {
 	if !j.carries(d, *c) {
 		return false
@@ -224,8 +224,8 @@ func dnsVerdict(d *Destination) (Way, string) {
 	return Unknown, "the proxy has neither answered nor asked further yet"
 }
 
-// fresh reports whether an onward connection would still be known had there been one: a connection that is reset is forgotten first. It
-// returns for how long the latest connection has been idle.
+// fresh reports whether an onward connection would still be known had there been one: a connection that is reset is forgotten
+// first. It returns for how long the latest connection has been idle.
 func (j judge) fresh(d *Destination) (idle int64, ok bool) {
 	idle = -1
 	for _, c := range d.Connections {
@@ -236,8 +236,8 @@ func (j judge) fresh(d *Destination) (idle int64, ok bool) {
 	return idle, idle >= 0 && idle <= int64(j.timeouts["CLOSE"])
 }
 
-// elsewhere are the destinations of the proxy's connections that may carry those to d although they go somewhere else. If Envoy says
-// where it passes them on to, there are none.
+// elsewhere are the destinations of the proxy's connections that may carry those to d although they go somewhere else. If Envoy
+// says where it passes them on to, there are none.
 func (j judge) elsewhere(d *Destination) []netip.AddrPort {
 	if d.Envoy != nil && !d.Envoy.Open {
 		return nil

@@ -19,7 +19,8 @@ import (
 // Event is something that happens to a connection.
 type Event struct {
 	Time time.Time `json:"time"`
-	// Event is "begin" or "end". A connection to the pod begins when it is established, unless it is redirected. At its end, a connection that reached the proxy has its final Way.
+	// Event is "begin" or "end". A connection to the pod begins when it is established, unless it is redirected. At its end, a
+	// connection that reached the proxy has its final Way.
 	Event string `json:"event"`
 	Connection
 	// Envoy and Advice are as in a Destination, for a connection that the proxy has not passed on.
@@ -171,10 +172,12 @@ func (t *tracker) happen(f Flow, gone bool, each func(Event)) {
 	}
 }
 
-// unaccepted reports whether the connection comes in untranslated and is not established: nobody has a socket yet that tells who serves it.
+// unaccepted reports whether the connection comes in untranslated and is not established: nobody has a socket yet that tells who
+// serves it.
 func (t *tracker) unaccepted(f Flow) bool {
 	handshake := f.State == "SYN_SENT" || f.State == "SYN_RECV"
-	return handshake && f.Reply.Source == f.Original.Destination && !t.local(f.Original.Source.Addr()) && t.local(f.Original.Destination.Addr())
+	from, to := f.Original.Source, f.Original.Destination
+	return handshake && f.Reply.Source == to && !t.local(from.Addr()) && t.local(to.Addr())
 }
 
 // acceptWait and acceptTries bound the wait for somebody to accept a connection.
@@ -259,8 +262,12 @@ func (t *tracker) end(l *life) Event {
 
 func (t *tracker) finally(l *life, d *Destination) (Way, string) {
 	switch {
+	case len(d.Onward) > 0 && !slices.ContainsFunc(l.onward, func(o *life) bool { return o.began.After(l.began) }):
+		return Onward, "by a connection that the proxy had before, as it may with HTTP"
 	case len(d.Onward) > 0:
 		return Onward, onwardTo(d)
+	case l.State == "CLOSE" && !slices.Contains(l.Status, seenReply):
+		return Swallowed, fmt.Sprintf("the proxy's port %d refused it", l.Listener)
 	case slices.Contains(t.proxy.DNS, l.Listener):
 		return dnsVerdict(d)
 	case d.Envoy != nil && d.Envoy.Drops():

@@ -98,6 +98,38 @@ func TestWatch(t *testing.T) {
 	})
 }
 
+func TestWatchOfAProxyThatIsNotThere(t *testing.T) {
+	forBoth(t, "osm/defaults", func(s *scene) {
+		next := s.watch(nil)
+		s.ask(s.app, "10.0.0.6:7000", "refused")
+		e := next("10.0.0.6:7000", End)
+		if e.Way != Swallowed || e.Why != "the proxy's port 15001 refused it" || !strings.Contains(e.Advice, "it does not listen at port 15001") {
+			s.t.Errorf("%+v", e)
+		}
+	})
+}
+
+// A connection that the proxy has had before may carry a new one only if it speaks HTTP.
+func TestWatchOfASharedConnection(t *testing.T) {
+	t.Parallel()
+	s := pod(Flow{Original: tuple("10.77.0.2:39999", "10.0.0.6:7000")})
+	s.open("10.77.0.2:39999", "10.0.0.6:7000", 1337, 1)
+	p, err := s.FindProxy("istio", redirect.Proxy{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	track := newTracker(s, p, nil, nil)
+	track.look = func() sockets { return s.sockets }
+	f := redirected("10.77.0.2:40000", "10.0.0.6:7000")
+	f.Protocol, f.State, f.Status = "tcp", "ESTABLISHED", []string{seenReply}
+	var got []Event
+	track.happen(f, false, func(Event) {})
+	track.happen(f, true, func(e Event) { got = append(got, e) })
+	if len(got) != 1 || got[0].Way != Onward || !strings.Contains(got[0].Why, "had before") {
+		t.Errorf("%+v", got)
+	}
+}
+
 // What began before the watch may have been passed on before it, too. The kernel may not even tell when it ends.
 func TestWatchOfWhatBeganBefore(t *testing.T) {
 	t.Parallel()

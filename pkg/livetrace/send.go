@@ -19,7 +19,7 @@ func send(p trace.Packet) (end func(), err error) {
 	if err != nil {
 		return nil, err
 	}
-	return func() { unix.Close(fd) }, nil
+	return func() { _ = unix.Close(fd) }, nil
 }
 
 // socketOf opens a socket that belongs to a user and a group: rules look at those with which the socket's file was opened.
@@ -65,7 +65,7 @@ func begin(p trace.Packet) (fd int, err error) {
 	}
 	defer func() {
 		if err != nil {
-			unix.Close(fd)
+			_ = unix.Close(fd)
 		}
 	}()
 	if p.Mark != 0 {

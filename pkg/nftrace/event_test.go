@@ -57,6 +57,7 @@ func words(t *testing.T, ns *nettest.Namespace, events []Event) (all []string) {
 				t.Errorf("the kernel has no rule %d", e.Handle)
 			}
 			name = rule + ": "
+		case Passed:
 		case Policy:
 			name = "policy: "
 		case ChainEnd:

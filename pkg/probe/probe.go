@@ -135,7 +135,7 @@ func (p Probe) test(ctx context.Context, found Finding, to netip.AddrPort, ports
 			found.Result, found.Detail = Unproven, fmt.Sprintf("listen at port %d: %v", port, err)
 			return found
 		default:
-			defer l.Close()
+			defer func() { _ = l.Close() }()
 			go accept(l, port, arrivals)
 		}
 	}

@@ -66,7 +66,7 @@ type (
 	Const []Value
 	// Concat puts the parts of a key together.
 	Concat []Expr
-	// And, Or and Xor calculate with numbers. Addresses know And only, with a mask that is an address.
+	// And is &, of two numbers or of two addresses. Or and Xor are of numbers only.
 	And struct{ A, B Expr }
 	// Or is |.
 	Or struct{ A, B Expr }

@@ -89,7 +89,11 @@ func (n *Namespace) ages(f Family) (ages map[*Chain]age, translates bool) {
 
 // track is connection tracking.
 func (w *walk) track() {
-	if w.ct != untracked && w.ct != template || w.packet.State == CTInvalid {
+	if w.ct != untracked && w.ct != template {
+		return
+	}
+	if w.packet.State == CTInvalid {
+		w.ct, w.zone = untracked, 0
 		return
 	}
 	w.ct, w.original = tracked, [2]netip.AddrPort{destination: w.dst, source: w.src}
@@ -122,7 +126,7 @@ func (w *walk) nat(chains []*Chain, m manip) {
 // base takes the packet through a base chain.
 func (w *walk) base(c *Chain) {
 	before := w.routed()
-	w.returned = nil
+	w.returned, w.inBase = nil, c
 	v, rule := w.chain(c, 0)
 	if w.err != nil {
 		return
@@ -238,7 +242,7 @@ func (w *walk) rule(r *Rule, depth int) Verdict {
 		switch s.run(w) {
 		case missed:
 			w.deepen(at, depth)
-			if w.missesOf.table != nil {
+			if w.missesOf.base != nil {
 				w.miss(r, s, depth)
 			}
 			return Verdict{}

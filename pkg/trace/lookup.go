@@ -47,8 +47,8 @@ const (
 
 var limitedBroadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
-// Lookup routes a packet as the kernel does: by the rules in the order of their priority, in each table the longest prefix, then the
-// lowest metric. It does not know which neighbors answer, which the kernel prefers among IPv6 routes that are alike.
+// Lookup routes a packet as the kernel does: by the rules in the order of their priority, in each table the longest prefix,
+// then the lowest metric. It does not know which neighbors answer, which the kernel prefers among IPv6 routes that are alike.
 func (r *Routing) Lookup(q RouteQuery) RouteResult {
 	if res, decided := r.beforeTables(q); decided {
 		return res
@@ -257,9 +257,9 @@ func (r *Route) isError() bool {
 	return true
 }
 
-// usable returns the nexthops that the packet may take. IPv4 ignores the interface of a route that refuses packets, IPv6 the interface
-// that a socket is bound to if it has a global destination and a source. A packet that came in for an IPv6 address that is not global,
-// such as one that NAT sends to ::1, can go to the interface that it came in on only.
+// usable returns the nexthops that the packet may take. IPv4 ignores the interface of a route that refuses packets, IPv6 the
+// interface that a socket is bound to if it has a global destination and a source. A packet that came in for an IPv6 address
+// that is not global, such as one that NAT sends to ::1, can go to the interface that it came in on only.
 func (r *Route) usable(q RouteQuery) []Nexthop {
 	dev := cmp.Or(q.OIF, q.IIF)
 	strict := q.OIF != "" && (q.Family == IP && !r.isError() || q.Family == IP6 && (!q.Src.IsValid() || linkOnly(q.Dst))) ||
@@ -309,8 +309,8 @@ func (r *Routing) source(q RouteQuery, res RouteResult) netip.Addr {
 	return r.source4(res.Dev, res.Via, res.Route.Scope)
 }
 
-// Type is the type of an address (addrtype, nft's fib type), limited to the addresses of dev unless that is "": for IPv4 what the table
-// local has, for IPv6 what routing without rules has.
+// Type is the type of an address (addrtype, nft's fib type), limited to the addresses of dev unless that is "": for IPv4 what
+// the table local has, for IPv6 what routing without rules has.
 func (r *Routing) Type(a netip.Addr, dev string) (kind string, known bool) {
 	switch {
 	case !a.IsValid():

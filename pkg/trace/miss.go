@@ -44,17 +44,21 @@ func visit(ways []Way, f func(*Way) error) error {
 	return nil
 }
 
-// place is a table in a hook.
+// place is a base chain in its hook, with the chains that it calls.
 type place struct {
-	hook  Hook
-	table *Table
+	hook Hook
+	base *Chain
 }
 
 // decidedIn is where the way was decided.
 func (w Way) decidedIn() place {
+	var at place
 	for _, s := range w.Steps {
+		if s.Chain != nil && s.Chain.Base != nil {
+			at = place{s.Hook, s.Chain}
+		}
 		if s.Chain == w.At.Chain && s.Rule == w.At.Rule {
-			return place{s.Hook, s.Chain.Table}
+			return at
 		}
 	}
 	return place{}
@@ -62,7 +66,7 @@ func (w Way) decidedIn() place {
 
 // miss notes that a rule did not match because of a statement.
 func (w *walk) miss(r *Rule, s Statement, depth int) {
-	if (place{w.hook, r.Chain.Table}) != w.missesOf || !decisive(r) {
+	if (place{w.hook, w.inBase}) != w.missesOf || !decisive(r) {
 		return
 	}
 	if elsewhere(r, s) {
@@ -74,10 +78,14 @@ func (w *walk) miss(r *Rule, s Statement, depth int) {
 	w.steps = append(w.steps, Step{Hook: w.hook, Chain: r.Chain, Rule: r, Depth: depth, Missed: w.explainMiss(s), failing: 1 + w.failing()})
 }
 
-// elsewhere reports whether the rule leads packets of another address to their chain, as kube-proxy does for each Service.
+// elsewhere reports whether the rule is for the other address family, or leads packets of another address to their chain, as kube-proxy
+// does for each Service.
 func elsewhere(r *Rule, failed Statement) bool {
 	v, jumps := r.Statements[len(r.Statements)-1].(Verdict)
 	m, ok := failed.(Match)
+	if ok && m.Left == Expr(NFProto) {
+		return true
+	}
 	return jumps && (v.Kind == Jump || v.Kind == Goto) && ok && (m.Left == Expr(Daddr) || m.Left == Expr(Saddr))
 }
 

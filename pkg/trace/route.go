@@ -76,6 +76,7 @@ func (w *walk) isLocal() (local, known bool) {
 
 // follow goes where a route leads.
 func (w *walk) follow(res RouteResult, force string) bool {
+	res = w.onePath(res)
 	w.preferred = res.PrefSrc
 	switch res.Type {
 	case "local", "broadcast", "anycast":
@@ -106,6 +107,27 @@ func (w *walk) follow(res RouteResult, force string) bool {
 	return false
 }
 
+// onePath chooses among the nexthops of a multipath route: the kernel does by a hash of the packet's addresses.
+func (w *walk) onePath(res RouteResult) RouteResult {
+	if len(res.Several) < 2 {
+		return res
+	}
+	odds, sum := make([]float64, len(res.Several)), 0.0
+	for i, hop := range res.Several {
+		odds[i] = float64(max(hop.Weight, 1))
+		sum += odds[i]
+	}
+	for i := range odds {
+		odds[i] /= sum
+	}
+	hop := res.Several[w.chance(odds)]
+	if res.Dev != hop.Dev && (res.Route == nil || !res.Route.PrefSrc.IsValid()) {
+		res.PrefSrc, _ = w.ns.Routing.primary(hop.Dev, w.family)
+	}
+	res.Dev, res.Via = hop.Dev, hop.Via
+	return res
+}
+
 func (w *walk) query(in string) RouteQuery {
 	return RouteQuery{
 		Family: w.family, Src: w.src.Addr(), Dst: w.dst.Addr(), IIF: in, Mark: w.mark, UID: w.packet.UID,
@@ -130,20 +152,26 @@ func (w *walk) chooseSource() {
 
 // masqueradeAddr is the source that the kernel chooses for the interface by which the packet leaves, whatever source the route has.
 func (w *walk) masqueradeAddr() netip.Addr {
-	r := &w.ns.Routing
-	switch {
-	case !w.outKnown:
+	if !w.outKnown {
 		return netip.Addr{}
-	case w.family == IP6:
-		return r.source6(w.out, w.dst.Addr())
 	}
+	r := &w.ns.Routing
 	q := w.query("")
 	q.Src, q.OIF = netip.Addr{}, w.out
-	next := w.dst.Addr()
-	if res := r.Lookup(q); res.Via.IsValid() {
-		next = res.Via
+	res := r.Lookup(q)
+	var addr netip.Addr
+	switch {
+	case w.family == IP6:
+		addr = r.source6(w.out, w.dst.Addr())
+	case res.Via.Is4():
+		addr = r.source4(w.out, res.Via, "")
+	default:
+		addr = r.source4(w.out, w.dst.Addr(), "")
 	}
-	return r.source4(w.out, next, "")
+	if !addr.IsValid() { // the links are not known
+		return res.PrefSrc
+	}
+	return addr
 }
 
 var addrTypes = map[string]uint8{

@@ -73,7 +73,7 @@ func (w *walk) met(holds bool) control {
 
 func (c Chance) run(w *walk) control {
 	if w.idle() && c.P > 0 && c.P < 1 {
-		return w.eitherWay(c.Text, "chance decides")
+		return w.eitherWay("chance decides")
 	}
 	return w.met(w.chance([]float64{c.P, 1 - c.P}) == 0)
 }
@@ -86,13 +86,13 @@ func (w *walk) unknown(text, reason string) control {
 		reason = "it is not known whether " + text + " matches"
 	}
 	if w.idle() {
-		return w.eitherWay(text, reason)
+		return w.eitherWay(reason)
 	}
 	return w.met(w.assume(text, reason, ruleDecision(w.current), []string{"it matches", "it does not match"}) == 0)
 }
 
 // eitherWay notes a condition that does not matter.
-func (w *walk) eitherWay(text, reason string) control {
+func (w *walk) eitherWay(reason string) control {
 	r := w.current
 	w.steps = append(w.steps, Step{Hook: w.hook, Chain: r.Chain, Rule: r, Unknown: reason, Assumed: eitherWay})
 	return missed

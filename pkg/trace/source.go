@@ -8,8 +8,8 @@ import (
 
 var scopes = map[Scope]int{ScopeSite: 200, ScopeLink: 253, ScopeHost: 254}
 
-// source4 is the IPv4 source that the kernel chooses (inet_select_addr): the first primary address of the link of a wide enough scope,
-// rather one in whose network the gateway is. If the link has none, it is the first one of any link.
+// source4 is the IPv4 source that the kernel chooses (inet_select_addr): the first primary address of the link of a wide enough
+// scope, rather one in whose network the gateway is. If the link has none, it is the first one of any link.
 func (r *Routing) source4(dev string, via netip.Addr, scope Scope) netip.Addr {
 	var first netip.Addr
 	for _, a := range r.addrs(dev) {

@@ -89,7 +89,8 @@ type walk struct {
 	bound     [2]bool           // NAT has decided over the destination, over the source
 
 	hook     Hook
-	missesOf place // where to note the rules that did not match
+	inBase   *Chain // the base chain at hand
+	missesOf place  // where to note the rules that did not match
 	steps    []Step
 	ended    Outcome // "" while the packet is on its way
 	at       *Decision
@@ -302,13 +303,12 @@ type assumption struct {
 
 // chance says which branch this way takes where chance decides.
 func (w *walk) chance(odds []float64) int {
-	branch := 0
 	for i, p := range odds {
 		if p == 1 {
 			return i
 		}
 	}
-	branch, _ = w.choices.choose(choice{branches: len(odds), odds: odds})
+	branch, _ := w.choices.choose(choice{branches: len(odds), odds: odds})
 	w.odds *= odds[branch]
 	return branch
 }

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -35,9 +36,10 @@ func connsCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "conns (--pod NAMESPACE/NAME | --netns PATH)",
 		Short: "Say where a pod's connections really went, and which of them the proxy swallowed",
-		Long: `List the connections of a pod of this node: those that rules sent to the proxy, and whether the proxy passed them on; those that
-went direct, and by which rule; the proxy's own. If the proxy is Envoy, its configuration says why. Needs root.
-Exit code 1: the proxy swallowed connections. 3: of connections that reached the proxy it can't be told whether it passed them on.`,
+		Long: `List the connections of a pod of this node: those that rules sent to the proxy, and whether the proxy passed them on; those
+that went direct, and by which rule; the proxy's own. If the proxy is Envoy, its configuration says why. Needs root.
+Exit code 1: the proxy swallowed connections. 3: of connections that reached the proxy it can't be told whether it passed them
+on.`,
 		Example: `  detourctl conns --pod shop/web
   detourctl conns --pod shop/web --watch`,
 		Args: cobra.NoArgs,
@@ -94,15 +96,12 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 	if err != nil {
 		return err
 	}
-	config, err := envoy.Ask(ctx, conns.Dialer(ns), proxy.Admin)
-	if err != nil && !errors.Is(err, envoy.ErrNotEnvoy) {
-		return err
-	}
+	config, err := askEnvoy(ctx, ns, proxy.Admin)
 	if o.watch {
 		return o.follow(ctx, s, ns, proxy, config)
 	}
 	a := connsAnswer{Pod: o.live.pod, Netns: found.Netns}
-	if config == nil {
+	if err != nil {
 		a.Envoy = err.Error()
 	}
 	a.Report = before.Judge(proxy, config, ruleOf(ns))
@@ -112,6 +111,15 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 		return err
 	}
 	return exitOf(a.Has)
+}
+
+// adminTime is how long Envoy's admin port may take.
+const adminTime = 30 * time.Second
+
+func askEnvoy(ctx context.Context, ns *netns.Pod, port uint16) (*envoy.Config, error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTime)
+	defer cancel()
+	return envoy.Ask(ctx, conns.Dialer(ns), port)
 }
 
 // follow prints what happens to connections, an object or a line each, until Ctrl-C.
@@ -257,17 +265,25 @@ func (a connsAnswer) head() string {
 		uids = append(uids, strconv.Itoa(int(uid)))
 	}
 	head := fmt.Sprintf("%s: the proxy is user %s and listens at %s", pod, strings.Join(uids, ", "), strings.Join(ports, ", "))
-	if a.Envoy == "" {
+	switch {
+	case a.Envoy == "":
 		head += "; it is Envoy"
+	case !strings.HasPrefix(a.Envoy, envoy.ErrNotEnvoy.Error()):
+		head += "; " + a.Envoy
 	}
 	return head
 }
 
 // ways says what became of a connection in its own line.
 var ways = map[conns.Way]string{
-	conns.Onward: "to the proxy, and onward", conns.Swallowed: "to the proxy, and no further", conns.Answered: "to the proxy, which answered",
-	conns.Direct: "direct", conns.ByProxy: "by the proxy", conns.Within: "within the pod", conns.Unknown: "not known",
-	conns.Reached: "to the proxy",
+	conns.Onward:    "to the proxy, and onward",
+	conns.Swallowed: "to the proxy, and no further",
+	conns.Answered:  "to the proxy, which answered",
+	conns.Reached:   "to the proxy",
+	conns.Direct:    "direct",
+	conns.ByProxy:   "by the proxy",
+	conns.Within:    "within the pod",
+	conns.Unknown:   "not known",
 }
 
 // describeConnection is one line: who, to where, what came of it, since when it is idle.

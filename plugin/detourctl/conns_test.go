@@ -225,7 +225,7 @@ func TestConnsExitCodes(t *testing.T) {
 		`no mesh is called "linkerd"`:   {"--netns", r.Pod.Path(), "--mesh", "linkerd"},
 		"there is no network namespace": {"--netns", "/run/netns/none"},
 		"is not NAMESPACE/NAME":         {"--pod", "web"},
-		"it is the host's":              {"--netns", "/proc/self/ns/net"},
+		"it is the host's":              {"--netns", "/proc/thread-self/ns/net"},
 		"is neither text nor json":      {"--netns", r.Pod.Path(), "-o", "yaml"},
 	} {
 		if err := newConns(io.Discard, args...).ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), want) {
@@ -234,20 +234,41 @@ func TestConnsExitCodes(t *testing.T) {
 	}
 }
 
+// The record of the pod says where it is, and which mesh it has: its proxy's ports alone would not.
+func TestConnsByPod(t *testing.T) {
+	t.Parallel()
+	state := t.TempDir()
+	programmed(t, state, backend.NFTables)
+	var out bytes.Buffer
+	code, err := codeOf(newConns(&out, "--pod", "shop/nftables", "--state-dir", state, "-o", "json").ExecuteContext(t.Context()))
+	var a connsAnswer
+	if err := errors.Join(err, json.Unmarshal(out.Bytes(), &a)); err != nil || code != 0 {
+		t.Fatal(code, err)
+	}
+	if a.Pod != "shop/nftables" || a.Proxy.Mesh != "osm" || len(a.Destinations) != 0 || !strings.Contains(a.Envoy, "no Envoy answers at the admin port") {
+		t.Errorf("%s", out.String())
+	}
+	err = newConns(io.Discard, "--pod", "shop/none", "--state-dir", state).ExecuteContext(t.Context())
+	if err == nil || !strings.Contains(err.Error(), "no pod shop/none on this node") {
+		t.Error(err)
+	}
+}
+
 // Each line is an object. Ctrl-C ends the watch, with the exit code of what it saw.
 func TestConnsWatch(t *testing.T) {
 	t.Parallel()
 	r := startRedis(t)
+	in, out := io.Pipe()
+	command := newConns(out, "--netns", r.Pod.Path(), "--watch", "-o", "json")
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
-	in, out := io.Pipe()
 	type result struct {
 		code int
 		err  error
 	}
 	ended := make(chan result, 1)
 	go func() {
-		code, err := codeOf(newConns(out, "--netns", r.Pod.Path(), "--watch", "-o", "json").ExecuteContext(ctx))
+		code, err := codeOf(command.ExecuteContext(ctx))
 		out.Close()
 		ended <- result{code, err}
 	}()

@@ -16,7 +16,7 @@ var version = "development"
 const (
 	exitFinding = 1 // the verb did its work and found something wrong
 	exitFailed  = 2 // bad input, or the verb could not do its work
-	exitUnknown = 3 // trace: not everything could be told; render: the pod would be left alone
+	exitUnknown = 3 // trace, verify: not everything could be told; render: the pod would be left alone
 )
 
 // codeError ends detourctl with an exit code of its own. It has been told already if err is nil.

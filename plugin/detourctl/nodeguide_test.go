@@ -220,7 +220,6 @@ func traceGuide(t *testing.T, node string, packet ...string) (answer traced) {
 	return answer
 }
 
-
 func TestTraceSaysWhatTheNodeGuideFoundOut(t *testing.T) {
 	t.Parallel()
 	var first []string

@@ -29,7 +29,7 @@ func screenOf(c *cobra.Command) screen {
 	if width, _, err := term.GetSize(int(file.Fd())); err == nil {
 		s.width = width
 	}
-	s.colour = os.Getenv("NO_COLOR") == ""
+	s.colour = os.Getenv("NO_COLOR") == "" //nolint:forbidigo // https://no-color.org
 	return s
 }
 

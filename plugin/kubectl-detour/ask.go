@@ -89,7 +89,8 @@ func (o *options) askOne(ctx context.Context, s session, t tool, v verb, of targ
 	return s.inPod(ctx, pod)
 }
 
-// reader tells detourctl, whose output is a log, of the reader's terminal: its width, 0 if there is none, and whether it has colour.
+// reader tells detourctl, whose output is a log, of the reader's terminal: its width, 0 if there is none, and whether it has
+// colour.
 func reader(stdout io.Writer) corev1.EnvVar {
 	width, colour := 0, false
 	if file, ok := stdout.(*os.File); ok && term.IsTerminal(int(file.Fd())) {

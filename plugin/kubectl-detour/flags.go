@@ -22,12 +22,13 @@ type options struct {
 
 func (o *options) register(flags *pflag.FlagSet) {
 	names := clientcmd.RecommendedConfigOverrideFlags("")
-	names.AuthOverrideFlags.Username.LongName, names.AuthOverrideFlags.Password.LongName = "", "" // as kubectl, which has no basic authentication
+	names.AuthOverrideFlags.Username.LongName, names.AuthOverrideFlags.Password.LongName = "", "" // kubectl has neither
 	names.ClusterOverrideFlags.APIServer.ShortName = "s"
 	clientcmd.BindOverrideFlags(&o.overrides, flags, names)
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "Path to the kubeconfig file to use for CLI requests.")
 	flags.StringVar(&o.image, "image", "", "image with /detourctl; default: that of daemonset/"+agentName+" in "+agentNamespace)
-	flags.StringVar(&o.toolNamespace, "tool-namespace", "", "namespace of detourctl's pod; default: "+agentNamespace+" if there is one, else "+fallbackNamespace)
+	flags.StringVar(&o.toolNamespace, "tool-namespace", "",
+		"namespace of detourctl's pod; default: "+agentNamespace+" if there is one, else "+fallbackNamespace)
 	flags.DurationVar(&o.startTime, "pod-running-timeout", time.Minute, "how long detourctl's container may take to start")
 	flags.BoolVar(&o.dryRun, "dry-run", false, "print the pod as YAML and create nothing")
 }

@@ -58,8 +58,8 @@ func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "kubectl-detour",
 		Short: "Ask detourctl about a pod or a node, from anywhere",
-		Long: `Find the node of a pod, run detourctl there in a pod that lives only as long as the answer takes, and pass on its output and its
-exit code. The cluster need not run detour's agent.
+		Long: `Find the node of a pod, run detourctl there in a pod that lives only as long as the answer takes, and pass on its output and
+its exit code. The cluster need not run detour's agent.
 
 TARGET is pod/NAME, node/NAME or one of ` + workloadNames() + ` with /NAME. KIND/NAMESPACE/NAME names another namespace than -n.
 

@@ -36,7 +36,8 @@ type session struct {
 // place is a container of a pod's, an ephemeral one perhaps.
 type place struct{ namespace, pod, container string }
 
-// inPod runs detourctl in a pod of its own, which is gone afterwards, whatever happens. The error is an exitCode if detourctl ran.
+// inPod runs detourctl in a pod of its own, which is gone afterwards, whatever happens. The error is an exitCode if detourctl
+// ran.
 func (s session) inPod(ctx context.Context, pod *corev1.Pod) error {
 	s.sweep(ctx, pod.Namespace)
 	creating, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTime) // a request that is cancelled may still create
@@ -171,8 +172,8 @@ func (s session) removeGently(ctx context.Context, pod *corev1.Pod) (gone bool) 
 	return apierrors.IsNotFound(err)
 }
 
-// sweep deletes what earlier runs left that could not delete it: pods that the kubelet ended at their deadline. Who may not list pods
-// leaves them to others.
+// sweep deletes what earlier runs left that could not delete it: pods that the kubelet ended at their deadline. Who may not list
+// pods leaves them to others.
 func (s session) sweep(ctx context.Context, namespace string) {
 	var pods corev1.PodList
 	tools := metav1.ListOptions{LabelSelector: toolKey + "=" + toolName, FieldSelector: "status.phase=Failed"}

@@ -53,7 +53,8 @@ func stuck(pod *corev1.Pod, in place) error {
 	case pod.DeletionTimestamp != nil:
 		return fmt.Errorf("pod %s/%s was deleted before detourctl had ended", pod.Namespace, pod.Name)
 	case ended == nil && pod.Status.Phase == corev1.PodFailed:
-		return fmt.Errorf("node %s ended pod %s/%s: %s: %s", pod.Spec.NodeName, pod.Namespace, pod.Name, pod.Status.Reason, pod.Status.Message)
+		return fmt.Errorf("node %s ended pod %s/%s: %s: %s",
+			pod.Spec.NodeName, pod.Namespace, pod.Name, pod.Status.Reason, pod.Status.Message)
 	}
 	return nil
 }

@@ -34,7 +34,8 @@ func (t target) String() string {
 	return fmt.Sprintf("pod %s/%s on node %s", t.pod.Namespace, t.pod.Name, t.node)
 }
 
-// uid is the one under which the kubelet runs the pod: a static pod's is the hash of its manifest, not the UID of its copy in the API.
+// uid is the one under which the kubelet runs the pod: a static pod's is the hash of its manifest, not the UID of its copy in
+// the API.
 func (t target) uid() string {
 	if hash := t.pod.Annotations["kubernetes.io/config.hash"]; t.pod.Annotations[corev1.MirrorPodAnnotationKey] != "" && hash != "" {
 		return hash
@@ -158,7 +159,9 @@ func (c client) podsOf(ctx context.Context, r reference) ([]corev1.Pod, error) {
 // choose returns the pods that run, the ready ones first and then by name: all of them, or the first.
 func choose(pods []corev1.Pod, every bool) ([]corev1.Pod, error) {
 	all := len(pods)
-	pods = slices.DeleteFunc(slices.Clone(pods), func(p corev1.Pod) bool { return p.DeletionTimestamp != nil || hasNetwork(&p) != nil })
+	pods = slices.DeleteFunc(slices.Clone(pods), func(p corev1.Pod) bool {
+		return p.DeletionTimestamp != nil || hasNetwork(&p) != nil
+	})
 	if len(pods) == 0 {
 		return nil, fmt.Errorf("none of its %d pods runs", all)
 	}
@@ -191,8 +194,8 @@ func hasNetwork(p *corev1.Pod) error {
 	return nil
 }
 
-// checkNode wants a node on which a pod can start. One that isn't ready may do: what isn't ready may be the network that detourctl
-// is to look at. Who may not read nodes, learns the same when the pod does not start.
+// checkNode wants a node on which a pod can start. One that isn't ready may do: what isn't ready may be the network that
+// detourctl is to look at. Who may not read nodes learns the same when the pod does not start.
 func (c client) checkNode(ctx context.Context, name string) error {
 	var node corev1.Node
 	err := c.get(ctx, path("v1", "", "nodes", name), &node)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -73,9 +74,14 @@ func (o *options) tool(ctx context.Context, c client) (tool, error) {
 	return t, nil
 }
 
-// podFor is detourctl's pod for a verb. Nothing but the node's kubelet decides whether it runs: not the scheduler, no taint, no network.
+// podFor is detourctl's pod for a verb. Nothing but the node's kubelet decides whether it runs: not the scheduler, no taint, no
+// network.
 func (t tool) podFor(v verb, of target, args []string, env []corev1.EnvVar) *corev1.Pod {
 	r, _ := v.rightsFor(of, args)
+	var capabilities []corev1.Capability
+	for _, name := range strings.Fields(r.capabilities) {
+		capabilities = append(capabilities, corev1.Capability(name))
+	}
 	deadline := answerDeadline
 	if given(args, v.stream...) {
 		deadline = streamDeadline
@@ -112,12 +118,12 @@ func (t tool) podFor(v verb, of target, args []string, env []corev1.EnvVar) *cor
 				SecurityContext: &corev1.SecurityContext{
 					AllowPrivilegeEscalation: new(false),
 					ReadOnlyRootFilesystem:   new(true),
-					Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: r.capabilities},
+					Capabilities:             &corev1.Capabilities{Drop: []corev1.Capability{"ALL"}, Add: capabilities},
 				},
 			}},
 		},
 	}
-	for i, folder := range r.folders {
+	for i, folder := range strings.Fields(r.folders) {
 		mount(&p.Spec, fmt.Sprint("host-", i), folder)
 	}
 	return p
@@ -128,7 +134,8 @@ func mount(s *corev1.PodSpec, name, folder string) {
 	s.Volumes = append(s.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
 		HostPath: &corev1.HostPathVolumeSource{Path: folder, Type: new(corev1.HostPathDirectory)},
 	}})
-	s.Containers[0].VolumeMounts = append(s.Containers[0].VolumeMounts, corev1.VolumeMount{Name: name, MountPath: folder, ReadOnly: true})
+	c := &s.Containers[0]
+	c.VolumeMounts = append(c.VolumeMounts, corev1.VolumeMount{Name: name, MountPath: folder, ReadOnly: true})
 }
 
 // insideUser is no mesh's proxy, whose user and group redirection leaves out.

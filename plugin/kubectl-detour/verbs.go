@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	corev1 "k8s.io/api/core/v1"
 )
 
 // verb is one of detourctl's verbs and what it needs to be run for a target.
@@ -24,17 +22,17 @@ type verb struct {
 type rights struct {
 	of           string // pod or node
 	with         string // a flag, or "" for any
-	capabilities []corev1.Capability
-	folders      []string // of the host, read-only
-	processes    bool     // it sees the host's processes
+	capabilities string // separated by blanks
+	folders      string // of the host, read-only
+	processes    bool   // it sees the host's processes
 }
 
-// What the capabilities are for: NET_ADMIN lists netfilter's rules and connections. SYS_ADMIN enters a pod's network namespace, and
-// SYS_PTRACE opens it by another user's process. DAC_READ_SEARCH lists another user's open files: who has a socket. SETUID and SETGID
-// send for another user.
+// What the capabilities are for: NET_ADMIN lists netfilter's rules and connections. SYS_ADMIN enters a pod's network namespace,
+// and SYS_PTRACE opens it by another user's process. DAC_READ_SEARCH lists another user's open files: who has a socket. SETUID
+// and SETGID send for another user.
 //
-// What the folders are for: the kubelet's log folders tell which process is which pod's. detour's records and socket are in /run/detour,
-// which not every node has, and its net conf is in /etc/cni/net.d.
+// What the folders are for: the kubelet's log folders tell which process is which pod's. detour's records and socket are in
+// /run/detour, which not every node has, and its net conf is in /etc/cni/net.d.
 var verbs = []verb{
 	{
 		name:     "verify",
@@ -46,25 +44,25 @@ var verbs = []verb{
 		positional: true,
 		every:      true,
 		rights: []rights{
-			{"pod", "", []corev1.Capability{"DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/etc/cni/net.d", "/run", "/var/log/pods"}, true},
-			{"node", "", []corev1.Capability{"DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/etc/cni/net.d", "/run", "/var/log/pods"}, true},
+			{"pod", "", "DAC_READ_SEARCH NET_ADMIN SYS_ADMIN SYS_PTRACE", "/etc/cni/net.d /run /var/log/pods", true},
+			{"node", "", "DAC_READ_SEARCH NET_ADMIN SYS_ADMIN SYS_PTRACE", "/etc/cni/net.d /run /var/log/pods", true},
 		},
 	},
 	{
 		name:     "trace",
 		question: "Where does this packet go, and which rule decides?",
-		about: `Of a workload, the first ready pod is taken. --to and --from may be svc/NAME[:PORT], which stands for the service's ClusterIP, and
-pod/NAME[:PORT], which stands for the pod's address.
+		about: `Of a workload, the first ready pod is taken. --to and --from may be svc/NAME[:PORT], which stands for the service's ClusterIP,
+and pod/NAME[:PORT], which stands for the pod's address.
 `,
 		examples: `  kubectl detour trace deploy/web --out --to svc/redis:6379
   kubectl detour trace node/worker-1 --in cni0 --from pod/web-0 --to svc/data/redis:6379
   kubectl detour trace pod/web-0 --live --out --to 203.0.113.1:443`,
 		stream: []string{"--live"},
 		rights: []rights{
-			{"pod", "", []corev1.Capability{"NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/var/log/pods"}, true},
-			{"node", "", []corev1.Capability{"NET_ADMIN"}, nil, false},
-			{"pod", "--live", []corev1.Capability{"NET_ADMIN", "SETGID", "SETUID", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/var/log/pods"}, true},
-			{"node", "--live", []corev1.Capability{"NET_ADMIN", "SETGID", "SETUID"}, nil, false},
+			{"pod", "", "NET_ADMIN SYS_ADMIN SYS_PTRACE", "/var/log/pods", true},
+			{"node", "", "NET_ADMIN", "", false},
+			{"pod", "--live", "NET_ADMIN SETGID SETUID SYS_ADMIN SYS_PTRACE", "/var/log/pods", true},
+			{"node", "--live", "NET_ADMIN SETGID SETUID", "", false},
 		},
 	},
 	{
@@ -75,14 +73,14 @@ pod/NAME[:PORT], which stands for the pod's address.
   kubectl detour conns deploy/web --watch`,
 		stream: []string{"--watch", "-w"},
 		rights: []rights{
-			{"pod", "", []corev1.Capability{"DAC_READ_SEARCH", "NET_ADMIN", "SYS_ADMIN", "SYS_PTRACE"}, []string{"/run", "/var/log/pods"}, true},
+			{"pod", "", "DAC_READ_SEARCH NET_ADMIN SYS_ADMIN SYS_PTRACE", "/run /var/log/pods", true},
 		},
 	},
 	{
 		name:     "probe",
 		question: "Does redirection work in this pod?",
-		about: `The probe runs inside the pod, as an ephemeral container that fits the Pod Security Standard restricted. It ends within seconds,
-also after Ctrl-C; Kubernetes keeps its entry in the pod's specification until the pod is deleted.
+		about: `The probe runs inside the pod, as an ephemeral container that fits the Pod Security Standard restricted. It ends within
+seconds, also after Ctrl-C; Kubernetes keeps its entry in the pod's specification until the pod is deleted.
 `,
 		examples: `  kubectl detour probe pod/web-0`,
 		inside:   true,
@@ -134,21 +132,10 @@ func rightsRows() [][]string {
 	var rows [][]string
 	for _, v := range verbs {
 		for _, r := range v.rights {
-			rows = append(rows, []string{strings.TrimSpace(v.name + " " + r.with), r.of, r.list(), r.seen(v.inside), r.mounted()})
+			rows = append(rows, []string{strings.TrimSpace(v.name + " " + r.with), r.of, listed(r.capabilities), r.seen(v.inside), listed(r.folders)})
 		}
 	}
 	return rows
-}
-
-func (r rights) list() string {
-	var names []string
-	for _, c := range r.capabilities {
-		names = append(names, string(c))
-	}
-	if names == nil {
-		return "none"
-	}
-	return strings.Join(names, ", ")
 }
 
 func (r rights) seen(inside bool) string {
@@ -161,9 +148,9 @@ func (r rights) seen(inside bool) string {
 	return "its own"
 }
 
-func (r rights) mounted() string {
-	if r.folders == nil {
+func listed(words string) string {
+	if words == "" {
 		return "none"
 	}
-	return strings.Join(r.folders, ", ")
+	return strings.ReplaceAll(words, " ", ", ")
 }

@@ -26,9 +26,6 @@ import (
 // standInImage has testdata/e2e/stand-in.sh as /detourctl.
 const standInImage = "detour.test/stand-in:1"
 
-// toolPods select detourctl's pods.
-var toolPods = []string{"--all-namespaces", "--selector=app.kubernetes.io/name=kubectl-detour"}
-
 // detourCommand returns a command of the administrator's that runs kubectl detour. kubectl wants no flags ahead of a plugin's name.
 func detourCommand(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := kubernetes.Kubectl(ctx)
@@ -75,9 +72,15 @@ func standIn(t *testing.T, args ...string) answer {
 
 func wantNoToolPods(t *testing.T, args []string) {
 	t.Helper()
-	if left := kubectl(t, append([]string{"get", "pods", "-o", "name"}, toolPods...)...); left != "" {
+	if left := toolPodsNow(t); left != "" {
 		t.Errorf("kubectl detour %q left %s", args, left)
 	}
+}
+
+// toolPodsNow are detourctl's pods.
+func toolPodsNow(t *testing.T) string {
+	t.Helper()
+	return kubectl(t, "get", "pods", "-o", "name", "--all-namespaces", "--selector=app.kubernetes.io/name=kubectl-detour")
 }
 
 // importStandIn puts the stand-in for detourctl on the node.
@@ -188,36 +191,52 @@ func TestKubectlDetourTakesItsPodAlong(t *testing.T) {
 	namespace := newNamespace(t, "watched")
 	startServer(t, namespace)
 	for _, tt := range []struct {
-		how  string
-		end  func(*exec.Cmd, io.Closer)
-		code int
+		how   string
+		end   func(*exec.Cmd, io.Closer)
+		early bool // as soon as there is a pod
 	}{
-		{"Ctrl-C", signalled(syscall.SIGINT), 130},
-		{"SIGTERM", signalled(syscall.SIGTERM), 130},
-		{"a closed terminal", signalled(syscall.SIGHUP), 130},
-		{"a reader that leaves", func(_ *exec.Cmd, out io.Closer) { out.Close() }, 130},
+		{"Ctrl-C", signalled(syscall.SIGINT), false},
+		{"Ctrl-C while the pod starts", signalled(syscall.SIGINT), true},
+		{"SIGTERM", signalled(syscall.SIGTERM), false},
+		{"a closed terminal", signalled(syscall.SIGHUP), false},
+		{"a reader that leaves", func(_ *exec.Cmd, out io.Closer) { out.Close() }, false},
 	} {
 		cmd := detourCommand(t.Context(), "conns", "pod/server", "--namespace="+namespace, "--watch", "--image="+standInImage)
 		out, err := cmd.StdoutPipe()
 		must(t, err)
 		must(t, cmd.Start())
-		lines := bufio.NewScanner(out)
-		for lines.Scan() && lines.Text() != "watching" {
-		}
-		if lines.Text() != "watching" {
-			t.Fatalf("%s: it did not stream", tt.how)
+		if tt.early {
+			eventually(t, func() error {
+				if toolPodsNow(t) == "" {
+					return errors.New("there is no pod")
+				}
+				return nil
+			})
+		} else {
+			wantStream(t, out)
 		}
 		tt.end(cmd, out)
 		go io.Copy(io.Discard, out) //nolint:errcheck // it ends with the command
 		_ = cmd.Wait()              // the code is looked at
-		if code := cmd.ProcessState.ExitCode(); code != tt.code {
-			t.Errorf("%s: exit code %d, want %d", tt.how, code, tt.code)
+		if code := cmd.ProcessState.ExitCode(); code != 130 {
+			t.Errorf("%s: exit code %d, want 130", tt.how, code)
 		}
 		wantNoToolPods(t, []string{tt.how})
 		if left := shell(t, "pgrep -f '[/]detourctl' || :"); left != "" {
 			t.Errorf("%s: detourctl still runs: %s", tt.how, left)
 		}
 	}
+}
+
+// wantStream waits for the stand-in's second line.
+func wantStream(t *testing.T, out io.Reader) {
+	t.Helper()
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		if lines.Text() == "watching" {
+			return
+		}
+	}
+	t.Fatal("it did not stream")
 }
 
 // signalled sends a signal to the command itself, which may be the child of an nsenter that passes no signals on.

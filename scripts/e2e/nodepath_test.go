@@ -4,10 +4,13 @@ package e2e
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -16,72 +19,70 @@ import (
 	"github.com/detour-cni/detour/scripts/e2e/image"
 )
 
-// The rules that let a connection through on the way from a node, or from a pod on it, to a pod of another node, and the one that
-// lets its answers through. kube-proxy in iptables mode has the last one itself.
-const (
-	intoPods    = "-i flannel.1 -d %s -j ACCEPT" // the pods of the server's node
-	outOfPods   = "-i cni0 -o flannel.1 -j ACCEPT"
-	answersOut  = "-o flannel.1 -m conntrack --ctstate ESTABLISHED -j ACCEPT"
-	answersBack = "-i flannel.1 -o cni0 -m conntrack --ctstate ESTABLISHED -j ACCEPT"
-)
-
-// Where Docker's policy drops what is forwarded, pods of another node can't be reached through their service until each rule that
-// is missing on the way is there.
+// Where Docker's policy drops what is forwarded, pods of another node can't be reached through their service. detourctl trace says
+// so of each packet that is dropped, and the rule that it advises lets it through.
 func TestTheNodesPath(t *testing.T) {
 	p := newPath(t)
-	p.wantReached(p.near, p.tunnel())
+	p.wantReached(p.near, p.tunnel)
 	p.installDocker()
-	for _, tt := range []struct {
-		mode          string
-		onFar, onNear []string // each of them is needed
-	}{
-		{mode: "iptables", onFar: []string{p.intoPods()}, onNear: []string{outOfPods}},
-		{mode: "nftables", onFar: []string{p.intoPods(), answersOut}, onNear: []string{outOfPods, answersBack}},
-	} {
-		t.Run(tt.mode, func(t *testing.T) {
+	for _, kubeProxy := range []struct {
+		mode        string
+		answersPass bool // by a rule of its own
+	}{{"iptables", true}, {"nftables", false}} {
+		t.Run(kubeProxy.mode, func(t *testing.T) {
 			p := p.in(t)
 			for _, n := range []*cluster.Node{p.near, p.far} {
-				must(t, n.SetProxyMode(t.Context(), tt.mode))
+				must(t, n.SetProxyMode(t.Context(), kubeProxy.mode))
 			}
-			for _, rule := range tt.onFar {
+
+			// From the near node.
+			p.wantDropped(p.near, p.far)
+			p.wantLeaves()
+			p.takeAdvice(p.far, "--in=flannel.1", "--from="+p.tunnel, "--to="+p.server+":80")
+			if !kubeProxy.answersPass {
 				p.wantDropped(p.near, p.far)
-				p.allow(p.far, rule)
+				p.takeAdvice(p.far, "--in=cni0", "--from="+p.server+":80", "--to="+p.tunnel+":40000", "--state=established")
 			}
-			p.wantReached(p.near, p.tunnel()) // masqueraded
-			for _, rule := range tt.onNear {
-				p.wantDropped(p.client(), p.near)
-				p.allow(p.near, rule)
+			p.wantReached(p.near, p.tunnel)
+
+			// From its pod.
+			p.wantDropped(p.inClient(), p.near)
+			p.takeAdvice(p.near, "--in=cni0", "--from="+p.client, "--to="+p.vip+":80")
+			if !kubeProxy.answersPass {
+				p.wantDropped(p.inClient(), p.near)
+				p.takeAdvice(p.near, "--in=flannel.1", "--from="+p.server+":80", "--to="+p.client+":40000", "--state=established")
 			}
-			p.wantReached(p.client(), podIPs(t, p.namespace, "client")[0])
+			p.wantReached(p.inClient(), p.client)
 		})
 	}
 }
 
 // nodePath is a server on the far node, its service, and a pod on the near node.
 type nodePath struct {
-	t           *testing.T
-	namespace   string
-	near, far   *cluster.Node
-	vip, server string // addresses
+	t                           *testing.T
+	near, far                   *cluster.Node
+	server, client, vip, tunnel string // addresses; tunnel is the near node's in the tunnel
 }
 
 func newPath(t *testing.T) nodePath {
 	t.Helper()
 	p := nodePath{t: t}
 	p.near, p.far = joinNodes(t)
-	p.namespace = newNamespace(t, "nodepath")
+	namespace := newNamespace(t, "nodepath")
 	apply(t, manifest(t, "nodepath.yaml", map[string]string{
-		"NAMESPACE": p.namespace, "IMAGE": workloadImage, "SERVER_NODE": p.far.Name(), "CLIENT_NODE": p.near.Name(),
+		"NAMESPACE": namespace, "IMAGE": workloadImage, "SERVER_NODE": p.far.Name(), "CLIENT_NODE": p.near.Name(),
 	}))
 	for _, pod := range []string{"server", "client"} {
-		waitReady(t, p.namespace, pod)
+		waitReady(t, namespace, pod)
 	}
-	p.server = podIPs(t, p.namespace, "server")[0]
-	p.vip = kubectl(t, "get", "service", "--namespace", p.namespace, "server", "-o", "jsonpath={.spec.clusterIP}")
+	p.server = podIPs(t, namespace, "server")[0]
+	p.client = podIPs(t, namespace, "client")[0]
+	p.vip = kubectl(t, "get", "service", "--namespace", namespace, "server", "-o", "jsonpath={.spec.clusterIP}")
+	p.tunnel = p.on(p.near, `ip -4 -oneline address show flannel.1 | sed 's|.*inet \([0-9.]*\).*|\1|'`)
 	return p
 }
 
-// joinNodes adds two nodes, connected by flannel, that have the workload's image, for the time of the test.
+// joinNodes adds two nodes, connected by flannel, that have the workload's image and detourctl, for the time of the test.
 func joinNodes(t *testing.T) (near, far *cluster.Node) {
 	t.Helper()
 	c, ok := kubernetes.(*cluster.Cluster)
@@ -95,8 +96,13 @@ func joinNodes(t *testing.T) (near, far *cluster.Node) {
 			t.Error(err)
 		}
 	})
+	detourctl, err := os.ReadFile(filepath.Join(folder("BIN"), "detourctl"))
+	must(t, err)
 	for _, n := range nodes {
 		must(t, image.Import(n.Shell(t.Context(), image.ImportScript), workload()))
+		cmd := n.Shell(t.Context(), "cat >/opt/detourctl; chmod +x /opt/detourctl")
+		cmd.Stdin = strings.NewReader(string(detourctl))
+		mustOutput(t, cmd)
 	}
 	return nodes[0], nodes[1]
 }
@@ -113,6 +119,15 @@ func (p nodePath) on(n shells, script string) string {
 	return strings.TrimSpace(mustOutput(p.t, n.Shell(p.t.Context(), script)))
 }
 
+// inClient runs scripts in the network of the pod on the near node, which is the only one.
+func (p nodePath) inClient() shells { return onlyPod{p.near} }
+
+type onlyPod struct{ node *cluster.Node }
+
+func (o onlyPod) Shell(ctx context.Context, script string) *exec.Cmd {
+	return o.node.Shell(ctx, "nsenter --net=$(echo /run/netns/cni-*) sh -euc "+strconv.Quote(script))
+}
+
 // installDocker gives both nodes what Docker programs.
 func (p nodePath) installDocker() {
 	p.t.Helper()
@@ -123,31 +138,6 @@ func (p nodePath) installDocker() {
 		cmd.Stdin = strings.NewReader(string(rules))
 		mustOutput(p.t, cmd)
 	}
-}
-
-func (p nodePath) intoPods() string {
-	return fmt.Sprintf(intoPods, kubectl(p.t, "get", "node", p.far.Name(), "-o", "jsonpath={.spec.podCIDR}"))
-}
-
-// allow appends a rule to the chain FORWARD, for the time of the test.
-func (p nodePath) allow(n *cluster.Node, rule string) {
-	p.t.Helper()
-	p.on(n, "iptables -A FORWARD "+rule)
-	p.t.Cleanup(func() {
-		if out, err := n.Shell(context.Background(), "iptables -D FORWARD "+rule).CombinedOutput(); err != nil {
-			p.t.Errorf("remove %s: %v: %s", rule, err, out)
-		}
-	})
-}
-
-// client is the pod on the near node.
-func (p nodePath) client() shells { return inPod{p.near} }
-
-// inPod runs scripts in the network of the only pod of a node.
-type inPod struct{ node *cluster.Node }
-
-func (p inPod) Shell(ctx context.Context, script string) *exec.Cmd {
-	return p.node.Shell(ctx, "nsenter --net=$(echo /run/netns/cni-*) sh -euc "+strconv.Quote(script))
 }
 
 // wantReached wants that a connection to the service is answered and comes through the tunnel with that source.
@@ -166,12 +156,6 @@ func (p nodePath) wantReached(from shells, source string) {
 	if counts := p.on(p.far, "iptables-save -c -t mangle | grep ' PREROUTING '"); strings.HasPrefix(counts, "[0:") {
 		p.t.Errorf("nothing came from %s: %s", source, counts)
 	}
-}
-
-// tunnel is the address of the near node in the tunnel.
-func (p nodePath) tunnel() string {
-	p.t.Helper()
-	return p.on(p.near, `ip -4 -oneline address show flannel.1 | sed 's|.*inet \([0-9.]*\).*|\1|'`)
 }
 
 // wantDropped wants that a connection to the service times out, and that the policy of the node's chain FORWARD drops packets
@@ -195,4 +179,58 @@ func (p nodePath) dropped(by *cluster.Node) int {
 	n, err := strconv.Atoi(p.on(by, `iptables-save -c -t filter | sed -n 's/^:FORWARD DROP \[\([0-9]*\):.*/\1/p'`))
 	must(p.t, err)
 	return n
+}
+
+// traced is what detourctl trace answers.
+type traced struct {
+	Ways []struct {
+		Verdict string
+		At      struct {
+			Table, Chain string
+			Policy       bool
+		}
+		Packet struct{ From, To, Interface string }
+	}
+	Advice string
+}
+
+// trace traces a packet on a node, which must have one way.
+func (p nodePath) trace(n *cluster.Node, args ...string) (answer traced) {
+	p.t.Helper()
+	out, err := output(n.Shell(p.t.Context(), "/opt/detourctl trace --node -o json "+strings.Join(args, " ")))
+	if jsonErr := json.Unmarshal([]byte(out), &answer); jsonErr != nil || len(answer.Ways) != 1 {
+		p.t.Fatalf("trace on %s with %q: %v: %v, %s, want one way", n.Name(), args, err, jsonErr, out)
+	}
+	return answer
+}
+
+// wantLeaves wants that trace sends a packet to the service from the near node's tunnel to the server.
+func (p nodePath) wantLeaves() {
+	p.t.Helper()
+	way := p.trace(p.near, "--out", "--to="+p.vip+":80").Ways[0]
+	from, _, _ := strings.Cut(way.Packet.From, ":")
+	if way.Verdict != "accepted" || from != p.tunnel || way.Packet.To != p.server+":80" || way.Packet.Interface != "flannel.1" {
+		p.t.Errorf("trace on the near node: %+v, want that it goes from %s to %s port 80 by flannel.1", way, p.tunnel, p.server)
+	}
+}
+
+var advisedRule = regexp.MustCompile("`(iptables -A FORWARD [^`]*)`")
+
+// takeAdvice wants that trace says of a packet that the policy of FORWARD drops it, and does what it advises, for the time of the
+// test.
+func (p nodePath) takeAdvice(n *cluster.Node, packet ...string) {
+	p.t.Helper()
+	answer := p.trace(n, packet...)
+	way := answer.Ways[0]
+	rule := advisedRule.FindStringSubmatch(answer.Advice)
+	if way.Verdict != "dropped" || way.At.Table != "filter" || way.At.Chain != "FORWARD" || !way.At.Policy || rule == nil {
+		p.t.Fatalf("trace on %s with %q: %+v, want that FORWARD's policy drops it and a rule is advised", n.Name(), packet, answer)
+	}
+	p.on(n, rule[1])
+	p.t.Cleanup(func() {
+		undo := strings.Replace(rule[1], "-A", "-D", 1)
+		if out, err := n.Shell(context.Background(), undo).CombinedOutput(); err != nil {
+			p.t.Errorf("%s: %v: %s", undo, err, out)
+		}
+	})
 }

@@ -32,7 +32,7 @@ func TestVerifySaysWhetherAPodIsAsItShouldBe(t *testing.T) {
 			"--patch", `{"spec":{"traffic":{"outboundPortExclusionList":[`+ports+`]}}}`)
 	}
 	exclude("9000,7000")
-	t.Cleanup(func() { exclude("9000") })
+	defer exclude("9000")
 	wantVerified(1, "drifted: MeshConfig spec.traffic.outboundPortExclusionList has 7000 today; the pod was programmed without it", pod...)
 	wantVerified(1, namespace+"/web", "verify", "node/"+nodeOf(t, namespace, "web"))
 

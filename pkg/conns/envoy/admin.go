@@ -36,7 +36,10 @@ func Ask(ctx context.Context, dial Dial, port uint16) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	return c, a.get(ctx, "/clusters?format=json", c.ParseEndpoints)
+	if err := a.get(ctx, "/clusters?format=json", c.ParseEndpoints); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 type admin struct {

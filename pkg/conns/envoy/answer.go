@@ -57,8 +57,8 @@ func (a Answer) Drops() bool {
 	return !slices.ContainsFunc(a.Paths, func(p Path) bool { return p.Fate != BlackHole && p.Fate != Closed })
 }
 
-// Explain says what Envoy does with a connection to an address that rules redirect to its listener at a port. ok is false if Envoy has
-// no listener there.
+// Explain says what Envoy does with a connection to an address that rules redirect to its listener at a port. ok is false if
+// Envoy has no listener there.
 func (c *Config) Explain(to netip.AddrPort, port uint16) (a Answer, ok bool) {
 	first := c.listenerAt(port)
 	if first == nil {
@@ -111,7 +111,8 @@ func (l *listener) kinds(to netip.AddrPort) []traffic {
 func fold(paths []Path) []Path {
 	same := func(p Path) bool {
 		q := paths[0]
-		return p.Fate == q.Fate && p.Chain == q.Chain && p.Routes == q.Routes && p.Status == q.Status && slices.Equal(p.Clusters, q.Clusters)
+		return p.Fate == q.Fate && p.Chain == q.Chain && p.Routes == q.Routes && p.Status == q.Status &&
+			slices.Equal(p.Clusters, q.Clusters)
 	}
 	out := slices.DeleteFunc(slices.Clone(paths[1:]), same)
 	paths[0].Traffic = ""

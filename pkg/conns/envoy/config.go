@@ -1,5 +1,5 @@
-// Package envoy reads a running Envoy's configuration from its admin port and says what Envoy does with a connection to some address:
-// which listener and filter chain take it, and to which cluster they lead. It is pure but for Ask.
+// Package envoy reads a running Envoy's configuration from its admin port and says what Envoy does with a connection to some
+// address: which listener and filter chain take it, and to which cluster they lead. It is pure but for Ask.
 package envoy
 
 import (

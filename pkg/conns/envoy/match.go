@@ -34,8 +34,8 @@ func (c *Config) listenerAt(port uint16) *listener {
 	return nil
 }
 
-// handOff finds the listener that gets a connection to the address from a listener with use_original_dst: the one at just this address,
-// else the one at all addresses of the port.
+// handOff finds the listener that gets a connection to the address from a listener with use_original_dst: the one at just this
+// address, else the one at all addresses of the port.
 func (c *Config) handOff(to netip.AddrPort) *listener {
 	candidates := []netip.AddrPort{to, netip.AddrPortFrom(netip.IPv6Unspecified(), to.Port())}
 	if to.Addr().Is4() {
@@ -51,8 +51,8 @@ func (c *Config) handOff(to netip.AddrPort) *listener {
 	return nil
 }
 
-// choose finds the filter chain as Envoy does: by the destination's port, the longest prefix of its address, server name, transport
-// protocol and application protocol, in this order and without going back. Nil means that Envoy closes the connection.
+// choose finds the filter chain as Envoy does: by the destination's port, the longest prefix of its address, server name,
+// transport protocol and application protocol, in this order and without going back. Nil means that Envoy closes the connection.
 func (l *listener) choose(to netip.AddrPort, t traffic) *chain {
 	chains := mostSpecific(l.FilterChains, func(m chainMatch) int {
 		return rank(m.DestinationPort != 0, m.DestinationPort == to.Port())

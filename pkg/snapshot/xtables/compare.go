@@ -22,7 +22,8 @@ func (c comparison) not() bool { return c.op == unix.NFT_CMP_NEQ }
 
 // equality reports whether all of the register is to be equal, or not equal, to a value of this size.
 func (c comparison) equality(size int) bool {
-	return c.op <= unix.NFT_CMP_NEQ && len(c.with) == size && (c.from != "payload" || c.size == size) && (c.mask == nil || len(c.mask) == size)
+	whole := (c.from != "payload" || c.size == size) && (c.mask == nil || len(c.mask) == size)
+	return whole && c.op <= unix.NFT_CMP_NEQ && len(c.with) == size
 }
 
 func (r *reader) compare(f *netlink.Fields) {
@@ -66,8 +67,11 @@ func (r *reader) compareMeta(c comparison) bool {
 }
 
 func (r *reader) compareProtocol(c comparison) bool {
-	if !c.equality(1) || c.mask != nil || c.with[0] == 0 || r.protocol != 0 && (r.protocol != c.with[0] || r.notProtocol != c.not()) {
+	if !c.equality(1) || c.mask != nil || c.with[0] == 0 {
 		return false
+	}
+	if r.protocol != 0 {
+		return r.protocol == c.with[0] && r.notProtocol == c.not()
 	}
 	r.protocol, r.notProtocol = c.with[0], c.not()
 	return true
@@ -171,7 +175,9 @@ func (r *reader) compareTTL(c comparison) bool {
 		return false
 	}
 	value := c.with[0]
-	modes := map[uint32]byte{unix.NFT_CMP_EQ: 0, unix.NFT_CMP_NEQ: 1, unix.NFT_CMP_LT: 2, unix.NFT_CMP_LTE: 2, unix.NFT_CMP_GT: 3, unix.NFT_CMP_GTE: 3}
+	modes := map[uint32]byte{
+		unix.NFT_CMP_EQ: 0, unix.NFT_CMP_NEQ: 1, unix.NFT_CMP_LT: 2, unix.NFT_CMP_LTE: 2, unix.NFT_CMP_GT: 3, unix.NFT_CMP_GTE: 3,
+	}
 	mode, ok := modes[c.op]
 	switch {
 	case !ok, c.op == unix.NFT_CMP_LTE && value == 255, c.op == unix.NFT_CMP_GTE && value == 0:

@@ -7,25 +7,25 @@ import (
 // The blobs of match set and target SET begin with struct xt_set_info: the set's number, how many parts of the packet are
 // looked up, and flags.
 var ipset = []decoder{
-	{revisions: []int{1}, size: 4, print: printSet},
-	{revisions: []int{2}, size: 4, print: printSet2},
-	{revisions: []int{3}, size: 44, print: func(p *printer, b blob) { printSet3(p, b, counter{b[8], b.u64(16)}, counter{b[24], b.u64(32)}) }},
-	{revisions: []int{4}, size: 44, print: func(p *printer, b blob) { printSet3(p, b, counter{b[16], b.u64(8)}, counter{b[32], b.u64(24)}) }},
+	revision(1, 4, printSet),
+	revision(2, 4, printSet2),
+	revision(3, 44, func(p *printer, b blob) { printSet3(p, b, counter{b[8], b.u64(16)}, counter{b[24], b.u64(32)}) }),
+	revision(4, 44, func(p *printer, b blob) { printSet3(p, b, counter{b[16], b.u64(8)}, counter{b[32], b.u64(24)}) }),
 }
 
 var ipsetTarget = []decoder{
-	{revisions: []int{1}, size: 8, print: func(p *printer, b blob) { p.setOption(" --add-set ", b); p.setOption(" --del-set ", b[4:]) }},
-	{revisions: []int{2}, size: 16, print: func(p *printer, b blob) {
+	revision(1, 8, func(p *printer, b blob) { p.setOption(" --add-set ", b); p.setOption(" --del-set ", b[4:]) }),
+	revision(2, 16, func(p *printer, b blob) {
 		p.addSet(b, b.u32(8), b.u32(12))
 		p.setOption(" --del-set ", b[4:])
 		p.doubt(b.u32(8)&^setExist != 0)
-	}},
-	{revisions: []int{3}, size: 20, print: func(p *printer, b blob) {
+	}),
+	revision(3, 20, func(p *printer, b blob) {
 		p.addSet(b, b.u32(12), b.u32(16))
 		p.setOption(" --del-set ", b[4:])
 		p.setOption(" --map-set ", b[8:])
 		p.sayIf(b.u32(12)&^setExist, []flag{{1 << 8, " --map-mark"}, {1 << 9, " --map-prio"}, {1 << 10, " --map-queue"}})
-	}},
+	}),
 }
 
 // noSet is the number of no set (IPSET_INVALID_ID), mostParts IPSET_DIM_MAX, setExist IPSET_FLAG_EXIST, and returnNomatch
@@ -57,7 +57,7 @@ type counter struct {
 
 func printSet3(p *printer, b blob, packets, bytes counter) {
 	printSet(p, b)
-	p.sayIf(b.u32(40)&^setCounters, []flag{{1 << 7, " --return-nomatch"}, {1 << 3, " ! --update-counters"}, {1 << 4, " ! --update-subcounters"}})
+	p.sayIf(b.u32(40)&^setCounters, setFlags)
 	p.counter("packets", packets)
 	p.counter("bytes", bytes)
 }
@@ -65,9 +65,12 @@ func printSet3(p *printer, b blob, packets, bytes counter) {
 // setCounters (IPSET_FLAG_MATCH_COUNTERS) goes without saying.
 const setCounters = 1 << 5
 
+var setFlags = []flag{{1 << 7, " --return-nomatch"}, {1 << 3, " ! --update-counters"}, {1 << 4, " ! --update-subcounters"}}
+
 func (p *printer) counter(name string, c counter) {
 	if c.comparison != 0 {
-		p.sayNth([]string{"", " --" + name + "-eq ", " ! --" + name + "-eq ", " --" + name + "-lt ", " --" + name + "-gt "}, int(c.comparison))
+		option := " --" + name
+		p.sayNth([]string{"", option + "-eq ", " !" + option + "-eq ", option + "-lt ", option + "-gt "}, int(c.comparison))
 		p.sayf("%d", c.value)
 	}
 }

@@ -40,25 +40,27 @@ func printLimit(p *printer, b blob) {
 
 // hashConfig is struct hashlimit_cfg3.
 type hashConfig struct {
-	name                   string
-	average, burst         uint64
-	mode                   uint32
-	size, most, gc, expire uint32
-	interval               uint32
-	srcmask, dstmask       byte
-	scale                  uint64
+	name             string
+	average, burst   uint64
+	mode             uint32
+	table            blob // its size, the most entries, and how often and when they are removed, in milliseconds
+	interval         uint32
+	srcmask, dstmask byte
+	scale            uint64
 }
 
 var hashlimit = []decoder{
-	{revisions: []int{1}, size: 46, print: func(p *printer, b blob) {
-		printHashlimit(p, hashConfig{b.string(0, 16), uint64(b.u32(20)), uint64(b.u32(24)), b.u32(16), b.u32(28), b.u32(32), b.u32(36), b.u32(40), 1, b[44], b[45], limitScale})
-	}},
-	{revisions: []int{2}, size: 294, print: func(p *printer, b blob) {
-		printHashlimit(p, hashConfig{b.string(0, 255), b.u64(256), b.u64(264), b.u32(272), b.u32(276), b.u32(280), b.u32(284), b.u32(288), 1, b[292], b[293], hashScale})
-	}},
-	{revisions: []int{3}, size: 298, print: func(p *printer, b blob) {
-		printHashlimit(p, hashConfig{b.string(0, 255), b.u64(256), b.u64(264), b.u32(272), b.u32(276), b.u32(280), b.u32(284), b.u32(288), b.u32(292), b[296], b[297], hashScale})
-	}},
+	revision(1, 46, func(p *printer, b blob) {
+		average, burst := uint64(b.u32(20)), uint64(b.u32(24))
+		printHashlimit(p, hashConfig{b.string(0, 16), average, burst, b.u32(16), b[28:44], 1, b[44], b[45], limitScale})
+	}),
+	revision(2, 294, func(p *printer, b blob) {
+		printHashlimit(p, hashConfig{b.string(0, 255), b.u64(256), b.u64(264), b.u32(272), b[276:292], 1, b[292], b[293], hashScale})
+	}),
+	revision(3, 298, func(p *printer, b blob) {
+		average, burst, interval := b.u64(256), b.u64(264), b.u32(292)
+		printHashlimit(p, hashConfig{b.string(0, 255), average, burst, b.u32(272), b[276:292], interval, b[296], b[297], hashScale})
+	}),
 }
 
 // The bits of a hashlimit's mode.
@@ -88,10 +90,10 @@ func printHashlimit(p *printer, c hashConfig) {
 		p.sayList(by, []flag{{4, "srcip"}, {8, "srcport"}, {1, "dstip"}, {2, "dstport"}})
 	}
 	p.say(" --hashlimit-name " + c.name)
-	p.numberUnless(0, " --hashlimit-htable-size", c.size)
-	p.numberUnless(0, " --hashlimit-htable-max", c.most)
-	p.numberUnless(1000, " --hashlimit-htable-gcinterval", c.gc)
-	p.numberUnless(uint32(seconds*1000), " --hashlimit-htable-expire", c.expire)
+	p.numberUnless(0, " --hashlimit-htable-size", c.table.u32(0))
+	p.numberUnless(0, " --hashlimit-htable-max", c.table.u32(4))
+	p.numberUnless(1000, " --hashlimit-htable-gcinterval", c.table.u32(8))
+	p.numberUnless(uint32(seconds*1000), " --hashlimit-htable-expire", c.table.u32(12))
 	p.numberUnless(uint32(8*p.addrSize()), " --hashlimit-srcmask", uint32(c.srcmask))
 	p.numberUnless(uint32(8*p.addrSize()), " --hashlimit-dstmask", uint32(c.dstmask))
 	if c.mode&hashRate != 0 {

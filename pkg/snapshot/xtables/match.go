@@ -8,50 +8,50 @@ import (
 
 // matches are the kernel's modules. The blobs are struct xt_NAME_info or alike of linux/netfilter/xt_NAME.h.
 var matches = map[string][]decoder{
-	"addrtype":  {{revisions: []int{0}, size: 12, print: printAddrtype0}, {revisions: []int{1}, size: 8, print: printAddrtype}},
-	"ah":        {{revisions: []int{0}, size: 9, print: printAH}},
-	"bpf":       {{revisions: []int{0}, size: 516, print: printBPF0}, {revisions: []int{1}, size: 520, print: printBPF}},
+	"addrtype":  {revision(0, 12, printAddrtype0), revision(1, 8, printAddrtype)},
+	"ah":        {revision(0, 9, printAH)},
+	"bpf":       {revision(0, 516, printBPF0), revision(1, 520, printBPF)},
 	"cgroup":    cgroup,
-	"comment":   {{revisions: []int{0}, size: 1, print: func(p *printer, b blob) { p.say(" --comment"); p.quote(b.string(0, min(len(b), 255))) }}},
-	"connbytes": {{revisions: []int{0}, size: 18, print: printConnbytes}},
-	"connlimit": {{revisions: []int{0}, size: 24, print: printConnlimit0}, {revisions: []int{1}, size: 24, print: printConnlimit}},
-	"connmark":  {{revisions: []int{1}, size: 9, print: printMark}},
+	"comment":   {revision(0, 1, func(p *printer, b blob) { p.say(" --comment"); p.quote(b.string(0, min(len(b), 255))) })},
+	"connbytes": {revision(0, 18, printConnbytes)},
+	"connlimit": {revision(0, 24, printConnlimit0), revision(1, 24, printConnlimit)},
+	"connmark":  {revision(1, 9, printMark)},
 	"conntrack": conntrack,
-	"cpu":       {{revisions: []int{0}, size: 8, print: func(p *printer, b blob) { p.not(b.u32(4) != 0); p.sayf(" --cpu %d", b.u32(0)) }}},
-	"dscp":      {{revisions: []int{0}, size: 2, print: func(p *printer, b blob) { p.not(b[1] != 0); p.sayf(" --dscp 0x%02x", b[0]) }}},
-	"esp":       {{revisions: []int{0}, size: 9, print: printESP}},
+	"cpu":       {revision(0, 8, func(p *printer, b blob) { p.not(b.u32(4) != 0); p.sayf(" --cpu %d", b.u32(0)) })},
+	"dscp":      {revision(0, 2, func(p *printer, b blob) { p.not(b[1] != 0); p.sayf(" --dscp 0x%02x", b[0]) })},
+	"esp":       {revision(0, 9, printESP)},
 	"hashlimit": hashlimit,
-	"helper":    {{revisions: []int{0}, size: 34, print: func(p *printer, b blob) { p.not(b.u32(0) != 0); p.say(" --helper"); p.quote(b.string(4, 30)) }}},
-	"hl":        {{revisions: []int{0}, size: 2, print: func(p *printer, b blob) { printTTL(p, "hl", b) }}},
-	"icmp":      {{revisions: []int{0}, size: 4, print: printICMP}},
-	"icmp6":     {{revisions: []int{0}, size: 4, print: printICMP6}},
-	"iprange":   {{revisions: []int{1}, size: 65, print: printIPRange}},
-	"length":    {{revisions: []int{0}, size: 5, print: func(p *printer, b blob) { printLength(p, " --length ", b) }}},
-	"limit":     {{revisions: []int{0}, size: 8, print: printLimit}},
-	"mac":       {{revisions: []int{0}, size: 12, print: printMAC}},
-	"mark":      {{revisions: []int{1}, size: 9, print: printMark}},
-	"multiport": {{revisions: []int{0}, size: 32, print: printMultiport0}, {revisions: []int{1}, size: 48, print: printMultiport}},
-	"nfacct":    {{revisions: []int{0, 1}, size: 32, print: func(p *printer, b blob) { p.say(" --nfacct-name "); p.quote(b.string(0, 32)) }}},
-	"owner":     {{revisions: []int{1}, size: 18, print: printOwner}},
-	"physdev":   {{revisions: []int{0}, size: 66, print: printPhysdev}},
-	"pkttype":   {{revisions: []int{0}, size: 8, print: printPkttype}},
-	"policy":    {{revisions: []int{0}, size: 308, print: printPolicy}},
-	"quota":     {{revisions: []int{0}, size: 16, print: func(p *printer, b blob) { p.not(b.u32(0)&1 != 0); p.sayf(" --quota %d", b.u64(8)) }}},
-	"recent":    {{revisions: []int{0}, size: 211, print: printRecent}, {revisions: []int{1}, size: 228, print: printRecent1}},
-	"rpfilter":  {{revisions: []int{0}, size: 1, print: func(p *printer, b blob) { p.sayIf(uint32(b[0]), rpfilterFlags) }}},
-	"sctp":      {{revisions: []int{0}, size: 292, print: printSCTP}},
+	"helper":    {revision(0, 34, func(p *printer, b blob) { p.not(b.u32(0) != 0); p.say(" --helper"); p.quote(b.string(4, 30)) })},
+	"hl":        {revision(0, 2, func(p *printer, b blob) { printTTL(p, "hl", b) })},
+	"icmp":      {revision(0, 4, printICMP)},
+	"icmp6":     {revision(0, 4, printICMP6)},
+	"iprange":   {revision(1, 65, printIPRange)},
+	"length":    {revision(0, 5, func(p *printer, b blob) { printLength(p, " --length ", b) })},
+	"limit":     {revision(0, 8, printLimit)},
+	"mac":       {revision(0, 12, printMAC)},
+	"mark":      {revision(1, 9, printMark)},
+	"multiport": {revision(0, 32, printMultiport0), revision(1, 48, printMultiport)},
+	"nfacct":    {{revisions: []int{0, 1}, size: 32, print: printNfacct}},
+	"owner":     {revision(1, 18, printOwner)},
+	"physdev":   {revision(0, 66, printPhysdev)},
+	"pkttype":   {revision(0, 8, printPkttype)},
+	"policy":    {revision(0, 308, printPolicy)},
+	"quota":     {revision(0, 16, func(p *printer, b blob) { p.not(b.u32(0)&1 != 0); p.sayf(" --quota %d", b.u64(8)) })},
+	"recent":    {revision(0, 211, printRecent), revision(1, 228, printRecent1)},
+	"rpfilter":  {revision(0, 1, func(p *printer, b blob) { p.sayIf(uint32(b[0]), rpfilterFlags) })},
+	"sctp":      {revision(0, 292, printSCTP)},
 	"set":       ipset,
-	"socket":    {{revisions: []int{0}, print: func(*printer, blob) {}}, {revisions: []int{1, 2, 3}, size: 1, print: func(p *printer, b blob) { p.sayIf(uint32(b[0]), socketFlags) }}},
-	"state":     {{revisions: []int{0}, size: 4, print: func(p *printer, b blob) { p.say(" --state "); p.sayList(b.u32(0), stateStates) }}},
-	"statistic": {{revisions: []int{0}, size: 16, print: printStatistic}},
+	"socket":    {revision(0, 0, func(*printer, blob) {}), {revisions: []int{1, 2, 3}, size: 1, print: printSocket}},
+	"state":     {revision(0, 4, func(p *printer, b blob) { p.say(" --state "); p.sayList(b.u32(0), stateStates) })},
+	"statistic": {revision(0, 16, printStatistic)},
 	"string":    {{revisions: []int{0, 1}, size: 150, print: printString}},
-	"tcp":       {{revisions: []int{0}, size: 12, print: printTCP}},
-	"tcpmss":    {{revisions: []int{0}, size: 5, print: func(p *printer, b blob) { printLength(p, " --mss ", b) }}},
-	"time":      {{revisions: []int{0}, size: 22, print: printTime}},
-	"tos":       {{revisions: []int{1}, size: 3, print: func(p *printer, b blob) { p.not(b[2] != 0); p.sayf(" --tos 0x%02x/0x%02x", b[1], b[0]) }}},
-	"ttl":       {{revisions: []int{0}, size: 2, print: func(p *printer, b blob) { printTTL(p, "ttl", b) }}},
-	"u32":       {{revisions: []int{0}, size: 1982, print: printU32}},
-	"udp":       {{revisions: []int{0}, size: 9, print: func(p *printer, b blob) { printPorts(p, b, b[8]) }}},
+	"tcp":       {revision(0, 12, printTCP)},
+	"tcpmss":    {revision(0, 5, func(p *printer, b blob) { printLength(p, " --mss ", b) })},
+	"time":      {revision(0, 22, printTime)},
+	"tos":       {revision(1, 3, func(p *printer, b blob) { p.not(b[2] != 0); p.sayf(" --tos 0x%02x/0x%02x", b[1], b[0]) })},
+	"ttl":       {revision(0, 2, func(p *printer, b blob) { printTTL(p, "ttl", b) })},
+	"u32":       {revision(0, 1982, printU32)},
+	"udp":       {revision(0, 9, func(p *printer, b blob) { printPorts(p, b, b[8]) })},
 }
 
 var (
@@ -59,10 +59,18 @@ var (
 	socketFlags   = []flag{{1, " --transparent"}, {2, " --nowildcard"}, {4, " --restore-skmark"}}
 	addrTypes     = []flag{
 		{1 << 0, "UNSPEC"}, {1 << 1, "UNICAST"}, {1 << 2, "LOCAL"}, {1 << 3, "BROADCAST"}, {1 << 4, "ANYCAST"}, {1 << 5, "MULTICAST"},
-		{1 << 6, "BLACKHOLE"}, {1 << 7, "UNREACHABLE"}, {1 << 8, "PROHIBIT"}, {1 << 9, "THROW"}, {1 << 10, "NAT"}, {1 << 11, "XRESOLVE"},
+		{1 << 6, "BLACKHOLE"}, {1 << 7, "UNREACHABLE"}, {1 << 8, "PROHIBIT"}, {1 << 9, "THROW"},
+		{1 << 10, "NAT"}, {1 << 11, "XRESOLVE"},
 	}
 	packetTypes = []string{"unicast", "broadcast", "multicast", "otherhost"}
 )
+
+func printNfacct(p *printer, b blob) {
+	p.say(" --nfacct-name ")
+	p.quote(b.string(0, 32))
+}
+
+func printSocket(p *printer, b blob) { p.sayIf(uint32(b[0]), socketFlags) }
 
 func printMark(p *printer, b blob) {
 	p.not(b[8] != 0)
@@ -130,7 +138,11 @@ func printPhysdev(p *printer, b blob) {
 		bit    byte
 		option string
 		at     int // of the name, if there is one
-	}{{8, " --physdev-is-in", -1}, {1, " --physdev-in ", 0}, {16, " --physdev-is-out", -1}, {2, " --physdev-out ", 32}, {4, " --physdev-is-bridged", -1}} {
+	}{
+		{8, " --physdev-is-in", -1}, {1, " --physdev-in ", 0},
+		{16, " --physdev-is-out", -1}, {2, " --physdev-out ", 32},
+		{4, " --physdev-is-bridged", -1},
+	} {
 		if match&o.bit == 0 {
 			continue
 		}

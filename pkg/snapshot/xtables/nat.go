@@ -28,13 +28,13 @@ const (
 // nat decodes a target that translates addresses. option introduces the addresses and ports.
 func nat(option string) []decoder {
 	return []decoder{
-		{revisions: []int{0}, size: 20, print: func(p *printer, b blob) { p.nat(option, p.oldRange(b)) }},
-		{revisions: []int{1}, size: 40, print: func(p *printer, b blob) { p.nat(option, readRange(b)) }},
-		{revisions: []int{2}, size: 42, print: func(p *printer, b blob) {
+		revision(0, 20, func(p *printer, b blob) { p.nat(option, p.oldRange(b)) }),
+		revision(1, 40, func(p *printer, b blob) { p.nat(option, readRange(b)) }),
+		revision(2, 42, func(p *printer, b blob) {
 			r := readRange(b)
 			r.base = b.port(40)
 			p.nat(option, r)
-		}},
+		}),
 	}
 }
 
@@ -77,8 +77,10 @@ func (p *printer) nat(option string, r natRange) {
 			p.sayf("/%d", r.base)
 		}
 	}
-	p.sayIf(flags&^(natAddr|natPort|natOffset), []flag{{natRandom, " --random"}, {natRandomFully, " --random-fully"}, {natPersistent, " --persistent"}})
+	p.sayIf(flags&^(natAddr|natPort|natOffset), natFlags)
 }
+
+var natFlags = []flag{{natRandom, " --random"}, {natRandomFully, " --random-fully"}, {natPersistent, " --persistent"}}
 
 // portsOption introduces ports without a colon.
 const portsOption = "--to-ports "

@@ -136,7 +136,8 @@ func listTables(c nft.Conn, family byte) ([]*nftTable, error) {
 	found := map[string]*nftTable{}
 	err := c.Ask(family, unix.NFT_MSG_GETTABLE, unix.NLM_F_DUMP, func(f netlink.Fields) {
 		name := f.Text(unix.NFTA_TABLE_NAME)
-		found[name] = &nftTable{name: name, byName: map[string]*nftChain{}, foreign: f.Number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0}
+		dormant := f.Number(unix.NFTA_TABLE_FLAGS)&unix.NFT_TABLE_F_DORMANT != 0
+		found[name] = &nftTable{name: name, byName: map[string]*nftChain{}, foreign: dormant}
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list tables: %w", err)
@@ -164,7 +165,8 @@ func (t *nftTable) add(f netlink.Fields) {
 	c := &nftChain{name: f.Text(unix.NFTA_CHAIN_NAME), policy: "-"}
 	if f[unix.NFTA_CHAIN_HOOK] != nil {
 		at := netlink.Parse(f[unix.NFTA_CHAIN_HOOK])
-		here := place{c.name, f.Text(unix.NFTA_CHAIN_TYPE), at.Number(unix.NFTA_HOOK_HOOKNUM), int32(at.Number(unix.NFTA_HOOK_PRIORITY))}
+		priority := int32(at.Number(unix.NFTA_HOOK_PRIORITY))
+		here := place{c.name, f.Text(unix.NFTA_CHAIN_TYPE), at.Number(unix.NFTA_HOOK_HOOKNUM), priority}
 		t.foreign = t.foreign || !slices.Contains(t.base, here)
 		c.policy = "ACCEPT"
 		if f[unix.NFTA_CHAIN_POLICY] != nil && f.Number(unix.NFTA_CHAIN_POLICY) == nft.Drop {

@@ -5,9 +5,9 @@ import "strings"
 // What is longer than most, and met less often.
 
 var cgroup = []decoder{
-	{revisions: []int{0}, size: 8, print: func(p *printer, b blob) { p.cgroupClass(b.u32(4) != 0, b.u32(0)) }},
-	{revisions: []int{1}, size: 4 + 4096 + 4, print: func(p *printer, b blob) { printCgroup(p, b, b.string(4, 4096), b.u32(4100)) }},
-	{revisions: []int{2}, size: 4 + 512, print: func(p *printer, b blob) { printCgroup(p, b, b.string(4, 512), b.u32(4)) }},
+	revision(0, 8, func(p *printer, b blob) { p.cgroupClass(b.u32(4) != 0, b.u32(0)) }),
+	revision(1, 4+4096+4, func(p *printer, b blob) { printCgroup(p, b, b.string(4, 4096), b.u32(4100)) }),
+	revision(2, 4+512, func(p *printer, b blob) { printCgroup(p, b, b.string(4, 512), b.u32(4)) }),
 }
 
 func printCgroup(p *printer, b blob, path string, class uint32) {

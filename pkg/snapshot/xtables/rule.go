@@ -113,10 +113,16 @@ type decoder struct {
 	alias     func(b blob) string // the name to print, if it isn't the module's
 }
 
+// revision decodes one revision, by print, which reads size bytes or more.
+func revision(number, size int, print func(p *printer, b blob)) decoder {
+	return decoder{revisions: []int{number}, size: size, print: print}
+}
+
 // extension prints a match or target. What it can't print in full gets the option [unknown] only.
 func (p *printer) extension(option string, known map[string][]decoder, e extension) {
 	name := e.name
-	i := slices.IndexFunc(known[e.name], func(d decoder) bool { return slices.Contains(d.revisions, e.revision) && d.size <= len(e.info) })
+	decodes := func(d decoder) bool { return slices.Contains(d.revisions, e.revision) && d.size <= len(e.info) }
+	i := slices.IndexFunc(known[e.name], decodes)
 	if i < 0 {
 		p.say(option + name + placeholder)
 		return

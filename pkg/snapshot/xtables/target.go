@@ -4,30 +4,30 @@ import "github.com/detour-cni/detour/pkg/rules"
 
 // targets are the kernel's modules, but for the standard one.
 var targets = map[string][]decoder{
-	"CHECKSUM":   {{revisions: []int{0}, size: 1, print: func(p *printer, b blob) { p.sayIf(uint32(b[0]), []flag{{1, " --checksum-fill"}}) }}},
-	"CLASSIFY":   {{revisions: []int{0}, size: 4, print: printClassify}},
-	"CONNMARK":   {{revisions: []int{1}, size: 13, print: func(p *printer, b blob) { printConnmark(p, b, b[12]) }}, {revisions: []int{2}, size: 15, print: printConnmark2}},
-	"CT":         {{revisions: []int{0}, size: 28, print: func(p *printer, b blob) { printCT(p, b, "") }, alias: nameCT}, {revisions: []int{1, 2}, size: 60, print: func(p *printer, b blob) { printCT(p, b, b.string(28, 32)) }, alias: nameCT}},
+	"CHECKSUM":   {revision(0, 1, func(p *printer, b blob) { p.sayIf(uint32(b[0]), []flag{{1, " --checksum-fill"}}) })},
+	"CLASSIFY":   {revision(0, 4, printClassify)},
+	"CONNMARK":   {revision(1, 13, func(p *printer, b blob) { printConnmark(p, b, b[12]) }), revision(2, 15, printConnmark2)},
+	"CT":         ct,
 	"DNAT":       nat("--to-destination "),
-	"DSCP":       {{revisions: []int{0}, size: 1, print: func(p *printer, b blob) { p.sayf(" --set-dscp 0x%02x", b[0]) }}},
-	"HL":         {{revisions: []int{0}, size: 2, print: func(p *printer, b blob) { printSetTTL(p, "hl", b) }}},
-	"LOG":        {{revisions: []int{0}, size: 32, print: printLog}},
-	"MARK":       {{revisions: []int{2}, size: 8, print: func(p *printer, b blob) { p.sayf(" --set-xmark 0x%x/0x%x", b.u32(0), b.u32(4)) }}},
+	"DSCP":       {revision(0, 1, func(p *printer, b blob) { p.sayf(" --set-dscp 0x%02x", b[0]) })},
+	"HL":         {revision(0, 2, func(p *printer, b blob) { printSetTTL(p, "hl", b) })},
+	"LOG":        {revision(0, 32, printLog)},
+	"MARK":       {revision(2, 8, func(p *printer, b blob) { p.sayf(" --set-xmark 0x%x/0x%x", b.u32(0), b.u32(4)) })},
 	"MASQUERADE": nat(portsOption),
-	"NETMAP":     {{revisions: []int{0}, size: 20, print: printNetmap}},
-	"NFLOG":      {{revisions: []int{0}, size: 17, print: printNflog}},
+	"NETMAP":     {revision(0, 20, printNetmap)},
+	"NFLOG":      {revision(0, 17, printNflog)},
 	"NFQUEUE":    nfqueue,
-	"NOTRACK":    {{revisions: []int{0}, print: func(*printer, blob) {}}},
+	"NOTRACK":    {revision(0, 0, func(*printer, blob) {})},
 	"REDIRECT":   nat(portsOption),
-	"REJECT":     {{revisions: []int{0}, size: 4, print: printReject}},
+	"REJECT":     {revision(0, 4, printReject)},
 	"SET":        ipsetTarget,
 	"SNAT":       nat("--to-source "),
-	"TCPMSS":     {{revisions: []int{0}, size: 2, print: printTCPMSS}},
-	"TEE":        {{revisions: []int{1}, size: 32, print: printTee}},
-	"TOS":        {{revisions: []int{1}, size: 2, print: func(p *printer, b blob) { p.sayf(" --set-tos 0x%02x/0x%02x", b[0], b[1]) }}},
-	"TPROXY":     {{revisions: []int{0}, size: 14, print: printTProxy4}, {revisions: []int{1}, size: 26, print: func(p *printer, b blob) { printTProxy(p, b, b.port(24)) }}},
-	"TRACE":      {{revisions: []int{0}, print: func(*printer, blob) {}}},
-	"TTL":        {{revisions: []int{0}, size: 2, print: func(p *printer, b blob) { printSetTTL(p, "ttl", b) }}},
+	"TCPMSS":     {revision(0, 2, printTCPMSS)},
+	"TEE":        {revision(1, 32, printTee)},
+	"TOS":        {revision(1, 2, func(p *printer, b blob) { p.sayf(" --set-tos 0x%02x/0x%02x", b[0], b[1]) })},
+	"TPROXY":     {revision(0, 14, printTProxy4), revision(1, 26, func(p *printer, b blob) { printTProxy(p, b, b.port(24)) })},
+	"TRACE":      {revision(0, 0, func(*printer, blob) {})},
+	"TTL":        {revision(0, 2, func(p *printer, b blob) { printSetTTL(p, "ttl", b) })},
 }
 
 func printClassify(p *printer, b blob) {
@@ -66,6 +66,11 @@ const (
 	ctZoneMark
 )
 
+var ct = []decoder{
+	{revisions: []int{0}, size: 28, print: func(p *printer, b blob) { printCT(p, b, "") }, alias: nameCT},
+	{revisions: []int{1, 2}, size: 60, print: func(p *printer, b blob) { printCT(p, b, b.string(28, 32)) }, alias: nameCT},
+}
+
 func nameCT(b blob) string {
 	if b.u16(0)&ctNotrackAlias != 0 {
 		return "NOTRACK"
@@ -103,7 +108,13 @@ func printCT(p *printer, b blob, timeout string) {
 	if flags&ctZoneMark == 0 && zone == 0 {
 		return
 	}
-	p.say(map[uint32]string{ctZoneOriginal: " --zone-orig", ctZoneReply: " --zone-reply", 0: " --zone", ctZoneOriginal | ctZoneReply: " --zone"}[flags&(ctZoneOriginal|ctZoneReply)])
+	p.say(" --zone")
+	switch flags & (ctZoneOriginal | ctZoneReply) {
+	case ctZoneOriginal:
+		p.say("-orig")
+	case ctZoneReply:
+		p.say("-reply")
+	}
 	if flags&ctZoneMark != 0 {
 		p.say(" mark")
 	} else {
@@ -127,7 +138,11 @@ func printLog(p *printer, b blob) {
 	if b[0] != logLevel {
 		p.sayf(" --log-level %d", b[0])
 	}
-	p.sayIf(uint32(b[1]), []flag{{1, " --log-tcp-sequence"}, {2, " --log-tcp-options"}, {4, " --log-ip-options"}, {8, " --log-uid"}, {32, " --log-macdecode"}})
+	p.sayIf(uint32(b[1]), logFlags)
+}
+
+var logFlags = []flag{
+	{1, " --log-tcp-sequence"}, {2, " --log-tcp-options"}, {4, " --log-ip-options"}, {8, " --log-uid"}, {32, " --log-macdecode"},
 }
 
 func printNflog(p *printer, b blob) {
@@ -146,8 +161,8 @@ func printNflog(p *printer, b blob) {
 }
 
 var nfqueue = []decoder{
-	{revisions: []int{0}, size: 2, print: func(p *printer, b blob) { p.queue(b.u16(0), 1, 0) }},
-	{revisions: []int{1}, size: 4, print: func(p *printer, b blob) { p.queue(b.u16(0), b.u16(2), 0) }},
+	revision(0, 2, func(p *printer, b blob) { p.queue(b.u16(0), 1, 0) }),
+	revision(1, 4, func(p *printer, b blob) { p.queue(b.u16(0), b.u16(2), 0) }),
 	{revisions: []int{2, 3}, size: 6, print: func(p *printer, b blob) { p.queue(b.u16(0), b.u16(2), b.u16(4)) }},
 }
 

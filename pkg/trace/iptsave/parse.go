@@ -21,8 +21,7 @@ type parser struct {
 	not    bool   // "!" stood before the option
 	rule   *trace.Rule
 	target target
-	random *chance // of -m statistic, until all its options are read
-	limit  trace.Field
+	mode   string // of -m statistic
 }
 
 // token is a word and where it stands in the line.
@@ -183,14 +182,14 @@ func (p *parser) add(s trace.Statement) { p.rule.Statements = append(p.rule.Stat
 
 // cutComment moves the comments from the rule's text to Comment.
 func (p *parser) cutComment(line string) {
-	text := ""
+	var text strings.Builder
 	from := 0
 	for i := 0; i+3 < len(p.tokens); i++ {
 		if p.tokens[i].text != "-m" || p.tokens[i+1].text != "comment" || p.tokens[i+2].text != "--comment" {
 			continue
 		}
-		text += line[from:p.tokens[i].start]
+		text.WriteString(line[from:p.tokens[i].start])
 		from = min(p.tokens[i+3].end+1, len(line))
 	}
-	p.rule.Text = strings.TrimSpace(text + line[from:])
+	p.rule.Text = strings.TrimSpace(text.String() + line[from:])
 }

@@ -8,7 +8,8 @@ import (
 	"github.com/detour-cni/detour/pkg/trace"
 )
 
-// kindsOf returns the kinds of the values of an expression: one for each part of a concatenation. Those of a constant are not known.
+// kindsOf returns the kinds of the values of an expression: one for each part of a concatenation. Those of a constant are not
+// known.
 func kindsOf(x any) []*kind {
 	key, arg := single(x)
 	switch key {
@@ -108,8 +109,8 @@ func uint16Of(x any) (uint16, bool) {
 	return uint16(v), err == nil
 }
 
-// set reads an anonymous set, a list of elements, or finds one of the table: "@name". data are the kinds of a map's data; none: the
-// map's data are verdicts, or it is a set.
+// set reads an anonymous set, a list of elements, or finds one of the table: "@name". data are the kinds of a map's data; none:
+// the map's data are verdicts, or it is a set.
 func (t *ruleset) set(x any, keys, data []*kind) *trace.Set {
 	if name, ok := x.(string); ok && strings.HasPrefix(name, "@") {
 		return t.namedSet(name[1:])

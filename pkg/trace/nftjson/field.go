@@ -21,8 +21,10 @@ var payloads = map[string]property{
 
 var metas = map[string]property{
 	"l4proto": {protocol, trace.L4Proto}, "nfproto": {family, trace.NFProto}, "protocol": {etherType, trace.NFProto},
-	"iif": {ifindex, trace.IIFName}, "oif": {ifindex, trace.OIFName}, "iifname": {ifname, trace.IIFName}, "oifname": {ifname, trace.OIFName},
-	"mark": {mark, trace.Mark}, "skuid": {number, trace.SKUID}, "skgid": {number, trace.SKGID}, "iifgroup": {quoted, 0}, "oifgroup": {quoted, 0},
+	"iif": {ifindex, trace.IIFName}, "oif": {ifindex, trace.OIFName}, "iifname": {ifname, trace.IIFName},
+	"oifname": {ifname, trace.OIFName},
+	"mark":    {mark, trace.Mark}, "skuid": {number, trace.SKUID},
+	"skgid": {number, trace.SKGID}, "iifgroup": {quoted, 0}, "oifgroup": {quoted, 0},
 	"ibrname": {quoted, 0}, "obrname": {quoted, 0}, "iifkind": {quoted, 0}, "oifkind": {quoted, 0}, "sdif": {index, 0}, "sdifname": {quoted, 0},
 	"rtclassid": {index, 0}, "time": {quoted, 0}, "hour": {quoted, 0}, "day": {quoted, 0},
 }
@@ -33,7 +35,8 @@ var unqualified = map[string]bool{"iif": true, "oif": true, "iifname": true, "oi
 // cts have the keys of ct, without "ip " and "ip6 ". A key of one direction is in ctsOfDirections.
 var cts = map[string]property{
 	"state": {ctState, trace.CTState}, "status": {ctStatus, trace.CTStatus}, "direction": {ctDirection, trace.CTDir},
-	"mark": {mark, trace.CTMark}, "zone": {number, trace.CTZone}, "helper": {quoted, 0}, "expiration": {seconds, 0}, "label": {labels, 0},
+	"mark": {mark, trace.CTMark}, "zone": {number, trace.CTZone},
+	"helper": {quoted, 0}, "expiration": {seconds, 0}, "label": {labels, 0},
 	"event": {labels, 0}, "l3proto": {family, 0}, "protocol": {protocol, 0},
 }
 
@@ -44,7 +47,9 @@ var ctsOfDirections = map[string]property{
 }
 
 var fibs = map[string]property{
-	"type saddr": {routeType, trace.SaddrType}, "type daddr": {routeType, trace.DaddrType}, "type saddr iif": {routeType, trace.SaddrTypeIIF},
+	"type saddr":     {routeType, trace.SaddrType},
+	"type daddr":     {routeType, trace.DaddrType},
+	"type saddr iif": {routeType, trace.SaddrTypeIIF},
 	"type daddr iif": {routeType, trace.DaddrTypeIIF}, "type daddr oif": {routeType, trace.DaddrTypeOIF},
 }
 

@@ -2,9 +2,9 @@
 //
 // It reads the families ip, ip6, inet and netdev. Tables of the families bridge and arp are left out: a walk does not visit them.
 //
-// nft's JSON has less than the kernel. nft prints only the name of an xtables match or target: iptables' own tables are better read from
-// iptables-save. nft 1.0.6 leaves out the devices of chains of hooks ingress and egress, which then see the packets of all devices here.
-// It prints a table's flag wrongly, so a flag that is not known counts as dormant.
+// nft's JSON has less than the kernel. nft prints only the name of an xtables match or target: iptables' own tables are better
+// read from iptables-save. nft 1.0.6 leaves out the devices of chains of hooks ingress and egress, which then see the packets
+// of all devices here. It prints a table's flag wrongly, so a flag that is not known counts as dormant.
 package nftjson
 
 import (
@@ -301,7 +301,8 @@ func (t *ruleset) readRule(c *trace.Chain, number int, raw *rule) *trace.Rule {
 	return rule
 }
 
-// qualify makes "ct original saddr" of a table of one family what nft prints, and what it is in tables of both: "ct original ip saddr".
+// qualify makes "ct original saddr" of a table of one family what nft prints, and what it is in tables of both: "ct original ip
+// saddr".
 func (t *ruleset) qualify(x any) {
 	switch x := x.(type) {
 	case []any:

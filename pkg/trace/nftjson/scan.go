@@ -7,8 +7,8 @@ import (
 	"strconv"
 )
 
-// The functions here find their way through JSON without decoding it: of tens of thousands of rules, a walk reads a few. They don't
-// check it. What they take from JSON that is not valid is decoded later, and fails then.
+// The functions here find their way through JSON without decoding it: of tens of thousands of rules, a walk reads a few. They
+// don't check it. What they take from JSON that is not valid is decoded later, and fails then.
 
 // skip returns the index after the value that begins at i; -1 if the data ends before it does.
 func skip(data []byte, i int) int {

@@ -1,9 +1,10 @@
 // Package routes reads what `ip -j route`, `ip -j address` and `ip -j rule` print into the routing of package trace. It is pure.
 //
-// ip prints the routes of both families with `ip -j route show table all`, and otherwise those of one: IPv4, or IPv6 with -6. It prints
-// the rules of one family in any case. Several listings may follow one another in the data. ip does not print the family, so the
-// addresses tell it. "default" without a gateway is of IPv6 if it has a preference ("pref"), which ip prints for each IPv6 route. A
-// listing of rules without any address is of IPv4 if it has the table default, which is what the kernel starts with for IPv4 only.
+// ip prints the routes of both families with `ip -j route show table all`, and otherwise those of one: IPv4, or IPv6 with -6.
+// It prints the rules of one family in any case. Several listings may follow one another in the data. ip does not print the
+// family, so the addresses tell it. "default" without a gateway is of IPv6 if it has a preference ("pref"), which ip prints for
+// each IPv6 route. A listing of rules without any address is of IPv4 if it has the table default, which is what the kernel
+// starts with for IPv4 only.
 //
 // Left out are routes for a type of service, which a packet does not have unless its process asks for it.
 package routes
@@ -27,9 +28,9 @@ const (
 	ruleCommand  = "ip -j rule"
 )
 
-// Read reads the routes, the addresses and the rules; each may be nil, which is not known then. Where the routes don't have the table
-// local, its routes follow from the addresses. Rules that are nil, or that lack a family, are those of a new namespace. The error names
-// the input that is wrong, and the command that makes the right one. Equal data yields equal routing.
+// Read reads the routes, the addresses and the rules; each may be nil, which is not known then. Where the routes don't have the
+// table local, its routes follow from the addresses. Rules that are nil, or that lack a family, are those of a new namespace.
+// The error names the input that is wrong, and the command that makes the right one. Equal data yields equal routing.
 func Read(route, addr, rule []byte) (trace.Routing, error) {
 	var r trace.Routing
 	if addr != nil {

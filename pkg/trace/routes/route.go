@@ -95,8 +95,8 @@ func (n nexthop) read() trace.Nexthop {
 	return read
 }
 
-// prefix reads "default", an address or a prefix. IPv4 prefixes may lack their last octets no more: ip has printed them in full since
-// it prints JSON.
+// prefix reads "default", an address or a prefix. IPv4 prefixes may lack their last octets no more: ip has printed them in full
+// since it prints JSON.
 func (e routeEntry) prefix(s string) (netip.Prefix, error) {
 	if s == "default" {
 		if e.isIPv6() {
