@@ -96,6 +96,14 @@ func TestTraceSaysWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
+func TestControlCharactersAreEscaped(t *testing.T) {
+	rules := write(t, "*filter\n-A OUTPUT -m comment --comment \"\x1b[2J\u009b1m\x07\" -j DROP\nCOMMIT\n")
+	out, _, err := runTrace(t, "--iptables-save", rules, "--out", "--to", "10.0.0.1:80", "--to-iface", "eth0\n=> accepted")
+	if err != nil || strings.ContainsAny(out, "\x1b\u009b\x07") || !strings.Contains(out, `\x1b[2J\u009b1m\a`) || strings.Contains(out, "\n=> accepted") {
+		t.Errorf("%v: %q", err, out)
+	}
+}
+
 func TestExitCodesOfTrace(t *testing.T) {
 	for rule, want := range map[string]int{
 		"-j ACCEPT": 0, "-j DROP": exitFinding, "-j REJECT": exitFinding, "-m foo -j DROP": exitUnknown,
