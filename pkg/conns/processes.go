@@ -12,8 +12,7 @@ import (
 // processes are the holders of sockets, by the sockets' inodes.
 type processes map[uint32]sockets.Process
 
-// readProcesses finds the holders of sockets of the namespace, as far as /proc shows them to this process. The oldest of several
-// counts.
+// readProcesses finds the holders of sockets of the namespace, as far as /proc shows them to this process.
 func readProcesses(ns *netns.Pod) (processes, error) {
 	id, err := ns.ID()
 	if err != nil {
@@ -23,12 +22,17 @@ func readProcesses(ns *netns.Pod) (processes, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the pod's processes: %w", err)
 	}
-	holders := processes{}
 	all, _ := sockets.Processes("/proc", pids)
+	return holders(all), nil
+}
+
+// holders returns who holds each socket: the first, if there are several.
+func holders(all []sockets.Process) processes {
+	found := processes{}
 	for _, p := range slices.Backward(all) {
 		for _, inode := range p.Sockets {
-			holders[inode] = p
+			found[inode] = p
 		}
 	}
-	return holders, nil
+	return found
 }

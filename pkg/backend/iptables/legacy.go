@@ -117,7 +117,8 @@ func (t *legacyTable) keep(own iptext.Save) (kept []int, moved map[uint32]uint32
 			inOwn = isOwn(chain)
 		}
 		to, jumps := e.Jump()
-		if !inOwn && !(jumps && chains[to]) {
+		jumpsToOwn := jumps && chains[to]
+		if !inOwn && !jumpsToOwn {
 			kept = append(kept, i)
 			size += len(e.All)
 		}
