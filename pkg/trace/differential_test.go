@@ -269,7 +269,9 @@ func (r *ruleset) holdLater(p probe, way trace.Way, s seen) string {
 	if strings.Contains(r.text, "zone") { // chance may lead the answer into another one
 		return ""
 	}
-	masqueraded := func(s trace.Step) bool { return s.Rule != nil && strings.Contains(strings.ToLower(s.Rule.Text), "masquerade") }
+	masqueraded := func(s trace.Step) bool {
+		return s.Rule != nil && strings.Contains(strings.ToLower(s.Rule.Text), "masquerade")
+	}
 	if slices.ContainsFunc(way.Steps, masqueraded) { // the kernel ends such a connection once its packets leave elsewhere
 		return ""
 	}
