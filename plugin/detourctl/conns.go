@@ -235,7 +235,7 @@ func (a connsAnswer) print(s screen) {
 		}
 		for _, note := range notes {
 			if note != "" {
-				fmt.Fprintf(s, "  %s\n", note)
+				fmt.Fprintf(s, "  %s\n", plain(note))
 			}
 		}
 		all := slices.Concat(d.Connections, d.Onward)

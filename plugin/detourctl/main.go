@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -53,7 +54,7 @@ func run() int {
 	ended := codeError{code: exitFailed, err: err}
 	errors.As(err, &ended)
 	if ended.err != nil {
-		fmt.Fprintln(root.ErrOrStderr(), "detourctl: "+ended.err.Error())
+		fmt.Fprintln(root.ErrOrStderr(), "detourctl: "+plain(strings.ReplaceAll(ended.err.Error(), "\n", "; ")))
 	}
 	return ended.code
 }

@@ -40,7 +40,7 @@ func (p picture) print(r trace.Result, say string) error {
 		}
 		way.way(w, common)
 	}
-	_, err := fmt.Fprintf(p, "\n%s\n", say)
+	_, err := fmt.Fprintf(p, "\n%s\n", plain(say))
 	return err
 }
 

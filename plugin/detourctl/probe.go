@@ -151,7 +151,7 @@ var resultStyles = map[probe.Result]style{probe.Works: green, probe.Broken: red,
 func printFindings(s screen, found []probe.Finding) error {
 	table := tabwriter.NewWriter(s, 0, 0, 2, ' ', 0)
 	for _, f := range found {
-		fmt.Fprintf(table, "IPv%d\t%s\t%s\t%s\n", f.Family, f.Direction, s.styled(resultStyles[f.Result], string(f.Result)), f.Detail)
+		fmt.Fprintf(table, "IPv%d\t%s\t%s\t%s\n", f.Family, f.Direction, s.styled(resultStyles[f.Result], string(f.Result)), plain(f.Detail))
 	}
 	return table.Flush()
 }

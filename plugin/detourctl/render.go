@@ -87,7 +87,7 @@ func (o renderOptions) render(ctx context.Context, out, warnings io.Writer) erro
 		return err
 	}
 	for _, w := range decision.Warnings {
-		fmt.Fprintln(warnings, "warning: "+w)
+		fmt.Fprintln(warnings, "warning: "+plain(w))
 	}
 	if decision.Skip != "" {
 		return codeError{exitUnknown, fmt.Errorf("pod %s is left alone: %s", o.pod, decision.Skip)}

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -45,14 +48,32 @@ const (
 )
 
 func (s screen) styled(as style, text string) string {
+	text = plain(text)
 	if !s.colour || text == "" {
 		return text
 	}
 	return "\x1b[" + string(as) + "m" + text + "\x1b[0m"
 }
 
+// plain escapes control characters: comments and names come from whoever writes rules, and must not steer the terminal or begin a line.
+func plain(text string) string {
+	if !strings.ContainsFunc(text, unicode.IsControl) {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsControl(r) {
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
+}
+
 // cut shortens a line to the width that is left after indent columns. Cut before styling.
 func (s screen) cut(line string, indent int) string {
+	line = plain(line)
 	room := s.width - indent
 	runes := []rune(line)
 	if s.width == 0 || len(runes) <= room || room < 1 {

@@ -102,7 +102,7 @@ func (o traceOptions) followLive(ctx context.Context, s screen, p trace.Packet) 
 		}
 		r, err = livetrace.Follow(ctx, ns, p, o.wait, func() {
 			if p.Direction == trace.In {
-				fmt.Fprintf(errorStream(), "waiting for %s, at most %s\n", p, o.wait)
+				fmt.Fprintf(errorStream(), "waiting for %s, at most %s\n", plain(p.String()), o.wait)
 			}
 		})
 		return err

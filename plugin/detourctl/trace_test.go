@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -95,6 +96,14 @@ func TestTraceSaysWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
+func TestControlCharactersAreEscaped(t *testing.T) {
+	rules := write(t, "*filter\n-A OUTPUT -m comment --comment \"\x1b[2J\u009b1m\x07\" -j DROP\nCOMMIT\n")
+	out, _, err := runTrace(t, "--iptables-save", rules, "--out", "--to", "10.0.0.1:80", "--to-iface", "eth0\n=> accepted")
+	if err != nil || strings.ContainsAny(out, "\x1b\u009b\x07") || !strings.Contains(out, `\x1b[2J\u009b1m\a`) || strings.Contains(out, "\n=> accepted") {
+		t.Errorf("%v: %q", err, out)
+	}
+}
+
 func TestExitCodesOfTrace(t *testing.T) {
 	for rule, want := range map[string]int{
 		"-j ACCEPT": 0, "-j DROP": exitFinding, "-j REJECT": exitFinding, "-m foo -j DROP": exitUnknown,
@@ -104,5 +113,19 @@ func TestExitCodesOfTrace(t *testing.T) {
 		if _, code, err := runTrace(t, "--iptables-save", rules, "--out", "--to", "10.0.0.1:80", "--to-iface", "eth0"); code != want || err != nil {
 			t.Errorf("%s: exit code %d, want %d: %v", rule, code, want, err)
 		}
+	}
+}
+
+// Chains that call each other again and again would take for ever.
+func TestTraceEnds(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("*filter\n:C0 - [0:0]\n")
+	for i := range 40 {
+		fmt.Fprintf(&b, ":C%d - [0:0]\n-A C%d -j C%d\n-A C%d -j C%d\n", i+1, i, i+1, i, i+1)
+	}
+	b.WriteString("-A OUTPUT -j C0\nCOMMIT\n")
+	_, code, err := runTrace(t, "--iptables-save", write(t, b.String()), "--out", "--to", "10.0.0.1:80", "--to-iface", "eth0")
+	if code != exitFailed || err == nil || !strings.Contains(err.Error(), "the packet meets too many rules") {
+		t.Errorf("exit code %d: %v", code, err)
 	}
 }

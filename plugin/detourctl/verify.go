@@ -97,7 +97,7 @@ func printReport(out screen, report verify.Report, named bool) error {
 		if p.Rules > 0 {
 			count = fmt.Sprint(p.Rules)
 		}
-		fmt.Fprintf(rows, "%s\t%s\t%s\t%s\n", p.Pod, p.Backend, count, stateOf(p))
+		fmt.Fprintf(rows, "%s\t%s\t%s\t%s\n", p.Pod, p.Backend, count, plain(stateOf(p)))
 	}
 	if err := rows.Flush(); err != nil {
 		return err
@@ -120,14 +120,14 @@ var styles = map[verify.Result]style{verify.Fine: green, verify.Skipped: dim, ve
 
 func printDetails(out screen, prefix string, list []verify.Finding) {
 	for _, f := range list {
-		fmt.Fprintf(out, "  %s%s: %s\n", prefix, out.styled(bold, string(f.Name)), f.Text)
-		fmt.Fprintf(out, "    -> %s\n", f.Do)
+		fmt.Fprintf(out, "  %s%s: %s\n", prefix, out.styled(bold, string(f.Name)), plain(f.Text))
+		fmt.Fprintf(out, "    -> %s\n", plain(f.Do))
 	}
 }
 
 func printWarnings(out screen, warnings []string) {
 	for _, w := range warnings {
-		fmt.Fprintf(out, "  %s: %s\n", out.styled(yellow, "warning"), w)
+		fmt.Fprintf(out, "  %s: %s\n", out.styled(yellow, "warning"), plain(w))
 	}
 }
 

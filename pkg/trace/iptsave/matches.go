@@ -91,6 +91,7 @@ func nothing(*parser, []string, string) error { return nil }
 func module(p *parser, args []string, text string) error {
 	p.module, p.begin, p.since, p.doubt = args[0], p.next-2, len(p.rule.Statements), 0
 	if p.next < len(p.tokens) && p.tokens[p.next].text == "[unknown]" {
+		p.next++
 		return errors.New("the rule's binary form is not known")
 	}
 	if _, ok := modules[p.module]; !ok && (p.next == len(p.tokens) || !strings.HasPrefix(p.tokens[p.next].text, "--")) {
