@@ -107,9 +107,10 @@ func (r Record) Traces() []Record {
 
 // Addresses returns the addresses of all these attachments, in the order of their first ADDs.
 func Addresses(all []Record) []netip.Addr {
-	byTime := func(a, b Record) int { return a.Time.Compare(b.Time) }
+	all = slices.Clone(all)
+	slices.SortStableFunc(all, func(a, b Record) int { return a.Time.Compare(b.Time) })
 	var out []netip.Addr
-	for _, r := range slices.SortedStableFunc(slices.Values(all), byTime) {
+	for _, r := range all {
 		for _, a := range r.Addresses {
 			if !slices.Contains(out, a) {
 				out = append(out, a)

@@ -16,17 +16,15 @@ type Entry struct {
 	At     int    // its offset in the table
 	All    []byte // it has a target at its end
 	Target []byte
+	Name   string // the target's; "" if it is a verdict or a jump
 }
-
-// Name is the target's; "" if it is a verdict or a jump.
-func (e Entry) Name() string { return text(e.Target[2 : TargetSize-1]) }
 
 // Verdict is that of a target without a name: below 0 a verdict, else the offset to which it jumps.
 func (e Entry) Verdict() int { return int(int32(binary.NativeEndian.Uint32(e.Target[TargetSize:]))) }
 
 // Jump returns the offset of a rule's jump, if its target is one.
 func (e Entry) Jump() (to int, ok bool) {
-	if e.Name() != "" || e.Verdict() < 0 {
+	if e.Name != "" || e.Verdict() < 0 {
 		return 0, false
 	}
 	return e.Verdict(), true
@@ -34,7 +32,7 @@ func (e Entry) Jump() (to int, ok bool) {
 
 // Head returns the name of the chain of which an entry is the head. The end of the table is named ERROR.
 func (e Entry) Head() (chain string, ok bool) {
-	if e.Name() != "ERROR" {
+	if e.Name != "ERROR" {
 		return "", false
 	}
 	return text(e.Target[TargetSize:]), true
@@ -71,8 +69,8 @@ func (t Table) Split() ([]Entry, error) {
 		if target < l.header || next < target+TargetSize || next > len(b) {
 			return nil, ErrCut
 		}
-		e := Entry{at, b[:next], b[target:next]}
-		if e.Name() == "" && len(e.Target) < TargetSize+4 {
+		e := Entry{at, b[:next], b[target:next], text(b[target+2 : target+TargetSize-1])}
+		if e.Name == "" && len(e.Target) < TargetSize+4 {
 			return nil, ErrCut
 		}
 		all = append(all, e)

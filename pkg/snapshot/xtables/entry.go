@@ -49,7 +49,7 @@ func chainsOf(t legacy.Table, all []legacy.Entry) ([]legacyChain, error) {
 	for i := range end {
 		c := &chains[i]
 		c.entries = all[c.from:chains[i+1].head]
-		if len(c.entries) == 0 || c.last().Name() != "" {
+		if len(c.entries) == 0 || c.last().Name != "" {
 			return nil, legacy.ErrCut
 		}
 	}
@@ -123,7 +123,7 @@ func (a abi) rule(e legacy.Entry, names map[int]string) rule {
 		r.matches = append(r.matches, unknown("tos"))
 	}
 	r.matches = append(r.matches, matchesOf(b[a.counters+16:len(b)-len(e.Target)])...)
-	if name := e.Name(); name != "" {
+	if name := e.Name; name != "" {
 		r.target = extension{name, int(e.Target[headSize-1]), e.Target[headSize:]}
 		return r
 	}
