@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
@@ -52,9 +53,9 @@ Exit code 1: the packet is dropped or rejected on some way. 3: on some way it is
 	o.live.register(c)
 	c.Flags().BoolVar(&o.follow, "live", false, "send the packet, or with --in wait for it, and print the way that the kernel says it took")
 	c.Flags().DurationVar(&o.wait, "wait", 30*time.Second, "with --live, how long to wait for the packet")
-	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "iptables-save")
-	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "ip6tables-save")
-	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "nft")
+	for _, file := range []string{"iptables-save", "ip6tables-save", "nft", "ipset", "route", "addr", "rule"} {
+		c.MarkFlagsMutuallyExclusive("pod", "netns", "node", file)
+	}
 	c.MarkFlagsOneRequired("pod", "netns", "node", "iptables-save", "ip6tables-save", "nft")
 	return c
 }
@@ -70,6 +71,8 @@ func (o traceOptions) run(ctx context.Context, s screen) error {
 	switch {
 	case o.follow && !o.live.given():
 		return errors.New("--live needs a live namespace: --pod, --netns or --node")
+	case o.follow && o.wait <= 0:
+		return fmt.Errorf("--wait: %s is no time to wait", o.wait)
 	case o.follow:
 		return o.followLive(ctx, s, p)
 	case o.live.given():
@@ -81,6 +84,9 @@ func (o traceOptions) run(ctx context.Context, s screen) error {
 	}
 	ns, err := o.files.namespace(p)
 	if err != nil {
+		return err
+	}
+	if err := knownInterfaces(ns, p); err != nil {
 		return err
 	}
 	r, err := trace.Walk(ns, p)
@@ -100,6 +106,9 @@ func (o traceOptions) followLive(ctx context.Context, s screen, p trace.Packet) 
 		if ns, err = snapshot.Read(); err != nil {
 			return err
 		}
+		if err := knownInterfaces(ns, p); err != nil {
+			return err
+		}
 		r, err = livetrace.Follow(ctx, ns, p, o.wait, func() {
 			if p.Direction == trace.In {
 				fmt.Fprintf(errorStream(), "waiting for %s, at most %s\n", plain(p.String()), o.wait)
@@ -107,10 +116,30 @@ func (o traceOptions) followLive(ctx context.Context, s screen, p trace.Packet) 
 		})
 		return err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return errors.New("interrupted before the packet came")
+	case err != nil:
 		return err
 	}
 	return answer(s, o.output, ns, r)
+}
+
+// knownInterfaces refuses a packet of an interface that the namespace does not have.
+func knownInterfaces(ns *trace.Namespace, p trace.Packet) error {
+	if !ns.Routing.LinksKnown {
+		return nil
+	}
+	var names []string
+	for _, l := range ns.Routing.Links {
+		names = append(names, l.Name)
+	}
+	for _, f := range []struct{ flag, name string }{{"--in", p.Interface}, {"--to-iface", p.ToInterface}} {
+		if f.name != "" && !slices.Contains(names, f.name) {
+			return fmt.Errorf("%s: there is no interface %q, only %s", f.flag, f.name, strings.Join(names, ", "))
+		}
+	}
+	return nil
 }
 
 // answer prints where the packet goes.
@@ -200,6 +229,10 @@ func (o packetOptions) packet() (p trace.Packet, err error) {
 	}
 	icmp := o.proto == "icmp"
 	switch {
+	case p.Dst.Addr().IsUnspecified():
+		return p, fmt.Errorf("--to: no packet goes to %s: to connect to it is to connect to the loopback address", p.Dst.Addr())
+	case toMany(p.Dst.Addr()) && o.proto != "udp" && !icmp:
+		return p, fmt.Errorf("--to: %s is a multicast or broadcast address, and %s goes to one host only", p.Dst.Addr(), o.proto)
 	case !icmp && p.Dst.Port() == 0:
 		return p, fmt.Errorf("--to: %q has no port: write IP:PORT, or [IP]:PORT for IPv6", o.to)
 	case icmp:
@@ -214,20 +247,29 @@ func (o packetOptions) packet() (p trace.Packet, err error) {
 	case p.Direction == trace.In:
 		err = errors.New("--from: a packet that comes in needs its source")
 	}
+	if err == nil && p.Src.IsValid() && toMany(p.Src.Addr()) {
+		err = fmt.Errorf("--from: %s is a multicast or broadcast address, which is no source", p.Src.Addr())
+	}
 	if err == nil && p.Src.IsValid() && p.Src.Addr().Is4() != p.Dst.Addr().Is4() {
 		err = fmt.Errorf("--from: %s is not of the address family of --to %s", p.Src.Addr(), p.Dst.Addr())
 	}
 	return p, err
 }
 
+func toMany(a netip.Addr) bool { return a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
+
 // endpoint reads "IP", "IP:PORT" or "[IP]:PORT".
 func endpoint(flag, s string) (netip.AddrPort, error) {
-	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-		return netip.AddrPortFrom(a.Unmap(), 0), nil
-	}
 	a, err := netip.ParseAddrPort(s)
 	if err != nil {
+		alone, errAlone := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(s, "["), "]"))
+		a, err = netip.AddrPortFrom(alone, 0), errAlone
+	}
+	switch {
+	case err != nil:
 		return a, fmt.Errorf("%s: %q is neither IP nor IP:PORT", flag, s)
+	case a.Addr().Zone() != "":
+		return a, fmt.Errorf("%s: %q has a zone: leave it out, and name the interface by --in or --to-iface", flag, s)
 	}
 	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), nil
 }
@@ -253,6 +295,9 @@ func (o *fileOptions) register(c *cobra.Command) {
 func (o fileOptions) namespace(p trace.Packet) (*trace.Namespace, error) {
 	ns := &trace.Namespace{}
 	if o.nft == "" {
+		if len(o.iptables)+len(o.ip6tables) == 0 {
+			return nil, errors.New("--pod, --netns or --nft is empty")
+		}
 		if p.Dst.Addr().Is4() && len(o.iptables) == 0 {
 			return nil, errors.New("the packet is IPv4, but --ip6tables-save has the rules of IPv6: add --iptables-save")
 		}

@@ -37,6 +37,15 @@ func write(t *testing.T, text string) string {
 	return path
 }
 
+// flagged gives a flag that text as a file, unless it has its value.
+func flagged(t *testing.T, flag, text string) []string {
+	t.Helper()
+	if strings.HasSuffix(flag, "=") {
+		return []string{flag}
+	}
+	return []string{flag, write(t, text)}
+}
+
 const emptyFilter = "*filter\nCOMMIT\n"
 
 func TestTraceRefusesWhatItCanNotRead(t *testing.T) {
@@ -66,10 +75,19 @@ func TestTraceRefusesWhatItCanNotRead(t *testing.T) {
 		{"live files", "--iptables-save", emptyFilter, append(out, "--live"), "--live needs a live namespace: --pod, --netns or --node"},
 		{"an output", "--iptables-save", emptyFilter, append(out, "-o", "yaml"), `--output: "yaml" is neither text nor json`},
 		{"cut off JSON", "--nft", `{"nftables": [{"metainfo": `, out, "the file is truncated after 26 bytes"},
+		{"an empty flag", "--pod=", "", out, "--pod, --netns or --nft is empty"},
+		{"a zone", "--ip6tables-save", emptyFilter, []string{"--out", "--to", "[fe80::1%eth0]:80"}, `--to: "[fe80::1%eth0]:80" has a zone`},
+		{"a zone alone", "--ip6tables-save", emptyFilter, []string{"--out", "--proto", "icmp", "--to", "fe80::1%eth0"}, "has a zone"},
+		{"to nobody", "--iptables-save", emptyFilter, []string{"--out", "--to", "0.0.0.0:80"}, "--to: no packet goes to 0.0.0.0"},
+		{"to many", "--iptables-save", emptyFilter, []string{"--out", "--to", "224.0.0.1:80"}, "tcp goes to one host only"},
+		{"to all", "--iptables-save", emptyFilter, []string{"--out", "--to", "255.255.255.255:80"}, "tcp goes to one host only"},
+		{"from many", "--iptables-save", emptyFilter, append(out, "--from", "224.0.0.1"), "which is no source"},
+		{"a file for a live namespace", "--route", "[]", append(out, "--node"), "[node route] were all set"},
+		{"no interface", "--addr", `[{"ifname": "eth0", "addr_info": []}]`, []string{"--iptables-save", write(t, emptyFilter), "--in", "eth1", "--from", "10.0.0.2", "--to", "10.0.0.1:80"}, `--in: there is no interface "eth1", only eth0`},
 		{"no namespace", "--netns", "", out, "no network namespace"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, code, err := runTrace(t, append([]string{test.flag, write(t, test.text)}, test.args...)...)
+			_, code, err := runTrace(t, append(flagged(t, test.flag, test.text), test.args...)...)
 			if err == nil || code != exitFailed || !strings.Contains(err.Error(), test.want) || strings.Contains(err.Error(), "\n") {
 				t.Errorf("exit code %d: %v\nwant %s", code, err, test.want)
 			}
