@@ -118,7 +118,7 @@ func (o traceOptions) followLive(ctx context.Context, s screen, p trace.Packet) 
 	})
 	switch {
 	case errors.Is(err, context.Canceled):
-		return errors.New("interrupted before the packet came")
+		return errors.New("interrupted before the packet was through")
 	case err != nil:
 		return err
 	}
@@ -256,7 +256,9 @@ func (o packetOptions) packet() (p trace.Packet, err error) {
 	return p, err
 }
 
-func toMany(a netip.Addr) bool { return a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}) }
+func toMany(a netip.Addr) bool {
+	return a.IsMulticast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255})
+}
 
 // endpoint reads "IP", "IP:PORT" or "[IP]:PORT".
 func endpoint(flag, s string) (netip.AddrPort, error) {
