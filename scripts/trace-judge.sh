@@ -1,6 +1,6 @@
 #!/bin/sh
 # Holds the tracer against the kernel, by DETOUR_TRACE_PAIRS (2000) random packets through random rulesets. They begin with
-# DETOUR_TRACE_SEED, which is random by default and printed.
+# DETOUR_TRACE_SEED (1); 0 is a random seed, which is printed.
 set -eu
 cd "$(dirname "$0")/.."
 export DETOUR_TRACE_PAIRS="${DETOUR_TRACE_PAIRS:-2000}"

@@ -29,6 +29,14 @@ func Follow(ctx context.Context, ns *trace.Namespace, p trace.Packet, wait time.
 	if err := unseen(p); err != nil {
 		return trace.Result{}, err
 	}
+	var own sender
+	if p.Direction == trace.Out {
+		if own, err = open(p); err != nil {
+			return trace.Result{}, fmt.Errorf("send %s: %w", p, err)
+		}
+		defer own.close()
+		p = own.packet
+	}
 	t, err := nftrace.Start(nftrace.Flow{Protocol: p.Protocol, From: p.Src, To: p.Dst})
 	if err != nil {
 		return trace.Result{}, err
@@ -41,11 +49,9 @@ func Follow(ctx context.Context, ns *trace.Namespace, p trace.Packet, wait time.
 	}
 	ready()
 	if p.Direction == trace.Out {
-		closer, err := send(p)
-		if err != nil {
+		if err := own.send(); err != nil {
 			return trace.Result{}, fmt.Errorf("send %s: %w", p, err)
 		}
-		defer closer()
 	}
 	events, err := firstPacket(ctx, t)
 	if err != nil {

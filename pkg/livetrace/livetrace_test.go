@@ -131,6 +131,26 @@ func compare(t *testing.T, live, walked trace.Result, want trace.Outcome) {
 	}
 }
 
+// Other connections to the same destination are not taken for the packet.
+func TestOtherConnectionsAreNotMixedIn(t *testing.T) {
+	nettest.RequireNetns(t)
+	t.Parallel()
+	here, _ := host(t, rulesOf["nft"])
+	busy := exec.Command("bash", "-c", "while :; do (exec 3<>/dev/tcp/198.51.100.1/81) 2>/dev/null; done")
+	if err := here.Do(busy.Start); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = busy.Process.Kill(); _ = busy.Wait() }()
+	for range 5 {
+		p := trace.Packet{Direction: trace.Out, Protocol: unix.IPPROTO_TCP, Dst: netip.MustParseAddrPort("198.51.100.1:81"), UID: 1500, GID: 1500}
+		live, walked, err := follow(t.Context(), here, p, nettest.Patience, func() {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		compare(t, live, walked, trace.Accepted)
+	}
+}
+
 func TestAPacketThatComesInIsWaitedFor(t *testing.T) {
 	nettest.RequireNetns(t)
 	for name, rules := range rulesOf {

@@ -12,14 +12,10 @@ import (
 	"github.com/detour-cni/detour/pkg/trace"
 )
 
-// send sends the packet from the calling thread's network namespace, for the packet's user. A TCP connection is begun, not awaited. The
-// function that it returns ends the connection.
-func send(p trace.Packet) (end func(), err error) {
-	fd, err := begin(p)
-	if err != nil {
-		return nil, err
-	}
-	return func() { _ = unix.Close(fd) }, nil
+// sender is a socket that will send a packet.
+type sender struct {
+	fd     int
+	packet trace.Packet
 }
 
 // socketOf opens a socket that belongs to a user and a group: rules look at those with which the socket's file was opened.
@@ -50,43 +46,72 @@ var socketTypes = map[uint8]int{
 	unix.IPPROTO_TCP: unix.SOCK_STREAM, unix.IPPROTO_UDP: unix.SOCK_DGRAM, unix.IPPROTO_SCTP: unix.SOCK_STREAM,
 }
 
-// begin sends the first packet of a connection and returns its socket.
-func begin(p trace.Packet) (fd int, err error) {
+// open makes the socket for a packet in the calling thread's network namespace, for the packet's user. The socket has its source port
+// already, by which its packets can be told from those of other connections.
+func open(p trace.Packet) (s sender, err error) {
 	kind, ok := socketTypes[p.Protocol]
 	if !ok {
-		return 0, fmt.Errorf("%s can't be sent: use --proto tcp, udp or sctp", trace.ProtocolName(p.Protocol))
+		return s, fmt.Errorf("%s can't be sent: use --proto tcp, udp or sctp", trace.ProtocolName(p.Protocol))
 	}
-	family := unix.AF_INET
+	family, unspecified := unix.AF_INET, netip.IPv4Unspecified()
 	if p.Dst.Addr().Is6() {
-		family = unix.AF_INET6
+		family, unspecified = unix.AF_INET6, netip.IPv6Unspecified()
 	}
-	if fd, err = socketOf(p.UID, p.GID, family, kind, int(p.Protocol)); err != nil {
-		return 0, err
+	if s.fd, err = socketOf(p.UID, p.GID, family, kind, int(p.Protocol)); err != nil {
+		return s, err
 	}
 	defer func() {
 		if err != nil {
-			_ = unix.Close(fd)
+			s.close()
 		}
 	}()
 	if p.Mark != 0 {
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_MARK, int(p.Mark)); err != nil {
-			return 0, os.NewSyscallError("set mark", err)
+		if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_MARK, int(p.Mark)); err != nil {
+			return s, os.NewSyscallError("set mark", err)
 		}
 	}
-	if p.Src.Addr().IsValid() {
-		if err := unix.Bind(fd, address(p.Src)); err != nil {
-			return 0, fmt.Errorf("bind to %s: %w", p.Src, err)
+	if !p.Src.Addr().IsValid() {
+		p.Src = netip.AddrPortFrom(unspecified, p.Src.Port())
+	}
+	if err := unix.Bind(s.fd, address(p.Src)); err != nil {
+		return s, fmt.Errorf("bind to %s: %w", p.Src, err)
+	}
+	bound, err := unix.Getsockname(s.fd)
+	if err != nil {
+		return s, os.NewSyscallError("getsockname", err)
+	}
+	p.Src = netip.AddrPortFrom(p.Src.Addr(), portOf(bound))
+	s.packet = p
+	return s, nil
+}
+
+// send begins a TCP connection, which is not awaited, or sends a datagram.
+func (s sender) send() error {
+	if err := unix.Connect(s.fd, address(s.packet.Dst)); err != nil && !errors.Is(err, unix.EINPROGRESS) && !dropped(err) {
+		return os.NewSyscallError("connect", err)
+	}
+	if s.packet.Protocol == unix.IPPROTO_UDP {
+		if _, err := unix.Write(s.fd, []byte{0}); err != nil && !dropped(err) {
+			return os.NewSyscallError("send", err)
 		}
 	}
-	if err := unix.Connect(fd, address(p.Dst)); err != nil && !errors.Is(err, unix.EINPROGRESS) && !dropped(err) {
-		return 0, os.NewSyscallError("connect", err)
+	return nil
+}
+
+// close ends a connection by a reset, so that connection tracking soon forgets it.
+func (s sender) close() {
+	_ = unix.SetsockoptLinger(s.fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+	_ = unix.Close(s.fd)
+}
+
+func portOf(a unix.Sockaddr) uint16 {
+	switch a := a.(type) {
+	case *unix.SockaddrInet4:
+		return uint16(a.Port)
+	case *unix.SockaddrInet6:
+		return uint16(a.Port)
 	}
-	if kind == unix.SOCK_DGRAM {
-		if _, err := unix.Write(fd, []byte{0}); err != nil && !dropped(err) {
-			return 0, os.NewSyscallError("send", err)
-		}
-	}
-	return fd, nil
+	return 0
 }
 
 // dropped reports whether the error may come from a rule that drops or rejects the packet: then its trace tells.

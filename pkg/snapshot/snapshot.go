@@ -82,7 +82,7 @@ func with(f func(*trace.Namespace) error) error {
 func assemble(iptables, native []*trace.Table, names tableNames) (*trace.Namespace, error) {
 	// Of iptables' tables, nf_tables' own list has but the names.
 	native = slices.DeleteFunc(native, func(t *trace.Table) bool { return names.has(string(t.Family), t.Name) })
-	tables := append(iptables, native...)
+	tables := slices.Concat(iptables, native)
 	if err := inOrder(tables); err != nil {
 		return nil, err
 	}

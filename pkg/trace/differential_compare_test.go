@@ -2,6 +2,7 @@ package trace_test
 
 import (
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
 	"strconv"
@@ -59,7 +60,7 @@ func (n numbers) hits(events []nftrace.Event) (all []place) {
 			all = append(all, place{e.Family, e.Table, e.Chain, n[place{e.Family, e.Table, e.Chain, int(e.Handle)}]})
 		case nftrace.Policy:
 			all = append(all, place{e.Family, e.Table, e.Chain, 0})
-		case nftrace.ChainEnd:
+		case nftrace.ChainEnd, nftrace.Passed:
 		}
 	}
 	return all
@@ -111,10 +112,7 @@ func sameCounts(steps []met, counts map[place]int) bool {
 	if steps == nil {
 		return true
 	}
-	left := map[place]int{}
-	for p, n := range counts {
-		left[p] = n
-	}
+	left := maps.Clone(counts)
 	idle := map[place]bool{}
 	for _, m := range steps {
 		if m.idle {
@@ -165,8 +163,8 @@ func sameEnd(way trace.Way, p probe, s seen) string {
 	return ""
 }
 
-// sameAnswer reports whether the sender is told as the way says. The kernel tells nobody of a reset, and may fail to tell where a mark or
-// TPROXY has led the packet.
+// sameAnswer reports whether the sender is told as the way says. The kernel tells nobody of a reset, and may fail to tell where a
+// mark or TPROXY has led the packet.
 func sameAnswer(way trace.Way, p probe, answered bool) bool {
 	rejected := way.Verdict == trace.Rejected
 	f := way.Packet
@@ -178,7 +176,8 @@ func sameAnswer(way trace.Way, p probe, answered bool) bool {
 func describe(way trace.Way) string {
 	var b strings.Builder
 	f := way.Packet
-	fmt.Fprintf(&b, "%s (%.2g): %s to %s, mark %#x, interface %q, local %v, port %d: %s\n", way.Verdict, way.Probability, f.From, f.To, f.Mark, f.Interface, f.Local, way.Port, way.Reason)
+	fmt.Fprintf(&b, "%s (%.2g): %s to %s, mark %#x, interface %q, local %v, port %d: %s\n",
+		way.Verdict, way.Probability, f.From, f.To, f.Mark, f.Interface, f.Local, way.Port, way.Reason)
 	for _, s := range way.Steps {
 		if s.Rule == nil && s.Chain == nil {
 			fmt.Fprintf(&b, "    %s: %s %s\n", s.Hook, s.Text, s.Effect)
@@ -187,7 +186,8 @@ func describe(way trace.Way) string {
 			fmt.Fprintf(&b, "    %s: %s %s %s\n", s.Hook, s.Chain.Table.Name, s.Chain.Name, s.Text)
 		}
 		if s.Rule != nil && s.Missed == "" {
-			fmt.Fprintf(&b, "    %s: %s %s %d: %s [%s] %s %s\n", s.Hook, s.Chain.Table.Name, s.Chain.Name, s.Rule.Number, s.Rule.Text, s.Effect, s.Unknown, s.Assumed)
+			fmt.Fprintf(&b, "    %s: %s %s %d: %s [%s] %s %s\n",
+				s.Hook, s.Chain.Table.Name, s.Chain.Name, s.Rule.Number, s.Rule.Text, s.Effect, s.Unknown, s.Assumed)
 		}
 	}
 	return b.String()

@@ -58,10 +58,12 @@ var usual = map[string][]string{
 	"mangle PREROUTING": {"-p tcp -j TPROXY --on-port 15001 --tproxy-mark 0x100/0x100", "-j CONNMARK --set-mark 0x4031"},
 	"mangle FORWARD":    {"-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0x11", "-j CONNMARK --restore-mark --nfmask 0xf --ctmask 0xff"},
 	"mangle INPUT":      {"-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0x11", "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xf"},
-	"mangle OUTPUT":     {"-j MARK --set-xmark 0x200/0x200", "-m owner --uid-owner 1337 -j MARK --set-xmark 0x100/0x100", "-j CONNMARK --save-mark"},
-	"filter INPUT":      {"-m conntrack --ctstate UNTRACKED -j RETURN", "-m conntrack --ctstate INVALID -j DROP"},
-	"filter FORWARD":    {"-m conntrack --ctstate UNTRACKED -j ACCEPT", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"},
-	"filter OUTPUT":     {"-m conntrack --ctstate UNTRACKED -j ACCEPT", "-m conntrack --ctstate INVALID -j RETURN"},
+	"mangle OUTPUT": {
+		"-j MARK --set-xmark 0x200/0x200", "-m owner --uid-owner 1337 -j MARK --set-xmark 0x100/0x100", "-j CONNMARK --save-mark",
+	},
+	"filter INPUT":   {"-m conntrack --ctstate UNTRACKED -j RETURN", "-m conntrack --ctstate INVALID -j DROP"},
+	"filter FORWARD": {"-m conntrack --ctstate UNTRACKED -j ACCEPT", "-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT"},
+	"filter OUTPUT":  {"-m conntrack --ctstate UNTRACKED -j ACCEPT", "-m conntrack --ctstate INVALID -j RETURN"},
 }
 
 func (d dice) iptables(v6 bool) string {
@@ -191,7 +193,9 @@ func (g *iptables) ports(protocol string) []string {
 		words = append(words, g.not("--sport "+g.word(portRanges)))
 	}
 	if protocol == "tcp" && g.oneIn(5) {
-		words = append(words, g.not(pick(g.dice, []string{"--syn", "--tcp-flags SYN,ACK SYN", "--tcp-flags ALL SYN", "--tcp-flags FIN,RST NONE", "--tcp-flags ACK ACK"})))
+		words = append(words, g.not(pick(g.dice, []string{
+			"--syn", "--tcp-flags SYN,ACK SYN", "--tcp-flags ALL SYN", "--tcp-flags FIN,RST NONE", "--tcp-flags ACK ACK",
+		})))
 	}
 	if len(words) > 0 {
 		words = append([]string{"-m " + protocol}, words...)
@@ -244,7 +248,8 @@ func (g *iptables) match(chain string) string {
 			return "-m connmark " + g.not("--mark "+g.mark())
 		}
 	case 10, 11:
-		return "-m conntrack " + g.not("--ctstate "+g.word("NEW ESTABLISHED RELATED,ESTABLISHED INVALID UNTRACKED NEW,UNTRACKED DNAT SNAT NEW,DNAT INVALID,SNAT"))
+		states := "NEW ESTABLISHED RELATED,ESTABLISHED INVALID UNTRACKED NEW,UNTRACKED DNAT SNAT NEW,DNAT INVALID,SNAT"
+		return "-m conntrack " + g.not("--ctstate "+g.word(states))
 	case 12:
 		if g.table != "raw" || !g.zones {
 			return g.conntrack()
@@ -264,7 +269,8 @@ func (g *iptables) match(chain string) string {
 		return "-m iprange " + g.not(g.word("--src-range --dst-range")+" "+lo.String()+"-"+hi.String())
 	case 16:
 		return "-m statistic " + pick(g.dice, []string{
-			"--mode random " + g.not("--probability "+g.word("0.5 0.3 1 0")), "--mode random --probability 1.0", "--mode nth --every 3 --packet 0", "--mode nth ! --every 2 --packet 1", "--mode nth --every 1 --packet 0",
+			"--mode random " + g.not("--probability "+g.word("0.5 0.3 1 0")), "--mode random --probability 1.0",
+			"--mode nth --every 3 --packet 0", "--mode nth ! --every 2 --packet 1", "--mode nth --every 1 --packet 0",
 		})
 	case 18:
 		if g.oneIn(4) {
@@ -278,8 +284,8 @@ func (g *iptables) match(chain string) string {
 
 func (g *iptables) conntrack() string {
 	options := []string{
-		"--ctproto " + g.word("6 17"), "--ctorigdst " + g.prefix(g.v6), "--ctorigsrc " + g.prefix(g.v6), "--ctstatus " + g.word("SEEN_REPLY CONFIRMED NONE"),
-		"--ctorigdstport " + g.word("80 443 80:8080"), "--ctreplsrc " + g.prefix(g.v6),
+		"--ctproto " + g.word("6 17"), "--ctorigdst " + g.prefix(g.v6), "--ctorigsrc " + g.prefix(g.v6),
+		"--ctstatus " + g.word("SEEN_REPLY CONFIRMED NONE"), "--ctorigdstport " + g.word("80 443 80:8080"), "--ctreplsrc " + g.prefix(g.v6),
 	}
 	if g.oneIn(4) {
 		return "-m conntrack --ctdir " + g.word("ORIGINAL REPLY")
@@ -330,11 +336,13 @@ func (g *iptables) special(chain, protocol string) string {
 		return pick(g.dice, []string{"-j CT --notrack", "-j NOTRACK", "-j DROP", "-j ACCEPT"})
 	case "mangle":
 		if protocol == "tcp" && g.within(chain, "PREROUTING") && g.oneIn(2) {
-			return "-j TPROXY --on-port " + g.word("15001 15001 15002") + pick(g.dice, []string{" --tproxy-mark 0x100/0x100", " --tproxy-mark 0x100", ""})
+			mark := pick(g.dice, []string{" --tproxy-mark 0x100/0x100", " --tproxy-mark 0x100", ""})
+			return "-j TPROXY --on-port " + g.word("15001 15001 15002") + mark
 		}
 		return pick(g.dice, []string{
-			"-j MARK --set-xmark " + g.mark(), "-j MARK --set-mark " + g.mark(), "-j MARK --or-mark 0x100", "-j MARK --and-mark 0xff", "-j MARK --xor-mark 0x210",
-			"-j CONNMARK --save-mark", "-j CONNMARK --restore-mark", "-j CONNMARK --set-xmark " + g.mark(), "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff",
+			"-j MARK --set-xmark " + g.mark(), "-j MARK --set-mark " + g.mark(), "-j MARK --or-mark 0x100", "-j MARK --and-mark 0xff",
+			"-j MARK --xor-mark 0x210", "-j CONNMARK --save-mark", "-j CONNMARK --restore-mark", "-j CONNMARK --set-xmark " + g.mark(),
+			"-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff",
 			"-j CONNMARK --restore-mark --nfmask 0xff --ctmask 0x11", "-j DROP",
 		})
 	case "nat":
@@ -356,7 +364,8 @@ func (g *iptables) nat(chain string, ports bool) string {
 		case g.oneIn(2):
 			return "-j DNAT --to-destination " + to
 		case g.oneIn(4):
-			return "-j NETMAP --to " + pick(g.dice, map[bool][]string{false: {"10.1.0.0/24", "10.2.0.2/31"}, true: {"fd01::/64", "fd02::2/127"}}[g.v6])
+			nets := map[bool]string{false: "10.1.0.0/24 10.2.0.2/31", true: "fd01::/64 fd02::2/127"}
+			return "-j NETMAP --to " + g.word(nets[g.v6])
 		case ports:
 			return "-j REDIRECT --to-ports " + g.word("15001 15001 80")
 		}

@@ -52,9 +52,9 @@ func (g *nftGenerator) table() string {
 	}
 	b.WriteString("\tset d0 { type inet_service; flags dynamic; size 1000; elements = { 53 }; }\n")
 	b.WriteString(g.verdicts(users))
-	for i := len(users) - 1; i >= 0; i-- {
+	for i, name := range slices.Backward(users) {
 		g.later, g.hook, g.kind, g.early = users[i+1:], "", "filter", false
-		fmt.Fprintf(&b, "\tchain %s {\n%s\t}\n", users[i], g.rules(3))
+		fmt.Fprintf(&b, "\tchain %s {\n%s\t}\n", name, g.rules(3))
 	}
 	for i := range 2 + g.IntN(4) {
 		b.WriteString(g.base(fmt.Sprint("base", i), users))
@@ -219,18 +219,23 @@ func (g *nftGenerator) match(v6 bool, transport string) string {
 	case 0, 1:
 		return ip + " " + g.word("saddr daddr daddr") + " " + g.op() + g.addresses(v6)
 	case 2:
-		return ip + " " + g.word("saddr daddr") + " & " + map[bool]string{false: "255.255.0.0 ", true: "ffff:ffff:: "}[v6] + g.word("== !=") + " " +
-			map[bool]string{false: g.word("10.1.0.0 10.2.0.0 127.0.0.0"), true: g.word("fd01:: fd02:: ::")}[v6]
+		mask, nets := "255.255.0.0", "10.1.0.0 10.2.0.0 127.0.0.0"
+		if v6 {
+			mask, nets = "ffff:ffff::", "fd01:: fd02:: ::"
+		}
+		return ip + " " + g.word("saddr daddr") + " & " + mask + " " + g.word("== !=") + " " + g.word(nets)
 	case 3, 4:
 		return g.link()
 	case 5, 6:
-		return g.word("meta ct") + " mark " + pick(g.dice, []string{g.op() + g.number(), "& " + g.number() + " " + g.word("== !=") + " " + g.number(), g.op() + "{ 0x1, 0x10, 0x100-0x1ff }", "> 0xf"})
+		masked := "& " + g.number() + " " + g.word("== !=") + " " + g.number()
+		return g.word("meta ct") + " mark " + pick(g.dice, []string{g.op() + g.number(), masked, g.op() + "{ 0x1, 0x10, 0x100-0x1ff }", "> 0xf"})
 	case 7, 8:
 		return "ct state " + g.op() + g.word("new established invalid untracked established,related new,untracked {new,established}")
 	case 9:
 		return "ct status " + pick(g.dice, []string{"dnat", "snat", "confirmed", "& seen-reply == 0", "& dnat == dnat", "! dnat"})
 	case 10:
-		return pick(g.dice, []string{"ct direction " + g.word("original reply"), "ct original " + ip + " daddr " + g.prefixOf(v6), "ct original " + ip + " saddr " + g.addr(v6)})
+		original := "ct original " + ip + " " + g.word("saddr daddr") + " " + g.prefixOf(v6)
+		return pick(g.dice, []string{"ct direction " + g.word("original reply"), original})
 	case 11:
 		return g.fib()
 	case 12:
@@ -254,7 +259,7 @@ func (g *nftGenerator) match(v6 bool, transport string) string {
 		}
 	case 18:
 		if transport == "tcp" {
-			return pick(g.dice, []string{"tcp flags syn", "tcp flags & (fin|syn|rst|ack) == syn", "tcp flags & (syn|ack) != syn", "tcp flags != ack", "tcp flags { syn, ack }"})
+			return "tcp flags " + pick(g.dice, []string{"syn", "& (fin|syn|rst|ack) == syn", "& (syn|ack) != syn", "!= ack", "{ syn, ack }"})
 		}
 	case 19:
 		if transport != "" {
@@ -311,7 +316,9 @@ func (g *nftGenerator) statement(v6 bool, transport string) string {
 	case 5:
 		return "return"
 	case 6, 7, 8:
-		return "meta mark set " + pick(g.dice, []string{g.number(), "meta mark | 0x10", "meta mark & 0xff ^ 0x210", "ct mark", "ct mark & 0xff", "numgen random mod 2 offset 4"})
+		return "meta mark set " + pick(g.dice, []string{
+			g.number(), "meta mark | 0x10", "meta mark & 0xff ^ 0x210", "ct mark", "ct mark & 0xff", "numgen random mod 2 offset 4",
+		})
 	case 9, 10:
 		return "ct mark set " + pick(g.dice, []string{g.number(), "meta mark", "ct mark | 0x4000", "meta mark & 0xf0"})
 	case 11:

@@ -13,11 +13,15 @@ type nftSet struct {
 
 // nftKeys are what sets and maps may be of, with their types.
 var nftKeys = map[string]struct{ expr, kind string }{
-	"addr4": {"ip daddr", "ipv4_addr"}, "addr6": {"ip6 daddr", "ipv6_addr"}, "src4": {"ip saddr", "ipv4_addr"}, "src6": {"ip6 saddr", "ipv6_addr"},
-	"port": {"th dport", "inet_service"}, "proto": {"meta l4proto", "inet_proto"}, "iface": {"iifname", "ifname"}, "mark": {"meta mark", "mark"},
+	"addr4": {"ip daddr", "ipv4_addr"}, "addr6": {"ip6 daddr", "ipv6_addr"}, "src4": {"ip saddr", "ipv4_addr"},
+	"src6": {"ip6 saddr", "ipv6_addr"}, "port": {"th dport", "inet_service"}, "proto": {"meta l4proto", "inet_proto"},
+	"iface": {"iifname", "ifname"}, "mark": {"meta mark", "mark"},
 }
 
-var nftConcats = []string{"addr4", "addr6", "port", "proto", "mark", "iface", "addr4 port", "addr6 port", "addr4 proto port", "addr6 proto port", "src4 addr4", "src6 addr6", "proto port", "iface port"}
+var nftConcats = []string{
+	"addr4", "addr6", "port", "proto", "mark", "iface", "addr4 port", "addr6 port", "addr4 proto port", "addr6 proto port", "src4 addr4",
+	"src6 addr6", "proto port", "iface port",
+}
 
 // fits reports whether a key may be used here.
 func (g *nftGenerator) fits(key string) bool {
@@ -56,12 +60,13 @@ func (g *nftGenerator) set(name string, isMap bool) string {
 	if isMap {
 		word = "map"
 	}
-	return fmt.Sprintf("\t%s %s { type %s%s; %selements = { %s }; }\n", word, name, kindsOf(s.key), declared, flags, strings.Join(elements, ", "))
+	list := strings.Join(elements, ", ")
+	return fmt.Sprintf("\t%s %s { type %s%s; %selements = { %s }; }\n", word, name, kindsOf(s.key), declared, flags, list)
 }
 
 func kindsOf(key string) string {
 	var all []string
-	for _, k := range strings.Fields(key) {
+	for k := range strings.FieldsSeq(key) {
 		all = append(all, nftKeys[k].kind)
 	}
 	return strings.Join(all, " . ")
@@ -69,7 +74,7 @@ func kindsOf(key string) string {
 
 func exprOf(key string) string {
 	var all []string
-	for _, k := range strings.Fields(key) {
+	for k := range strings.FieldsSeq(key) {
 		all = append(all, nftKeys[k].expr)
 	}
 	return strings.Join(all, " . ")
@@ -78,7 +83,7 @@ func exprOf(key string) string {
 // element adds an element whose key no other one overlaps.
 func (g *nftGenerator) element(elements []string, key, data string, intervals bool) []string {
 	var parts []string
-	for _, k := range strings.Fields(key) {
+	for k := range strings.FieldsSeq(key) {
 		parts = append(parts, g.part(k, intervals))
 	}
 	e := strings.Join(parts, " . ")
@@ -160,7 +165,8 @@ func (g *nftGenerator) verdicts(users []string) string {
 	g.sets = append(g.sets, s)
 	var elements []string
 	for range 2 + g.IntN(3) {
-		elements = g.element(elements, s.key, " : "+pick(g.dice, []string{"accept", "drop", "return", "continue", "jump " + users[2], "goto " + users[2]}), false)
+		verdict := pick(g.dice, []string{"accept", "drop", "return", "continue", "jump " + users[2], "goto " + users[2]})
+		elements = g.element(elements, s.key, " : "+verdict, false)
 	}
 	return fmt.Sprintf("\tmap v0 { type %s : verdict; elements = { %s }; }\n", kindsOf(s.key), strings.Join(elements, ", "))
 }

@@ -19,7 +19,9 @@ type probe struct {
 }
 
 // sentinel is the packet that the world's table knows.
-var sentinel = probe{Packet: trace.Packet{Protocol: unix.IPPROTO_UDP, Src: netip.MustParseAddrPort("127.0.0.9:9"), Dst: netip.MustParseAddrPort("127.0.0.9:9")}}
+var sentinel = probe{Packet: trace.Packet{Protocol: unix.IPPROTO_UDP, Src: sentinelAddr, Dst: sentinelAddr}}
+
+var sentinelAddr = netip.MustParseAddrPort("127.0.0.9:9")
 
 // bytes is the packet on the wire.
 func (p probe) bytes() []byte {
@@ -203,7 +205,7 @@ var (
 )
 
 func addrs(text string) (all []netip.Addr) {
-	for _, a := range strings.Fields(text) {
+	for a := range strings.FieldsSeq(text) {
 		all = append(all, netip.MustParseAddr(a))
 	}
 	return all

@@ -9,16 +9,18 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/vishvananda/netlink"
+
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/trace"
 	"github.com/detour-cni/detour/pkg/trace/iptsave"
 	"github.com/detour-cni/detour/pkg/trace/nftjson"
-	"github.com/vishvananda/netlink"
 )
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
-// The environment says how many pairs of a ruleset and a packet to hold against the kernel, and with which seed to begin.
+// The environment says how many pairs of a ruleset and a packet to hold against the kernel, and with which seed to begin; 0 is a random
+// one.
 const (
 	pairsVar = "DETOUR_TRACE_PAIRS"
 	seedVar  = "DETOUR_TRACE_SEED"
@@ -45,10 +47,13 @@ const perRuleset = 20
 // kinds are who programs the rules.
 var kinds = []string{"nft", "iptables-nft", "iptables-legacy"}
 
-// The kernel is the judge: a random packet goes through the rules of a random ruleset that the tracer says, in order, and ends as it says.
+// The kernel is the judge: a random packet meets the rules of a random ruleset that the tracer says, in order, and ends as it says.
 func TestTheKernelAgreesWithTheTracer(t *testing.T) {
 	pairs := number(t, pairsVar, samplePairs)
-	seed := number(t, seedVar, rand.Uint64N(1_000_000))
+	seed := number(t, seedVar, 1)
+	if seed == 0 {
+		seed = rand.Uint64N(1_000_000)
+	}
 	t.Logf("%s=%d %s=%d", pairsVar, pairs, seedVar, seed)
 	pin(t)
 	worlds, ends := map[string]*world{}, map[string]int{}
@@ -116,7 +121,7 @@ func (r *ruleset) tool(suffix string) string {
 	return r.kind + suffix
 }
 
-// program makes a ruleset and programs it. It returns false if nft takes two of its matches for a contradiction, which they may be.
+// program makes a ruleset and programs it. It returns false if nft takes two of its matches for a contradiction.
 func (r *ruleset) program() bool {
 	r.t.Helper()
 	program, args := "nft", []string{"-f", "-"}
@@ -256,7 +261,11 @@ func (r *ruleset) compare(p probe, s seen) (trace.Way, string) {
 // holdLater sends the answer to a packet, and then a later one of its connection, if the connection is there and not translated.
 func (r *ruleset) holdLater(p probe, way trace.Way, s seen) string {
 	r.t.Helper()
-	if f := way.Packet; s.at == "" || s.connection == "" || f.DNAT || f.SNAT || way.Verdict == trace.TProxied || p.State != 0 || !p.first() {
+	f := way.Packet
+	if s.at == "" || s.connection == "" || f.DNAT || f.SNAT || way.Verdict == trace.TProxied || p.State != 0 || !p.first() {
+		return ""
+	}
+	if strings.Contains(r.text, "zone") { // chance may lead the answer into another one
 		return ""
 	}
 	r.watch(p.answer(s))
@@ -285,15 +294,16 @@ func (r *ruleset) counters() map[place]int {
 	counts, numbers, table := map[place]int{}, map[string]int{}, ""
 	for line := range strings.Lines(r.run(r.tool("-save") + " -c")) {
 		words := strings.Fields(line)
-		at, counter := place{family: string(family(r.v6)), table: table}, ""
-		switch {
-		case line[0] == '*':
+		at := place{family: string(family(r.v6)), table: table}
+		var counter string
+		switch line[0] {
+		case '*':
 			table = strings.TrimSpace(line[1:])
 			clear(numbers)
 			continue
-		case line[0] == ':':
+		case ':':
 			at.chain, counter = words[0][1:], words[2]
-		case line[0] == '[':
+		case '[':
 			at.chain, counter = words[2], words[0]
 			numbers[at.chain]++
 			at.number = numbers[at.chain]
@@ -329,17 +339,20 @@ func emptyIPTables() string {
 func (r *ruleset) textOf(places []place) string {
 	var b strings.Builder
 	for _, p := range places {
-		text := ""
-		for _, t := range r.tables {
-			c := t.Chain(p.chain)
-			if string(t.Family) != p.family || t.Name != p.table || c == nil {
-				continue
-			}
-			if rules, err := c.Rules(); err == nil && p.number > 0 && p.number <= len(rules) {
-				text = ": " + rules[p.number-1].Text
-			}
-		}
-		fmt.Fprintf(&b, "    %s%s\n", p, text)
+		fmt.Fprintf(&b, "    %s: %s\n", p, r.ruleText(p))
 	}
 	return b.String()
+}
+
+func (r *ruleset) ruleText(p place) string {
+	for _, t := range r.tables {
+		c := t.Chain(p.chain)
+		if string(t.Family) != p.family || t.Name != p.table || c == nil {
+			continue
+		}
+		if rules, err := c.Rules(); err == nil && p.number > 0 && p.number <= len(rules) {
+			return rules[p.number-1].Text
+		}
+	}
+	return ""
 }

@@ -23,11 +23,11 @@ import (
 
 // world is a router, the node, with a host on either side. Nobody answers there: a packet has only its own events and counters.
 //
-// The kernel's word on a packet are its trace events. nftrace traces every packet, and a table of the world's own has the first word in
-// the hooks where packets begin, and the last word in those where they end.
+// The kernel's word on a packet are its trace events. nftrace traces every packet, and a table of the world's own has the first
+// word in the hooks where packets begin, and the last word in those where they end.
 //
-// One thread on one processor sends all packets, and that processor's queue delivers them one after the other. So a packet has come to
-// its end when the sentinel that was sent behind it arrives on lo.
+// One thread on one processor sends all packets, and that processor's queue delivers them one after the other. So a packet has
+// come to its end when the sentinel that was sent behind it arrives on lo.
 type world struct {
 	t     *testing.T
 	node  *nettest.Namespace
@@ -55,9 +55,9 @@ type rawKey struct {
 
 const judgeTable = "judge"
 
-// edges is the world's own table. Its chain tracked turns connection tracking on, which the kernel leaves off until a rule needs it. Its
-// last chain in hook input comes behind conntrack's confirmation, so that there are connections, and drops the packets, so that nobody
-// answers.
+// edges is the world's own table. Its chain tracked turns connection tracking on, which the kernel leaves off until a rule needs
+// it. Its last chain in hook input comes behind conntrack's confirmation, so that there are connections, and drops the packets, so
+// that nobody answers.
 const edges = `
 table inet judge {
 	chain tracked { ct state new; }
@@ -86,7 +86,9 @@ table inet judge {
 const netOf = `
 set -e
 for k in net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 \
-	net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.all.accept_local=1 net.ipv4.conf.all.send_redirects=0 net.ipv4.conf.default.send_redirects=0 net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0 net.ipv6.conf.default.accept_dad=0 net.ipv6.conf.default.router_solicitations=0; do
+	net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.all.accept_local=1 net.ipv4.conf.all.send_redirects=0 \
+	net.ipv4.conf.default.send_redirects=0 net.ipv4.icmp_ratelimit=0 net.ipv6.icmp.ratelimit=0 net.ipv6.conf.default.accept_dad=0 \
+	net.ipv6.conf.default.router_solicitations=0; do
 	echo ${k#*=} >/proc/sys/$(echo ${k%=*} | tr . /)
 done
 side() { # interface, its far end, its host, number
@@ -97,7 +99,9 @@ side() { # interface, its far end, its host, number
 	ip link set $1 up arp off # every neighbor is there, so that nobody is told later that it is not
 	ip route add 10.$4.128.0/17 via 10.$4.0.2
 	ip route add fd0$4:0:0:8::/64 via fd0$4::2
-	ip netns exec $3 nft 'add table inet quiet; add chain inet quiet out { type filter hook output priority 0; policy drop; }; add chain inet quiet in { type filter hook prerouting priority -300; policy drop; }'
+	ip netns exec $3 nft 'add table inet quiet
+		add chain inet quiet out { type filter hook output priority 0; policy drop; }
+		add chain inet quiet in { type filter hook prerouting priority -300; policy drop; }'
 }
 side left0 far0 LEFT 1
 side right0 far0 RIGHT 2
@@ -181,8 +185,7 @@ func (w *world) try(program, input string, args ...string) (out string, err erro
 		cmd.Stdin = strings.NewReader(input)
 		b, err := cmd.Output()
 		out = string(b)
-		var exit *exec.ExitError
-		if errors.As(err, &exit) {
+		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 			out = string(exit.Stderr)
 		}
 		return err
@@ -279,7 +282,8 @@ func (w *world) sendIn(side string, b []byte) error {
 		protocol = unix.ETH_P_IPV6
 	}
 	frame := append(slices.Clone(e.mac[:]), 2, 0, 0, 0, 9, 9, byte(protocol>>8), byte(protocol))
-	return unix.Sendto(e.fd, append(frame, b...), 0, &unix.SockaddrLinklayer{Ifindex: e.index, Halen: 6, Protocol: protocol<<8 | protocol>>8})
+	to := unix.SockaddrLinklayer{Ifindex: e.index, Halen: 6, Protocol: protocol<<8 | protocol>>8}
+	return unix.Sendto(e.fd, append(frame, b...), 0, &to)
 }
 
 // seen is the kernel's word on a packet.
@@ -328,10 +332,10 @@ func (w *world) watch(p probe) (s seen) {
 }
 
 func (s seen) String() string {
-	switch {
-	case s.at == "here":
+	switch s.at {
+	case "here":
 		return fmt.Sprintf("delivered: %s to %s, mark %#x", s.from, s.to, s.mark)
-	case s.at == "left":
+	case "left":
 		return fmt.Sprintf("left by %s: %s to %s, mark %#x", s.out, s.from, s.to, s.mark)
 	}
 	return fmt.Sprintf("gone (it answers %v, error %v)", s.answers, s.err)

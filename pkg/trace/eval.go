@@ -56,14 +56,11 @@ func (f Field) eval(w *walk) ([]Value, bool) {
 			return w.notKnown("it is not known by which interface the packet leaves")
 		}
 		return []Value{Name(w.out)}, true
-	case SKUID:
-		if w.socket {
-			return one(p.UID)
+	case SKUID, SKGID:
+		if w.taken { // the packet has the listener's socket
+			return w.notKnown("the user of the transparent listener is not known")
 		}
-	case SKGID:
-		if w.socket {
-			return one(p.GID)
-		}
+		return w.owner(f)
 	case Mark:
 		return one(w.mark)
 	default:
@@ -74,6 +71,17 @@ func (f Field) eval(w *walk) ([]Value, bool) {
 
 func (w *walk) icmp() bool {
 	return w.packet.Protocol == unix.IPPROTO_ICMP || w.packet.Protocol == unix.IPPROTO_ICMPV6
+}
+
+// owner is who has the packet's socket.
+func (w *walk) owner(f Field) ([]Value, bool) {
+	switch {
+	case !w.socket:
+		return none()
+	case f == SKUID:
+		return one(w.packet.UID)
+	}
+	return one(w.packet.GID)
 }
 
 func (w *walk) addr(a netip.AddrPort, which string) ([]Value, bool) {

@@ -192,6 +192,13 @@ func (w *walk) decide(base *Chain, d *Decision) {
 // maxDepth is how deep chains may call each other: far more than any kernel lets them.
 const maxDepth = 64
 
+// Chains that call each other again and again could take for ever. maxRules is how many rules all ways of a packet may meet, which is
+// enough for thousands of ways through thousands of rules, maxSteps how many steps one way may have.
+const (
+	maxRules = 20_000_000
+	maxSteps = 100_000
+)
+
 // chain takes the packet through a chain and those it calls. The verdict is that of the rule that ended it; its kind is 0 if none did.
 func (w *walk) chain(c *Chain, depth int) (Verdict, *Rule) {
 	if depth > maxDepth {
@@ -235,6 +242,11 @@ func (w *walk) chain(c *Chain, depth int) (Verdict, *Rule) {
 
 // rule runs the statements of a rule.
 func (w *walk) rule(r *Rule, depth int) Verdict {
+	if w.choices.rules++; w.choices.rules > maxRules || len(w.steps) > maxSteps {
+		w.fail(fmt.Errorf("table %s %s chain %s: the packet meets too many rules: chains call each other again and again",
+			r.Chain.Table.Family, r.Chain.Table.Name, r.Chain.Name))
+		return Verdict{}
+	}
 	w.verdict, w.current, w.odds, w.effect = Verdict{}, r, 1, ""
 	at := len(w.steps)
 	for i, s := range r.Statements {

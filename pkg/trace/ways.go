@@ -19,6 +19,7 @@ type choice struct {
 type choices struct {
 	passed []choice
 	next   int
+	rules  int // how many rules all walks have met
 }
 
 func (c *choices) choose(fork choice) (branch int, settled bool) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -135,13 +136,16 @@ func TestExitCodesOfTrace(t *testing.T) {
 	}
 }
 
-func TestProbeRefusesWhatIsNoPort(t *testing.T) {
-	for _, arg := range []string{"--outbound-port=0", "--inbound-port=0", "--inbound-port=65537"} {
-		c := probeCommand()
-		c.SilenceUsage, c.SilenceErrors = true, true
-		c.SetArgs([]string{arg})
-		if err := c.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "a port is 1 to 65535") {
-			t.Errorf("%s: %v", arg, err)
-		}
+// Chains that call each other again and again would take for ever.
+func TestTraceEnds(t *testing.T) {
+	var b strings.Builder
+	b.WriteString("*filter\n:C0 - [0:0]\n")
+	for i := range 40 {
+		fmt.Fprintf(&b, ":C%d - [0:0]\n-A C%d -j C%d\n-A C%d -j C%d\n", i+1, i, i+1, i, i+1)
+	}
+	b.WriteString("-A OUTPUT -j C0\nCOMMIT\n")
+	_, code, err := runTrace(t, "--iptables-save", write(t, b.String()), "--out", "--to", "10.0.0.1:80", "--to-iface", "eth0")
+	if code != exitFailed || err == nil || !strings.Contains(err.Error(), "the packet meets too many rules") {
+		t.Errorf("exit code %d: %v", code, err)
 	}
 }

@@ -44,13 +44,13 @@ func (s session) inPod(ctx context.Context, pod *corev1.Pod) error {
 	defer cancel()
 	if err := s.create(creating, pod); err != nil {
 		if creating.Err() != nil {
-			_ = s.remove(pod, false) // nobody knows whether there is one
+			_ = s.remove(ctx, pod, false) // nobody knows whether there is one
 		}
 		return refused(err, pod)
 	}
 	err := s.follow(ctx, place{pod.Namespace, pod.Name, pod.Spec.Containers[0].Name})
 	ran := err == nil || errors.As(err, new(exitCode))
-	left := s.remove(pod, ran)
+	left := s.remove(ctx, pod, ran)
 	switch {
 	case left == nil:
 		return err
@@ -74,7 +74,7 @@ func (s session) follow(ctx context.Context, in place) error {
 	defer cancel()
 	started := func(state corev1.ContainerState) bool { return state.Running != nil || state.Terminated != nil }
 	if _, err := s.await(starting, in, started); err != nil {
-		if context.Cause(starting) == errSlow {
+		if errors.Is(context.Cause(starting), errSlow) {
 			return s.whyNot(ctx, in, s.startTime)
 		}
 		return err
@@ -145,9 +145,9 @@ func (s session) print(ctx context.Context, in place) error {
 	}
 }
 
-// remove deletes the pod and returns when it is gone. Before its end, detourctl gets time to remove what it made.
-func (s session) remove(pod *corev1.Pod, ended bool) error {
-	ctx, cancel := context.WithTimeout(context.Background(), createTime+removeTime)
+// remove deletes the pod, also after a signal, and returns when it is gone. Before its end, detourctl gets time to remove what it made.
+func (s session) remove(ctx context.Context, pod *corev1.Pod, ended bool) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), createTime+removeTime)
 	defer cancel()
 	if !ended {
 		waiting, cancel := context.WithTimeout(ctx, removeTime)

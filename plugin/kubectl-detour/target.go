@@ -9,7 +9,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	validation "k8s.io/apimachinery/pkg/api/validation/path"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -94,7 +94,7 @@ func parseReference(text, namespace string) (reference, error) {
 		return r, fmt.Errorf("%q is neither KIND/NAME nor KIND/NAMESPACE/NAME", text)
 	}
 	for _, name := range []string{r.namespace, r.name} {
-		if wrong := validation.IsValidPathSegmentName(name); wrong != nil {
+		if wrong := content.IsPathSegmentName(name); wrong != nil {
 			return r, fmt.Errorf("%q is no name: it %s", name, wrong[0])
 		}
 	}

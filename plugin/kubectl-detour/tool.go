@@ -79,7 +79,7 @@ func (o *options) tool(ctx context.Context, c client) (tool, error) {
 func (t tool) podFor(v verb, of target, args []string, env []corev1.EnvVar) *corev1.Pod {
 	r, _ := v.rightsFor(of, args)
 	var capabilities []corev1.Capability
-	for _, name := range strings.Fields(r.capabilities) {
+	for name := range strings.FieldsSeq(r.capabilities) {
 		capabilities = append(capabilities, corev1.Capability(name))
 	}
 	deadline := answerDeadline

@@ -216,7 +216,7 @@ func TestKubectlDetourTakesItsPodAlong(t *testing.T) {
 			wantStream(t, out)
 		}
 		tt.end(cmd, out)
-		go io.Copy(io.Discard, out) //nolint:errcheck // it ends with the command
+		go io.Copy(io.Discard, out) // so that it can end
 		_ = cmd.Wait()              // the code is looked at
 		if code := cmd.ProcessState.ExitCode(); code != 130 {
 			t.Errorf("%s: exit code %d, want 130", tt.how, code)

@@ -89,8 +89,9 @@ func (p *parser) match(left trace.Expr, right *trace.Set, text string) {
 func nothing(*parser, []string, string) error { return nil }
 
 func module(p *parser, args []string, text string) error {
-	p.module, p.begin, p.doubt = args[0], p.next-2, 0
+	p.module, p.begin, p.since, p.doubt = args[0], p.next-2, len(p.rule.Statements), 0
 	if p.next < len(p.tokens) && p.tokens[p.next].text == "[unknown]" {
+		p.next++
 		return errors.New("the rule's binary form is not known")
 	}
 	if _, ok := modules[p.module]; !ok && (p.next == len(p.tokens) || !strings.HasPrefix(p.tokens[p.next].text, "--")) {
@@ -313,75 +314,6 @@ func icmpType(names map[string]string) func(*parser, []string, string) error {
 	}
 }
 
-var stateBits = map[string]uint64{
-	"INVALID": trace.CTInvalid, "ESTABLISHED": trace.CTEstablished, "RELATED": trace.CTRelated, "NEW": trace.CTNew, "UNTRACKED": trace.CTUntracked,
-}
-
-var virtualStates = map[string]uint64{"SNAT": trace.StatusSNAT, "DNAT": trace.StatusDNAT}
-
-func ctState(p *parser, args []string, text string) error {
-	var states, status uint64
-	for name := range strings.SplitSeq(args[0], ",") {
-		state, isState := stateBits[name]
-		bit, isStatus := virtualStates[name]
-		if !isState && !isStatus {
-			return fmt.Errorf("state %q is not known", name)
-		}
-		states |= state
-		status |= bit
-	}
-	either := []trace.Match{anyBit(trace.CTState, states, text)}
-	if status != 0 {
-		either = append(either, anyBit(trace.CTStatus, status, text))
-	}
-	p.add(trace.AnyOf{Matches: either, Not: p.not, Text: text})
-	return nil
-}
-
-// anyBit holds if the field has one of the bits.
-func anyBit(f trace.Field, bits uint64, text string) trace.Match {
-	return trace.Match{Left: trace.Mask(f, bits), Not: true, Right: trace.NewSet(trace.Just(trace.Number(uint8(0)))), Text: text}
-}
-
-var statusBits = map[string]uint64{"NONE": 0, "EXPECTED": 1, "SEEN_REPLY": trace.StatusSeenReply, "ASSURED": 4, "CONFIRMED": trace.StatusConfirmed}
-
-func ctStatus(p *parser, args []string, text string) error {
-	bits, err := sum(args[0], statusBits)
-	if err != nil {
-		return err
-	}
-	if bits&^(trace.StatusSeenReply|trace.StatusConfirmed) != 0 {
-		return errors.New("a walk does not know these bits")
-	}
-	p.add(isTracked(text))
-	if bits == 0 { // NONE holds for none
-		p.match(trace.CTStatus, trace.NewSet(), text)
-		return nil
-	}
-	p.add(trace.AnyOf{Matches: []trace.Match{anyBit(trace.CTStatus, bits, text)}, Not: p.not, Text: text})
-	return nil
-}
-
-func ctDir(p *parser, args []string, text string) error {
-	direction := map[string]uint8{"ORIGINAL": 0, "REPLY": 1}
-	number, ok := direction[args[0]]
-	if !ok {
-		return fmt.Errorf("direction %q is not known", args[0])
-	}
-	p.match(trace.CTDir, trace.NewSet(trace.Just(trace.Number(number))), text)
-	return nil
-}
-
-// ctProtocol is that of the connection, which an untracked packet lacks.
-func ctProtocol(p *parser, args []string, text string) error {
-	p.add(isTracked(text))
-	return protocol(p, args, text)
-}
-
-func isTracked(text string) trace.Match {
-	return trace.Match{Left: trace.CTDir, Right: trace.NewSet(trace.Range{Hi: trace.Number(uint8(1))}), Text: text}
-}
-
 // valueMask reads "VALUE" or "VALUE/MASK".
 func valueMask(s string) (value, mask uint32, err error) {
 	v, m, hasMask := strings.Cut(s, "/")
@@ -422,86 +354,6 @@ func owner(f trace.Field) func(*parser, []string, string) error {
 
 func socketExists(p *parser, _ []string, text string) error {
 	p.add(trace.Match{Left: trace.SKUID, Not: p.not, Right: trace.NewSet(trace.Range{Hi: trace.Number(^uint32(0))}), NotOfNone: true, Text: text})
-	return nil
-}
-
-var addrTypes = map[string]uint8{
-	"UNSPEC": unix.RTN_UNSPEC, "UNICAST": unix.RTN_UNICAST, "LOCAL": unix.RTN_LOCAL, "BROADCAST": unix.RTN_BROADCAST, "ANYCAST": unix.RTN_ANYCAST,
-	"MULTICAST": unix.RTN_MULTICAST, "BLACKHOLE": unix.RTN_BLACKHOLE, "UNREACHABLE": unix.RTN_UNREACHABLE, "PROHIBIT": unix.RTN_PROHIBIT,
-}
-
-func addrType(f trace.Field) func(*parser, []string, string) error {
-	return func(p *parser, args []string, text string) error {
-		var types []trace.Range
-		var all []trace.Match // beside the types
-		for name := range strings.SplitSeq(args[0], ",") {
-			number, ok := addrTypes[name]
-			if !ok {
-				return fmt.Errorf("type of address %q is not known", name)
-			}
-			if m, ok := addrTypes6[name]; ok && p.file.family == trace.IP6 {
-				m.Left, m.Text = addrOfType[f], text
-				all = append(all, m)
-				continue
-			}
-			types = append(types, trace.Just(trace.Number(number)))
-		}
-		if len(types) > 0 {
-			all = append(all, trace.Match{Left: f, Right: trace.NewSet(types...), Text: text})
-		}
-		p.all(all, text)
-		return nil
-	}
-}
-
-// addrTypes6 are the types that IPv6 tells by the address alone. All that a match names have to hold, while one of IPv4's has to.
-var addrTypes6 = map[string]trace.Match{
-	"UNSPEC":    {Right: trace.NewSet(trace.Just(trace.Addr(netip.IPv6Unspecified())))},
-	"MULTICAST": {Right: trace.NewSet(trace.Prefix(multicast6))},
-	"UNICAST":   {Right: trace.NewSet(trace.Prefix(multicast6), trace.Just(trace.Addr(netip.IPv6Unspecified()))), Not: true},
-}
-
-var multicast6 = netip.MustParsePrefix("ff00::/8")
-
-var addrOfType = map[trace.Field]trace.Field{trace.SaddrType: trace.Saddr, trace.DaddrType: trace.Daddr}
-
-// all requires that all of the matches hold or, behind "!", that one doesn't.
-func (p *parser) all(matches []trace.Match, text string) {
-	if !p.not {
-		for _, m := range matches {
-			p.add(m)
-		}
-		return
-	}
-	for i := range matches {
-		matches[i].Not = !matches[i].Not
-	}
-	if len(matches) == 1 {
-		p.add(matches[0])
-		return
-	}
-	p.add(trace.AnyOf{Matches: matches, Text: text})
-}
-
-// limited are the fields of a match addrtype that looks at one interface.
-var limited = map[bool]map[trace.Field]trace.Field{
-	true:  {trace.SaddrType: trace.SaddrTypeIIF, trace.DaddrType: trace.DaddrTypeIIF},
-	false: {trace.SaddrType: trace.SaddrTypeOIF, trace.DaddrType: trace.DaddrTypeOIF},
-}
-
-func limitIn(p *parser, _ []string, _ string) error  { return p.limitTo(true) }
-func limitOut(p *parser, _ []string, _ string) error { return p.limitTo(false) }
-
-// limitTo has the address types that the rule matches look at one interface only.
-func (p *parser) limitTo(in bool) error {
-	for i, s := range p.rule.Statements {
-		if m, ok := s.(trace.Match); ok {
-			if f, ok := m.Left.(trace.Field); ok && limited[in][f] != 0 {
-				m.Left = limited[in][f]
-				p.rule.Statements[i] = m
-			}
-		}
-	}
 	return nil
 }
 

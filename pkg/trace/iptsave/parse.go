@@ -17,6 +17,7 @@ type parser struct {
 	next   int
 	module string // the last -m
 	begin  int    // the token of that -m
+	since  int    // the rule's statements ahead of it
 	doubt  int    // the statement, from 1, that stands for what is not known of that module; 0 if all is known
 	not    bool   // "!" stood before the option
 	rule   *trace.Rule

@@ -2,6 +2,8 @@ package iptsave
 
 import (
 	"net/netip"
+	"os"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -9,67 +11,130 @@ import (
 	"github.com/detour-cni/detour/pkg/trace"
 )
 
-const node = `*nat
-:PREROUTING ACCEPT [0:0]
-:INPUT ACCEPT [0:0]
-:OUTPUT ACCEPT [0:0]
-:POSTROUTING ACCEPT [0:0]
-:KUBE-SERVICES - [0:0]
-:KUBE-SVC - [0:0]
-:KUBE-MARK-MASQ - [0:0]
-:KUBE-SEP-1 - [0:0]
-:KUBE-SEP-2 - [0:0]
-:KUBE-POSTROUTING - [0:0]
--A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
--A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES
--A POSTROUTING -j KUBE-POSTROUTING
--A KUBE-SERVICES -d 10.108.94.160/32 -p tcp -m comment --comment "nginx cluster IP" -m tcp --dport 80 -j KUBE-SVC
--A KUBE-SVC ! -s 10.224.0.0/16 -d 10.108.94.160/32 -p tcp -m tcp --dport 80 -j KUBE-MARK-MASQ
--A KUBE-SVC -m statistic --mode random --probability 0.50000000000 -j KUBE-SEP-1
--A KUBE-SVC -j KUBE-SEP-2
--A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000
--A KUBE-SEP-1 -p tcp -m tcp -j DNAT --to-destination 10.224.1.14:80
--A KUBE-SEP-2 -p tcp -m tcp -j DNAT --to-destination 10.224.2.16:80
--A KUBE-POSTROUTING -m mark ! --mark 0x4000/0x4000 -j RETURN
--A KUBE-POSTROUTING -j MARK --set-xmark 0x4000/0x0
--A KUBE-POSTROUTING -j MASQUERADE
-COMMIT
-*filter
-:INPUT ACCEPT [0:0]
-:FORWARD DROP [0:0]
-:OUTPUT ACCEPT [0:0]
--A FORWARD -d 10.244.0.0/16 -j ACCEPT
--A FORWARD -m foo --bar 1 -j ACCEPT
-COMMIT
-`
-
-func TestWalk(t *testing.T) {
-	tables, err := Read([]byte(node), trace.IP, Unnamed, nil)
+// one reads a rule of OUTPUT in table filter.
+func one(t *testing.T, rule string, sets map[string]*IPSet) *trace.Rule {
+	t.Helper()
+	tables, err := Read([]byte("*filter\n-A OUTPUT "+rule+"\nCOMMIT\n"), trace.IP, Unnamed, sets)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, p := range []trace.Packet{
-		{Direction: trace.Out, Protocol: unix.IPPROTO_TCP, Dst: netip.MustParseAddrPort("10.108.94.160:80"), Src: netip.MustParseAddrPort("10.0.0.1:40000"), ToInterface: "flannel.1"},
-		{Direction: trace.In, Interface: "flannel.1", Protocol: unix.IPPROTO_TCP, Dst: netip.MustParseAddrPort("10.224.2.16:80"), Src: netip.MustParseAddrPort("10.224.0.0:40000"), ToInterface: "cni0"},
-	} {
-		r, err := trace.Walk(&trace.Namespace{Tables: tables}, p)
-		if err != nil {
-			t.Fatal(err)
+	rules, err := tables[0].Chain("OUTPUT").Rules()
+	if err != nil || len(rules) != 1 {
+		t.Fatal(rules, err)
+	}
+	return rules[0]
+}
+
+// unknowns are what the walk will not know of a rule.
+func unknowns(r *trace.Rule) (all []string) {
+	for _, s := range r.Statements {
+		switch s := s.(type) {
+		case trace.UnknownMatch:
+			all = append(all, s.Text)
+		case trace.UnknownEffect:
+			all = append(all, s.Text)
+		default:
 		}
-		dump(t, r.Ways, "")
+	}
+	return all
+}
+
+// What is not known of a module is one condition, with all its options; what is known of others stays known.
+func TestWhatIsNotKnownIsOneCondition(t *testing.T) {
+	for rule, want := range map[string]string{
+		"-p tcp -m tcp --dport 80 -j ACCEPT":                                                  "",
+		"-m recent --rcheck --seconds 10 --name A --mask 255.255.255.255 --rsource -j ACCEPT": "-m recent --rcheck --seconds 10 --name A --mask 255.255.255.255 --rsource",
+		"-m recent --set --name A --rsource -j ACCEPT":                                        "",
+		"-m foo --bar 1 ! --baz 2 3 -m comment --comment \"x y\" -j ACCEPT":                   "-m foo --bar 1 ! --baz 2 3",
+		"-m foo -j ACCEPT":                        "-m foo",
+		"-m foo [unknown] -j ACCEPT":              "-m foo [unknown]",
+		"-m set --match-set A src -j ACCEPT":      "-m set --match-set A src",
+		"-m tcp --dport http -j ACCEPT":           "-m tcp --dport http",
+		"-j FOO --bar 1":                          "-j FOO --bar 1",
+		"-j FOO [unknown]":                        "-j FOO [unknown]",
+		"-j DNAT --to-destination 10.0.0.1 --bar": "-j DNAT --bar",
+		"-m comment --comment \"no end":           "-m comment --comment \"no end",
+		"-j LOG --log-prefix \"a b\"":             "",
+	} {
+		if got := strings.Join(unknowns(one(t, rule, nil)), " | "); got != want {
+			t.Errorf("%s: unknown is %q, want %q", rule, got, want)
+		}
 	}
 }
 
-func dump(t *testing.T, ways []trace.Way, in string) {
-	for _, w := range ways {
-		t.Logf("%sway %v %s at %+v: %s; %+v", in, w.Probability, w.Verdict, w.At, w.Reason, w.Packet)
-		for _, s := range w.Steps {
-			text := s.Text
-			if s.Rule != nil {
-				text = s.Rule.Chain.Name + " " + s.Rule.Text
-			}
-			t.Logf("%s  %s %s => %s [%s %s %v]", in, s.Hook, text, s.Effect, s.Unknown, s.Assumed, s.Odds)
-		}
-		dump(t, w.Outcomes, in+"    ")
+func TestCommentsLeaveTheText(t *testing.T) {
+	r := one(t, `-p tcp -m comment --comment "a \"b\" c" -m tcp --dport 80 -j ACCEPT`, nil)
+	if r.Text != "-p tcp -m tcp --dport 80 -j ACCEPT" || r.Comment != `a "b" c` {
+		t.Errorf("%q # %q", r.Text, r.Comment)
 	}
+}
+
+func TestElementsOfIPSets(t *testing.T) {
+	sets, err := ReadSets([]byte(`create A hash:ip,port family inet hashsize 1024 maxelem 65536
+add A 10.0.0.6,tcp:7000
+create N hash:net family inet
+add N 10.0.0.0/24
+create X hash:net family inet
+add X 10.0.0.0/24 nomatch
+create L list:set size 8
+create P bitmap:port range 0-65535
+add P 80-90
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		rule, to string
+		want     trace.Outcome
+	}{
+		{"-m set --match-set A dst,dst -j DROP", "10.0.0.6:7000", trace.Dropped},
+		{"-m set --match-set A dst,dst -j DROP", "10.0.0.6:7001", trace.Accepted},
+		{"-m set ! --match-set A dst,dst -j DROP", "10.0.0.6:7001", trace.Dropped},
+		{"-m set --match-set N dst -j DROP", "10.0.0.255:1", trace.Dropped},
+		{"-m set --match-set N src -j DROP", "10.0.0.255:1", trace.Accepted},
+		{"-m set --match-set P dst -j DROP", "10.0.0.255:85", trace.Dropped},
+		{"-m set --match-set X dst -j DROP", "10.0.0.1:1", trace.Unknown},
+		{"-m set --match-set L dst -j DROP", "10.0.0.1:1", trace.Unknown},
+		{"-m set --match-set GONE dst -j DROP", "10.0.0.1:1", trace.Unknown},
+	} {
+		rule := one(t, test.rule, sets)
+		r, err := trace.Walk(&trace.Namespace{Tables: []*trace.Table{rule.Chain.Table}}, sent(test.to))
+		if err != nil || r.Ways[0].Verdict != test.want {
+			t.Errorf("%s to %s: %v, want %s: %v", test.rule, test.to, r.Ways, test.want, err)
+		}
+	}
+	for _, bad := range []string{"destroy A", "add GONE 10.0.0.1", "create A"} {
+		if _, err := ReadSets([]byte(bad)); err == nil || !strings.Contains(err.Error(), "line 1") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+func sent(to string) trace.Packet {
+	return trace.Packet{
+		Direction: trace.Out, Protocol: unix.IPPROTO_TCP, ToInterface: "eth0",
+		Src: netip.MustParseAddrPort("192.0.2.1:40000"), Dst: netip.MustParseAddrPort(to),
+	}
+}
+
+// Whatever the text, reading it and walking through it ends without a panic.
+func FuzzRead(f *testing.F) {
+	for _, path := range []string{"master", "node"} {
+		text, err := os.ReadFile("../../../testdata/guides/node-path-forward-drop/" + path + ".iptables-save")
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(string(text))
+	}
+	f.Add("*mangle\n-A OUTPUT ! -s 10.0.0.0/255.0.255.0 -m set --match-set A src -j TPROXY --on-port 1 --tproxy-mark 1/2\n-A OUTPUT -j CONNMARK --save-mark --nfmask 1\nCOMMIT\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		tables, err := Read([]byte(text), trace.IP, Unnamed, nil)
+		if err != nil {
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("more than one line: %v", err)
+			}
+			return
+		}
+		_, _ = trace.Walk(&trace.Namespace{Tables: tables}, sent("10.108.94.160:80"))
+	})
 }
