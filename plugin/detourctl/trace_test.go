@@ -117,9 +117,9 @@ func TestTraceSaysWhatItDoesNotKnow(t *testing.T) {
 }
 
 func TestControlCharactersAreEscaped(t *testing.T) {
-	rules := write(t, "*filter\n-A OUTPUT -m comment --comment \"\x1b[2J\u009b1m\x07\" -j DROP\nCOMMIT\n")
-	out, _, err := runTrace(t, "--iptables-save", rules, "--out", "--to", "10.0.0.1:80", "--to-iface", "eth0\n=> accepted")
-	if err != nil || strings.ContainsAny(out, "\x1b\u009b\x07") || !strings.Contains(out, `\x1b[2J\u009b1m\a`) || strings.Contains(out, "\n=> accepted") {
+	rules := write(t, "*filter\n-A INPUT -i lo -j DROP\n-A INPUT -m comment --comment \"\x1b[2J\u009b1m\x07\" -j DROP\nCOMMIT\n")
+	out, _, err := runTrace(t, "--iptables-save", rules, "--in", "eth0\n=> \x1b[8m", "--from", "10.0.0.2", "--to", "127.0.0.1:80")
+	if err != nil || strings.ContainsAny(out, "\x1b\u009b\x07") || !strings.Contains(out, `\x1b[2J\u009b1m\a`) || strings.Contains(out, "\n=> \\x1b") {
 		t.Errorf("%v: %q", err, out)
 	}
 }
