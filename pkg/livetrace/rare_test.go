@@ -64,13 +64,16 @@ var rare = []struct {
 		iptables-nft -A INPUT -d 192.0.2.1 -j ACCEPT`, "192.0.2.2", "198.51.100.1:81", trace.Redirected},
 	{"masquerade by the route's source", `ip addr add 192.0.2.9/24 dev eth0; ip route replace default via 192.0.2.2 src 192.0.2.9
 		iptables-nft -t nat -A POSTROUTING -j MASQUERADE`, "192.0.2.2", "198.51.100.1:81", trace.Accepted},
+	{"masquerade by the gateway's network", `ip addr add 10.7.0.1/24 dev eth0; ip route replace default via 10.7.0.7
+		iptables-nft -t nat -A POSTROUTING -j MASQUERADE`, "192.0.2.2", "198.51.100.1:81", trace.Accepted},
 	{"masquerade of IPv6", `ip addr add fd00::1/64 dev eth0 nodad; ip addr add fd00::2/64 dev eth0 nodad; ip -6 route add default dev eth0 src fd00::2
 		ip6tables-nft -t nat -A POSTROUTING -j MASQUERADE`, "", "[fd01::9]:81", trace.Accepted},
 	{"masquerade on lo", `iptables-nft -t nat -A OUTPUT -p tcp -j DNAT --to 127.0.0.1:82; iptables-nft -t nat -A POSTROUTING -o lo -j MASQUERADE
 		iptables-nft -A INPUT -i lo -j ACCEPT`, "", "198.51.100.1:81", trace.Accepted},
 	{"lo's PREROUTING", `sysctl -qw net.ipv4.conf.all.route_localnet=1; iptables-nft -t mangle -A PREROUTING -i lo -j MARK --set-mark 9
 		iptables-nft -A INPUT -i lo -m mark --mark 9 -j ACCEPT; iptables-nft -t nat -A OUTPUT -m mark --mark 99`, "", "192.0.2.1:81", trace.Accepted},
-	{"what leaves eth0", `nft -f - <<-END
+	{"what leaves eth0", `ip neigh replace 192.0.2.2 lladdr 02:00:00:00:00:02 dev eth0 # the packet does not wait for the peer
+		nft -f - <<-END
 		table netdev a { chain e { type filter hook egress device eth0 priority 0; tcp dport 81 drop; }; }
 		END`, "", "198.51.100.1:81", trace.Dropped},
 }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -266,6 +267,12 @@ func (r *ruleset) holdLater(p probe, way trace.Way, s seen) string {
 		return ""
 	}
 	if strings.Contains(r.text, "zone") { // chance may lead the answer into another one
+		return ""
+	}
+	masqueraded := func(s trace.Step) bool {
+		return s.Rule != nil && strings.Contains(strings.ToLower(s.Rule.Text), "masquerade")
+	}
+	if slices.ContainsFunc(way.Steps, masqueraded) { // the kernel ends such a connection once its packets leave elsewhere
 		return ""
 	}
 	r.watch(p.answer(s))

@@ -10,7 +10,7 @@ type Outcome string
 // The outcomes.
 const (
 	Accepted   Outcome = "accepted"   // it is delivered or leaves, to its destination or the one that NAT gave it
-	Redirected Outcome = "redirected" // it is delivered to a port of this namespace that it was not sent to
+	Redirected Outcome = "redirected" // REDIRECT delivers it to a port of this namespace
 	TProxied   Outcome = "tproxied"   // it is delivered to a transparent listener
 	Dropped    Outcome = "dropped"
 	Rejected   Outcome = "rejected" // dropped, and its sender is told

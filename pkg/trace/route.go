@@ -16,7 +16,7 @@ func (w *walk) routeOut() bool {
 	}
 	res := r.Lookup(w.query(""))
 	if res.Unknown == "" {
-		return w.follow(res, w.packet.ToInterface)
+		return w.follow(res)
 	}
 	if isLocal, known := w.isLocal(); known && isLocal {
 		w.local, w.out, w.outKnown = true, Loopback, true
@@ -51,7 +51,7 @@ func (w *walk) routeIn() bool {
 		w.end(Dropped, nil, fmt.Sprintf("the packet is for %s, which is not an address of this namespace, and forwarding is off", w.dst.Addr()))
 		return false
 	}
-	return w.follow(res, w.packet.ToInterface)
+	return w.follow(res)
 }
 
 func (w *walk) routeInUnknown(why string) bool {
@@ -75,7 +75,7 @@ func (w *walk) isLocal() (local, known bool) {
 }
 
 // follow goes where a route leads.
-func (w *walk) follow(res RouteResult, force string) bool {
+func (w *walk) follow(res RouteResult) bool {
 	res = w.onePath(res)
 	w.preferred = res.PrefSrc
 	switch res.Type {
@@ -88,9 +88,6 @@ func (w *walk) follow(res RouteResult, force string) bool {
 		return true
 	case "unicast", "multicast":
 		w.local, w.out, w.outKnown = false, res.Dev, true
-		if force != "" {
-			w.out = force
-		}
 		via := ""
 		if res.Via.IsValid() {
 			via = " via " + res.Via.String()
