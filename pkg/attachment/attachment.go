@@ -105,6 +105,20 @@ func (r Record) Traces() []Record {
 	return out
 }
 
+// Addresses returns the addresses of all these attachments, in the order of their first ADDs.
+func Addresses(all []Record) []netip.Addr {
+	byTime := func(a, b Record) int { return a.Time.Compare(b.Time) }
+	var out []netip.Addr
+	for _, r := range slices.SortedStableFunc(slices.Values(all), byTime) {
+		for _, a := range r.Addresses {
+			if !slices.Contains(out, a) {
+				out = append(out, a)
+			}
+		}
+	}
+	return out
+}
+
 // ToRepair decides from all records of a pod whether to repair it: yes if it has none, or if ADD let it start unmeshed and no
 // ADD for another interface programmed it. The repair overwrites old, if old has a key, so that the attachment's CHECK and DEL
 // find its record.

@@ -103,17 +103,7 @@ func (n *namespace) since(now time.Time) time.Time {
 
 // addresses returns the addresses of all attachments, in the order of their first ADDs.
 func (n *namespace) addresses(own attachment.Record) []netip.Addr {
-	all := append(slices.Clone(n.others), own)
-	slices.SortStableFunc(all, func(a, b attachment.Record) int { return a.Time.Compare(b.Time) })
-	var out []netip.Addr
-	for _, r := range all {
-		for _, a := range r.Addresses {
-			if !slices.Contains(out, a) {
-				out = append(out, a)
-			}
-		}
-	}
-	return out
+	return attachment.Addresses(append(slices.Clone(n.others), own))
 }
 
 // stale returns what the namespace may hold before an ADD: anything, if no record says so and the namespace is not fresh.

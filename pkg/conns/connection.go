@@ -142,7 +142,7 @@ func (s Snapshot) incoming(p Proxy, c *Connection) {
 	switch {
 	case c.Mark == istioClientMark, dialed != nil && dialed.Proxy: // by a transparent socket
 		c.Owner, c.Way, c.Why = dialed, ByProxy, "the proxy connects in its client's name"
-	case c.Owner != nil && c.Owner.Proxy && listens && slices.Contains(p.UIDs, listener.uid):
+	case c.Owner != nil && c.Owner.Proxy && listens && slices.Contains(p.UIDs, listener.UID):
 		c.Way, c.Why = Direct, "the proxy serves this port itself"
 	case c.Owner != nil && c.Owner.Proxy:
 		c.Listener, c.TProxy, c.Way = p.Inbound[0], true, Reached

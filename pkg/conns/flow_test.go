@@ -44,28 +44,11 @@ func TestParseFlow(t *testing.T) {
 	}
 }
 
-// A socket of both families that speaks IPv4 has mapped addresses.
-func TestParseSocket(t *testing.T) {
-	t.Parallel()
-	b := make([]byte, diagMessage)
-	b[0] = unix.AF_INET6
-	copy(b[4:], []byte{0x1f, 0x90, 0x9c, 0x40})
-	copy(b[18:], []byte{0xff, 0xff, 10, 77, 0, 2})
-	copy(b[34:], []byte{0xff, 0xff, 10, 77, 0, 1})
-	s, ok := parseSocket(b)
-	if want := tuple("10.77.0.2:8080", "10.77.0.1:40000"); !ok || (Tuple{s.local, s.remote}) != want {
-		t.Errorf("%v %+v", ok, s)
-	}
-}
-
 func FuzzParseFlow(f *testing.F) {
 	f.Add(message())
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if flow, ok := parseFlow(body); ok && (flow.Protocol == "" || !flow.Original.Source.IsValid() || !flow.Reply.Destination.IsValid()) {
 			t.Errorf("%+v", flow)
-		}
-		if s, ok := parseSocket(body); ok && !s.local.Addr().IsValid() {
-			t.Errorf("%+v", s)
 		}
 	})
 }

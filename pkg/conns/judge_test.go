@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/redirect"
+	"github.com/detour-cni/detour/pkg/sockets"
 )
 
 // pod is a snapshot of istio's pod 10.77.0.2, whose proxy, process 1, listens at 15001 and 15006.
@@ -14,7 +15,7 @@ func pod(flows ...Flow) Snapshot {
 	s := Snapshot{
 		addresses: []netip.Addr{netip.MustParseAddr("10.77.0.2")},
 		timeouts:  map[string]uint32{"ESTABLISHED": 432000, "TIME_WAIT": 120, "CLOSE": 10},
-		sockets:   sockets{"tcp": {}, "udp": {}},
+		sockets:   ends{"tcp": {}, "udp": {}},
 		processes: processes{1: {PID: 1, Name: "envoy"}},
 	}
 	for i, f := range flows {
@@ -36,11 +37,11 @@ func pod(flows ...Flow) Snapshot {
 
 // open adds a TCP socket.
 func (s Snapshot) open(local, remote string, uid, inode uint32) {
-	at := socket{protocol: "tcp", local: netip.MustParseAddrPort(local), uid: uid, inode: inode}
+	at := sockets.Socket{Local: netip.MustParseAddrPort(local), UID: uid, Inode: inode}
 	if remote != "" {
-		at.remote = netip.MustParseAddrPort(remote)
+		at.Remote = netip.MustParseAddrPort(remote)
 	}
-	s.sockets["tcp"][Tuple{at.local, at.remote}] = at
+	s.sockets["tcp"][Tuple{at.Local, at.Remote}] = at
 }
 
 func (s Snapshot) judged(t *testing.T) Report {
@@ -68,7 +69,7 @@ func TestConnectionsOfTheProxysAgentCarryNothing(t *testing.T) {
 		"by a process nobody knows": {3, Unknown},
 	} {
 		s := pod(redirected("10.77.0.2:40000", "10.0.0.6:7000"), Flow{Original: tuple("10.77.0.2:40001", "10.96.0.1:15012")})
-		s.processes[2] = process{PID: 2, Name: "pilot-agent"}
+		s.processes[2] = sockets.Process{PID: 2, Name: "pilot-agent"}
 		s.open("10.77.0.2:40001", "10.96.0.1:15012", 1337, c.inode)
 		r := s.judged(t)
 		if d := r.to(t, "10.0.0.6:7000"); d.Way != c.want {
@@ -84,7 +85,7 @@ func TestConnectionsOfTheProxysAgentCarryNothing(t *testing.T) {
 func TestTheProxyByItsGroup(t *testing.T) {
 	t.Parallel()
 	s := pod(Flow{Original: tuple("10.77.0.2:40001", "10.96.0.1:80")}, Flow{Original: tuple("10.77.0.2:40002", "10.96.0.2:80")})
-	s.processes[4], s.processes[5] = process{PID: 4, gid: 1337}, process{PID: 5, gid: 1000}
+	s.processes[4], s.processes[5] = sockets.Process{PID: 4, GID: 1337}, sockets.Process{PID: 5, GID: 1000}
 	s.open("10.77.0.2:40001", "10.96.0.1:80", 1000, 4)
 	s.open("10.77.0.2:40002", "10.96.0.2:80", 1000, 5)
 	r := s.judged(t)
@@ -121,7 +122,7 @@ func TestADNSQueryWithoutAnswer(t *testing.T) {
 		t.Errorf("%+v", d)
 	}
 	s := pod(query)
-	s.sockets["udp"][Tuple{Source: netip.MustParseAddrPort("127.0.0.1:15053")}] = socket{local: netip.MustParseAddrPort("127.0.0.1:15053"), inode: 1}
+	s.sockets["udp"][Tuple{Source: netip.MustParseAddrPort("127.0.0.1:15053")}] = sockets.Socket{Local: netip.MustParseAddrPort("127.0.0.1:15053"), Inode: 1}
 	if d := s.judged(t).to(t, "10.96.0.10:53"); d.Way != Unknown || !strings.Contains(d.Why, "neither answered nor asked further") {
 		t.Errorf("%+v", d)
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/redirect"
+	"github.com/detour-cni/detour/pkg/sockets"
 )
 
 const childPort = "CONNS_TEST_PORT"
@@ -53,8 +54,15 @@ func TestProcesses(t *testing.T) {
 		t.Fatalf("%+v, %v", p, err)
 	}
 	found := p.Processes[0]
-	if found.PID != pid || found.gid != 1338 || found.Name == "" {
+	if found.PID != pid || found.GID != 1338 || found.Name == "" {
 		t.Errorf("%+v, want PID %d", found, pid)
+	}
+}
+
+func TestTheFirstOfSeveralProcessesHoldsASocket(t *testing.T) {
+	found := holders([]sockets.Process{{PID: 1, Sockets: []uint32{7}}, {PID: 2, Sockets: []uint32{7, 8}}})
+	if len(found) != 2 || found[7].PID != 1 || found[8].PID != 2 {
+		t.Errorf("got %+v", found)
 	}
 }
 

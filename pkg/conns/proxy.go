@@ -8,6 +8,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/redirect"
+	"github.com/detour-cni/detour/pkg/sockets"
 )
 
 // Proxy tells the sidecar's sockets and listeners from the application's.
@@ -23,7 +24,7 @@ type Proxy struct {
 	// Listening are those of its ports at which a socket listens.
 	Listening []uint16 `json:"listening"`
 	// Processes listen at its outbound ports, as far as /proc shows them.
-	Processes []process `json:"processes,omitempty"`
+	Processes []sockets.Process `json:"processes,omitempty"`
 
 	rows []mesh.Dialect // those that fit
 }
@@ -97,13 +98,13 @@ func (s Snapshot) listens(protocol string, port uint16) bool {
 }
 
 // listener finds who listens at a port of any address.
-func (s Snapshot) listener(protocol string, port uint16) (socket, bool) {
+func (s Snapshot) listener(protocol string, port uint16) (sockets.Socket, bool) {
 	for _, found := range s.sockets[protocol] {
-		if found.local.Port() == port && found.remote == (netip.AddrPort{}) {
+		if found.Local.Port() == port && found.Remote == (netip.AddrPort{}) {
 			return found, true
 		}
 	}
-	return socket{}, false
+	return sockets.Socket{}, false
 }
 
 // meet adds who really listens at the proxy's ports.
@@ -115,8 +116,8 @@ func (s Snapshot) meet(p *Proxy) {
 			continue
 		}
 		p.Listening = append(p.Listening, port)
-		p.UIDs = append(p.UIDs, found.uid)
-		if holder, ok := s.processes[found.inode]; ok && slices.Contains(p.Outbound, port) {
+		p.UIDs = append(p.UIDs, found.UID)
+		if holder, ok := s.processes[found.Inode]; ok && slices.Contains(p.Outbound, port) {
 			p.Processes = append(p.Processes, holder)
 		}
 	}
@@ -135,8 +136,8 @@ type Owner struct {
 	// GID is nil if the process is not known: a socket has none.
 	GID *uint32 `json:"gid,omitempty"`
 	// Proxy says that rules take it for the proxy: by its user, or by its group if the process is known.
-	Proxy   bool     `json:"proxy"`
-	Process *process `json:"process,omitempty"`
+	Proxy   bool             `json:"proxy"`
+	Process *sockets.Process `json:"process,omitempty"`
 }
 
 func (s Snapshot) owner(p Proxy, protocol string, end Tuple) *Owner {
@@ -144,10 +145,10 @@ func (s Snapshot) owner(p Proxy, protocol string, end Tuple) *Owner {
 	if !ok {
 		return nil
 	}
-	o := &Owner{UID: found.uid, Proxy: slices.Contains(p.UIDs, found.uid)}
-	if holder, ok := s.processes[found.inode]; ok {
-		o.Process, o.GID = &holder, &holder.gid
-		o.Proxy = o.Proxy || slices.Contains(p.GIDs, holder.gid)
+	o := &Owner{UID: found.UID, Proxy: slices.Contains(p.UIDs, found.UID)}
+	if holder, ok := s.processes[found.Inode]; ok {
+		o.Process, o.GID = &holder, &holder.GID
+		o.Proxy = o.Proxy || slices.Contains(p.GIDs, holder.GID)
 	}
 	return o
 }

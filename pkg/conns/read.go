@@ -22,7 +22,7 @@ import (
 // Snapshot is what a network namespace knows of its connections at one moment.
 type Snapshot struct {
 	flows     []Flow
-	sockets   sockets
+	sockets   ends
 	addresses []netip.Addr
 	timeouts  map[string]uint32 // in seconds, by the state of TCP
 	processes processes

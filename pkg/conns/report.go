@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"github.com/detour-cni/detour/pkg/conns/envoy"
+	"github.com/detour-cni/detour/pkg/sockets"
 )
 
 // Report is what became of all connections of a namespace.
@@ -267,5 +268,5 @@ func (j judge) byOther(c Connection) bool {
 	if c.Owner == nil || c.Owner.Process == nil || len(j.proxy.Processes) == 0 {
 		return false
 	}
-	return !slices.ContainsFunc(j.proxy.Processes, func(p process) bool { return p.PID == c.Owner.Process.PID })
+	return !slices.ContainsFunc(j.proxy.Processes, func(p sockets.Process) bool { return p.PID == c.Owner.Process.PID })
 }

@@ -100,7 +100,7 @@ func (w *Watcher) Follow(ctx context.Context, p Proxy, e *envoy.Config, rule Rul
 }
 
 // sockets are those of this moment; none if they can't be read.
-func (w *Watcher) sockets() (s sockets) {
+func (w *Watcher) sockets() (s ends) {
 	_ = w.ns.Do(func() (err error) {
 		s, err = readSockets()
 		return err
@@ -112,7 +112,7 @@ func (w *Watcher) sockets() (s sockets) {
 type tracker struct {
 	judge
 	rule Rule
-	look func() sockets
+	look func() ends
 	live map[flowKey]*life
 }
 
@@ -194,7 +194,7 @@ func (t *tracker) begin(f Flow) *life {
 		t.sockets = t.look()
 		c = t.classify(t.proxy)[0]
 		accepting, queued := t.sockets[f.Protocol][Tuple{f.Original.Destination, f.Original.Source}]
-		if c.Way != Unknown || !queued || accepting.inode != 0 {
+		if c.Way != Unknown || !queued || accepting.Inode != 0 {
 			break
 		}
 		time.Sleep(acceptWait)

@@ -119,7 +119,7 @@ func TestWatchOfASharedConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	track := newTracker(s, p, nil, nil)
-	track.look = func() sockets { return s.sockets }
+	track.look = func() ends { return s.sockets }
 	f := redirected("10.77.0.2:40000", "10.0.0.6:7000")
 	f.Protocol, f.State, f.Status = "tcp", "ESTABLISHED", []string{seenReply}
 	var got []Event
@@ -135,7 +135,7 @@ func TestWatchOfWhatBeganBefore(t *testing.T) {
 	t.Parallel()
 	old := Flow{Protocol: "tcp", Original: tuple("10.77.0.2:40000", "10.0.0.6:7000"), Reply: tuple("127.0.0.1:15001", "10.77.0.2:40000"), State: "ESTABLISHED"}
 	track := newTracker(Snapshot{flows: []Flow{old}}, Proxy{Outbound: []uint16{15001}}, nil, nil)
-	track.look = func() sockets { return nil }
+	track.look = func() ends { return nil }
 	var got []Event
 	track.happen(old, true, func(e Event) { got = append(got, e) })
 	if len(got) != 1 || got[0].Way != Unknown || got[0].Why != "it began before the watch" {
@@ -152,7 +152,7 @@ func TestWatchTellsEachEventOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	track := newTracker(s, p, nil, nil)
-	track.look = func() sockets { return s.sockets }
+	track.look = func() ends { return s.sockets }
 	f := Flow{Protocol: "tcp", Original: tuple("192.0.2.1:5000", "10.77.0.2:8080"), Reply: tuple("10.77.0.2:8080", "192.0.2.1:5000")}
 	var got []string
 	for _, f.State = range []string{"SYN_SENT", "SYN_RECV", "ESTABLISHED", "FIN_WAIT", "TIME_WAIT", ""} {
@@ -172,7 +172,7 @@ func TestWatchAfterLostEvents(t *testing.T) {
 	f := Flow{Protocol: "tcp", Original: tuple("10.77.0.2:40000", "10.0.0.6:7000"), Reply: tuple("127.0.0.1:15001", "10.77.0.2:40000"), State: "SYN_SENT"}
 	for _, lost := range []bool{false, true} {
 		track := newTracker(Snapshot{}, Proxy{Outbound: []uint16{15001}}, nil, nil)
-		track.look = func() sockets { return nil }
+		track.look = func() ends { return nil }
 		var got []Event
 		track.happen(f, false, func(Event) {})
 		if lost {

@@ -122,6 +122,18 @@ func (ns *Namespace) Do(fn func() error) error {
 	})
 }
 
+// DoUnprivileged does as Do, but without any capability.
+func (ns *Namespace) DoUnprivileged(fn func() error) error {
+	return ns.Do(func() error {
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		var none [2]unix.CapUserData // a header of version 3 wants two
+		if err := unix.Capset(&header, &none[0]); err != nil {
+			return fmt.Errorf("drop capabilities: %w", err)
+		}
+		return fn()
+	})
+}
+
 // Close removes the namespace's name; the kernel removes the namespace and its links when its last socket and process
 // have gone. A second Close does nothing. Close must not run beside Do.
 func (ns *Namespace) Close() error {

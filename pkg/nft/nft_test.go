@@ -3,7 +3,6 @@ package nft
 import (
 	"errors"
 	"os"
-	"runtime"
 	"strings"
 	"testing"
 
@@ -20,15 +19,7 @@ func TestWorks(t *testing.T) {
 	if err := ns.Do(Works); err != nil {
 		t.Error(err)
 	}
-	err := ns.Do(func() error { // on a thread that ends with this
-		runtime.LockOSThread()
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		none := make([]unix.CapUserData, 2)
-		if err := unix.Capset(&header, &none[0]); err != nil {
-			return err
-		}
-		return Works()
-	})
+	err := ns.DoUnprivileged(Works)
 	if !errors.Is(err, unix.EPERM) || !strings.Contains(err.Error(), "CAP_NET_ADMIN") {
 		t.Errorf("without capabilities: %v", err)
 	}

@@ -97,6 +97,19 @@ func (f Finder) All() ([]Pod, error) {
 	return f.living(known, processes)
 }
 
+// In returns the processes of the network namespace with this ID, which netns.Pod has, in ascending order. Only root sees those of
+// other users.
+func (f Finder) In(id string) ([]int, error) {
+	all, err := f.WithDefaults().processes()
+	var pids []int
+	for _, p := range all {
+		if p.netns == id {
+			pids = append(pids, p.pid)
+		}
+	}
+	return pids, err
+}
+
 // WithDefaults fills in the empty fields.
 func (f Finder) WithDefaults() Finder {
 	return Finder{

@@ -73,6 +73,26 @@ func Load(t testing.TB, root string) []Case {
 	return cases
 }
 
+// InKernel runs f, in parallel, for each scenario that has the section, and so a policy. It skips the test where there are no
+// network namespaces.
+func InKernel(t *testing.T, root, section string, f func(*testing.T, Case, decision.Decision)) {
+	t.Helper()
+	nettest.RequireNetns(t)
+	for _, c := range Load(t, root) {
+		if c.Section(section) == "" {
+			continue
+		}
+		t.Run(c.Name, func(t *testing.T) {
+			t.Parallel()
+			decided, err := c.Decide(t)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f(t, c, decided)
+		})
+	}
+}
+
 // wants are the sections that -update writes, sections all that a scenario may have, in their order.
 var (
 	wants    = []string{"want.skip", "want.error", "want.warnings", "want.iptables", "want.ip6tables", "want.nft", "want.lo"}

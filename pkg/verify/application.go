@@ -12,19 +12,19 @@ func (c *checks) ports() {
 	reserved := c.dialect.Reserved(c.proxy)
 	seen := map[string]bool{}
 	for _, s := range c.sockets {
-		use := reserved[s.at.Port()]
-		if s.protocol != unix.IPPROTO_TCP || use == "" {
+		use := reserved[s.Local.Port()]
+		if s.Protocol != unix.IPPROTO_TCP || use == "" {
 			continue
 		}
-		who := fmt.Sprintf("a process of UID %d", s.uid)
+		who := fmt.Sprintf("a process of UID %d", s.UID)
 		p, ok := listening(c.processes, s)
 		if ok {
 			who = c.named(p)
 		}
-		if ok && c.isSidecar(p) || !ok && s.uid == c.proxy.UID || c.mayBeHelper(p, s.at.Port()) {
+		if ok && c.isSidecar(p) || !ok && s.UID == c.proxy.UID || c.mayBeHelper(p, s.Local.Port()) {
 			continue
 		}
-		text := fmt.Sprintf("%s listens on port %d, which is the proxy's (%s)", who, s.at.Port(), use)
+		text := fmt.Sprintf("%s listens on port %d, which is the proxy's (%s)", who, s.Local.Port(), use)
 		if !seen[text] { // in the other family
 			c.finding(PortTaken, "give the application another port", "%s", text)
 		}
@@ -56,12 +56,12 @@ func (c *checks) owners() {
 	for _, p := range c.processes {
 		name := c.container(p)
 		switch {
-		case !c.runsAsProxy(p), p.name == "pause", c.dialect.Injected(name), sidecar != "" && p.container == sidecar:
+		case !c.runsAsProxy(p), p.Name == "pause", c.dialect.Injected(name), sidecar != "" && p.container == sidecar:
 		case name == "" && (sidecar == "" || p.container == ""): // it may be the sidecar
 		default:
-			what, id := "UID", p.uid
-			if p.uid != c.proxy.UID {
-				what, id = "GID", p.gid
+			what, id := "UID", p.UID
+			if p.UID != c.proxy.UID {
+				what, id = "GID", p.GID
 			}
 			c.finding(ProxyUser, "give the container another user and group",
 				"%s runs as %s %d, which is the proxy's: its connections bypass the proxy", c.named(p), what, id)
@@ -72,7 +72,7 @@ func (c *checks) owners() {
 // sidecarsContainer is the ID of the container that listens on the proxy's outbound port as the proxy's user, "" if none does.
 func (c *checks) sidecarsContainer() string {
 	for _, s := range c.sockets {
-		if p, ok := listening(c.processes, s); ok && s.at.Port() == c.proxy.Outbound && c.runsAsProxy(p) {
+		if p, ok := listening(c.processes, s); ok && s.Local.Port() == c.proxy.Outbound && c.runsAsProxy(p) {
 			return p.container
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/detour-cni/detour/pkg/podns"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/sockets"
 )
 
 // checks are those of one pod, and what they need to know.
@@ -35,7 +36,7 @@ type checks struct {
 	dialect   mesh.Dialect
 	proxy     redirect.Proxy
 	addresses []netip.Addr // in the namespace, of no loopback interface
-	sockets   []socket
+	sockets   []sockets.Socket
 	processes []process
 }
 
@@ -127,19 +128,10 @@ func (c *checks) added() []netip.Addr {
 	same := slices.DeleteFunc(slices.Clone(c.records), func(r attachment.Record) bool {
 		return r.Netns != c.at.Record.Netns || r.NamespaceID != c.at.Record.NamespaceID
 	})
-	slices.SortStableFunc(same, func(a, b attachment.Record) int { return a.Time.Compare(b.Time) })
-	var all []netip.Addr
-	for _, r := range same {
-		for _, a := range r.Addresses {
-			if !slices.Contains(all, a) {
-				all = append(all, a)
-			}
-		}
+	if all := attachment.Addresses(same); all != nil {
+		return all
 	}
-	if all == nil {
-		return c.addresses
-	}
-	return all
+	return c.addresses
 }
 
 // neverAdded is for a pod that detour's ADD has not seen.
@@ -197,7 +189,7 @@ func (c *checks) programmed(ctx context.Context, record attachment.Record) {
 // look reads sockets and processes.
 func (c *checks) look() bool {
 	err := c.ns.Do(func() (err error) {
-		c.sockets, err = sockets()
+		c.sockets, err = sockets.List(sockets.Waiting)
 		return err
 	})
 	if err != nil {

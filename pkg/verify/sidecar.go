@@ -15,6 +15,7 @@ import (
 	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/sockets"
 )
 
 // ready finds out whether the sidecar is there and ready.
@@ -46,7 +47,7 @@ func (c *checks) logs() string {
 // target is where rules redirect to.
 type target struct {
 	port     uint16
-	protocol int
+	protocol byte
 }
 
 // targets finds the ports in lines of rules as either backend prints them. TPROXY shares its port with a redirection.
@@ -84,7 +85,7 @@ func (c *checks) listeners(record attachment.Record) {
 	byPort := func(a, b target) int { return cmp.Or(cmp.Compare(a.port, b.port), cmp.Compare(a.protocol, b.protocol)) }
 	for _, to := range slices.SortedFunc(maps.Keys(all), byPort) {
 		silent := slices.DeleteFunc(slices.Clone(all[to]), func(f rules.Family) bool {
-			return slices.ContainsFunc(c.sockets, func(s socket) bool { return c.accepts(s, to, f) })
+			return slices.ContainsFunc(c.sockets, func(s sockets.Socket) bool { return c.accepts(s, to, f) })
 		})
 		if len(silent) > 0 {
 			c.finding(NotListening, c.listenAdvice(silent, all[to]), "nothing listens on %s%s over %s, where %s are redirected to",
@@ -93,10 +94,10 @@ func (c *checks) listeners(record attachment.Record) {
 	}
 	for _, s := range c.sockets {
 		p, ok := listening(c.processes, s)
-		if ok && s.protocol == unix.IPPROTO_TCP && s.at.Port() == c.proxy.Outbound && c.isSidecar(p) && !c.runsAsProxy(p) {
+		if ok && s.Protocol == unix.IPPROTO_TCP && s.Local.Port() == c.proxy.Outbound && c.isSidecar(p) && !c.runsAsProxy(p) {
 			do := fmt.Sprintf("have container %q run as UID %d, or set proxy.uid in the net conf", c.dialect.Sidecar, c.proxy.UID)
 			c.finding(SidecarUser, do,
-				"the sidecar's %s runs as UID %d, not %d: its own connections are redirected back to it", p, p.uid, c.proxy.UID)
+				"the sidecar's %s runs as UID %d, not %d: its own connections are redirected back to it", p, p.UID, c.proxy.UID)
 			return
 		}
 	}
@@ -104,13 +105,13 @@ func (c *checks) listeners(record attachment.Record) {
 
 // accepts reports whether the socket gets what rules redirect to the port: the pod's own connections arrive at localhost, others
 // at the pod's address.
-func (c *checks) accepts(s socket, to target, f rules.Family) bool {
-	own := s.at.Addr().Unmap()
+func (c *checks) accepts(s sockets.Socket, to target, f rules.Family) bool {
+	own := s.Local.Addr()
 	switch {
-	case s.protocol != to.protocol || s.at.Port() != to.port:
+	case s.Protocol != to.protocol || s.Local.Port() != to.port:
 		return false
 	case own.IsUnspecified():
-		return rules.Of(own) == f || own.Is6() && !s.onlyIPv6
+		return rules.Of(own) == f || own.Is6() && !s.OnlyIPv6
 	case rules.Of(own) != f:
 		return false
 	case to.port == c.proxy.Inbound:
@@ -180,5 +181,5 @@ func (c *checks) isSidecar(p process) bool {
 
 // runsAsProxy reports whether the rules take the process for the proxy.
 func (c *checks) runsAsProxy(p process) bool {
-	return p.uid == c.proxy.UID || c.proxy.GID != 0 && p.gid == c.proxy.GID
+	return p.UID == c.proxy.UID || c.proxy.GID != 0 && p.GID == c.proxy.GID
 }

@@ -16,7 +16,6 @@ import (
 
 	"github.com/detour-cni/detour/pkg/conns"
 	"github.com/detour-cni/detour/pkg/conns/envoy"
-	"github.com/detour-cni/detour/pkg/netconf"
 	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/snapshot"
@@ -46,11 +45,8 @@ on.`,
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c.Context(), screenOf(c)) },
 	}
 	o.output.register(c)
+	o.live.register(c)
 	f := c.Flags()
-	f.StringVar(&o.live.pod, "pod", "", "the pod of this node, as NAMESPACE/NAME")
-	f.StringVar(&o.live.uid, "pod-uid", "", "the pod's UID, if several pods have its name")
-	f.StringVar(&o.live.netns, "netns", "", "a pod's network namespace by its path, such as /run/netns/NAME")
-	f.StringVar(&o.live.stateDir, "state-dir", netconf.DefaultStateDir, "the net conf's stateDir")
 	f.StringVar(&o.mesh, "mesh", "", "the pod's mesh (default: by the record, else by the ports at which its proxy listens)")
 	f.Uint32Var(&o.proxy.UID, "proxy-uid", 0, "the proxy's user, if the net conf overrides the mesh's")
 	f.Uint16Var(&o.proxy.Outbound, "outbound-port", 0, "the proxy's outbound listener, likewise")
@@ -59,7 +55,6 @@ on.`,
 	f.Uint16Var(&o.proxy.Admin, "admin-port", 0, "Envoy's admin port, likewise")
 	f.BoolVarP(&o.watch, "watch", "w", false, "follow the connections until Ctrl-C")
 	c.MarkFlagsOneRequired("pod", "netns")
-	c.MarkFlagsMutuallyExclusive("pod", "netns")
 	return c
 }
 
@@ -76,18 +71,14 @@ func (o connsOptions) run(ctx context.Context, s screen) error {
 	if err := o.output.check(); err != nil {
 		return err
 	}
-	found, err := o.live.find()
-	if err != nil {
-		return err
-	}
-	if o.mesh == "" && found.Record != nil {
-		o.mesh = found.Record.Mesh
-	}
-	ns, err := netns.Open(found.Netns)
+	found, ns, err := o.live.open()
 	if err != nil {
 		return err
 	}
 	defer ns.Close()
+	if o.mesh == "" && found.Record != nil {
+		o.mesh = found.Record.Mesh
+	}
 	before, err := conns.Read(ns)
 	if err != nil {
 		return err

@@ -23,13 +23,19 @@ type liveOptions struct {
 	stateDir        string
 }
 
+// register registers the flags that choose a pod.
 func (o *liveOptions) register(c *cobra.Command) {
 	f := c.Flags()
-	f.StringVar(&o.pod, "pod", "", "the pod of this node, as NAMESPACE/NAME")
+	f.StringVar(&o.pod, "pod", "", "a pod of this node, as NAMESPACE/NAME")
 	f.StringVar(&o.uid, "pod-uid", "", "the pod's UID, if several pods have its name")
 	f.StringVar(&o.netns, "netns", "", "a network namespace by its path, such as /run/netns/NAME")
-	f.BoolVar(&o.node, "node", false, "the network namespace that detourctl runs in")
 	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "the net conf's stateDir")
+	c.MarkFlagsMutuallyExclusive("pod", "netns")
+}
+
+// registerNode registers the flag for a verb that can look at the node itself, too.
+func (o *liveOptions) registerNode(c *cobra.Command) {
+	c.Flags().BoolVar(&o.node, "node", false, "the network namespace that detourctl runs in")
 }
 
 func (o liveOptions) given() bool { return o.node || o.pod != "" || o.netns != "" }
@@ -41,14 +47,7 @@ func (o liveOptions) do(f func() error) error {
 		defer runtime.UnlockOSThread()
 		return f()
 	}
-	path, err := o.path()
-	if err != nil {
-		return err
-	}
-	ns, err := netns.Open(path)
-	if errors.Is(err, netns.ErrHost) {
-		return fmt.Errorf("%s is the namespace that detourctl runs in: use --node", path)
-	}
+	_, ns, err := o.open()
 	if err != nil {
 		return err
 	}
@@ -56,21 +55,36 @@ func (o liveOptions) do(f func() error) error {
 	return ns.Do(f)
 }
 
-func (o liveOptions) path() (string, error) {
+// open finds the pod and opens its namespace, which the caller must Close. Of one that --netns names, only the path is known.
+func (o liveOptions) open() (podns.Pod, *netns.Pod, error) {
 	found, err := o.find()
-	return found.Netns, err
+	if err != nil {
+		return found, nil, err
+	}
+	ns, err := netns.Open(found.Netns)
+	if errors.Is(err, netns.ErrHost) {
+		err = fmt.Errorf("%w: only trace looks at it, with --node", err)
+	}
+	return found, ns, err
 }
 
-// find returns the pod; of one that --netns names only the path is known.
 func (o liveOptions) find() (podns.Pod, error) {
 	if o.netns != "" {
 		return podns.Pod{Netns: o.netns}, nil
 	}
-	namespace, name, ok := strings.Cut(o.pod, "/")
-	if !ok {
-		return podns.Pod{}, fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.pod)
+	id, err := podID(o.pod)
+	if err != nil {
+		return podns.Pod{}, fmt.Errorf("--pod: %w", err)
 	}
-	return podns.Finder{StateDir: o.stateDir}.Find(pod.ID{Namespace: namespace, Name: name}, o.uid)
+	return podns.Finder{StateDir: o.stateDir}.Find(id, o.uid)
+}
+
+func podID(text string) (pod.ID, error) {
+	namespace, name, ok := strings.Cut(text, "/")
+	if !ok || namespace == "" || name == "" {
+		return pod.ID{}, fmt.Errorf("%q is not NAMESPACE/NAME", text)
+	}
+	return pod.ID{Namespace: namespace, Name: name}, nil
 }
 
 // walk follows the packet through the namespace as it is now.

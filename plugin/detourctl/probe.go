@@ -52,17 +52,13 @@ Exit code 95: redirection does not work.`,
 		RunE: func(c *cobra.Command, _ []string) error { return o.run(c.Context(), screenOf(c)) },
 	}
 	o.output.register(c)
+	o.live.register(c)
 	f := c.Flags()
-	f.StringVar(&o.live.pod, "pod", "", "on a node: the pod, as NAMESPACE/NAME")
-	f.StringVar(&o.live.uid, "pod-uid", "", "the pod's UID, if several pods have its name")
-	f.StringVar(&o.live.netns, "netns", "", "on a node: the pod's network namespace by its path")
-	f.StringVar(&o.live.stateDir, "state-dir", "", "the net conf's stateDir")
 	f.IntVar(&o.family, "family", 0, "test only this address family, 4 or 6, if the mesh leaves the other alone")
 	f.StringVar(&o.to, "to", "", "begin the outbound connection to this IP:PORT, if the mesh does not redirect "+probe.Nowhere[rules.IPv4].String())
 	f.Uint16Var(&o.outbound, "outbound-port", 15001, "the proxy's outbound listener")
 	f.UintSliceVar(&o.inbound, "inbound-port", []uint{15003, 15006}, "the proxy's inbound listener")
 	f.Uint32Var(&o.proxyUID, "proxy-uid", 0, "the proxy's user (default: 1500 and 1337)")
-	c.MarkFlagsMutuallyExclusive("pod", "netns")
 	return c
 }
 

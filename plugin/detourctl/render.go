@@ -18,7 +18,6 @@ import (
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/netconf"
-	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -172,11 +171,10 @@ func quoted(s string) json.RawMessage {
 }
 
 func (o renderOptions) decide(ctx context.Context, conf netconf.Conf, addresses []netip.Addr) (decision.Decision, error) {
-	namespace, name, ok := strings.Cut(o.pod, "/")
-	if !ok {
-		return decision.Decision{}, fmt.Errorf("--pod: %q is not NAMESPACE/NAME", o.pod)
+	id, err := podID(o.pod)
+	if err != nil {
+		return decision.Decision{}, fmt.Errorf("--pod: %w", err)
 	}
-	id := pod.ID{Namespace: namespace, Name: name}
 	manifests, err := kube.NewManifests(conf.Manifests)
 	if err != nil {
 		return decision.Decision{}, err

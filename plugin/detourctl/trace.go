@@ -50,6 +50,7 @@ Exit code 1: the packet is dropped or rejected on some way. 3: on some way it is
 	o.packet.register(c)
 	o.files.register(c)
 	o.live.register(c)
+	o.live.registerNode(c)
 	c.Flags().BoolVar(&o.follow, "live", false, "send the packet, or with --in wait for it, and print the way that the kernel says it took")
 	c.Flags().DurationVar(&o.wait, "wait", 30*time.Second, "with --live, how long to wait for the packet")
 	for _, file := range []string{"iptables-save", "ip6tables-save", "nft", "ipset", "route", "addr", "rule"} {

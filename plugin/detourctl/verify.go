@@ -77,11 +77,11 @@ func (o verifyOptions) verify(ctx context.Context, pods []string) (verify.Report
 	}
 	var ids []pod.ID
 	for _, p := range pods {
-		namespace, name, ok := strings.Cut(p, "/")
-		if !ok || namespace == "" || name == "" {
-			return verify.Report{}, fmt.Errorf("%q is not NAMESPACE/NAME", p)
+		id, err := podID(p)
+		if err != nil {
+			return verify.Report{}, err
 		}
-		ids = append(ids, pod.ID{Namespace: namespace, Name: name})
+		ids = append(ids, id)
 	}
 	return o.Pods(ctx, ids, o.uid)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/backend/internal/driver"
 	"github.com/detour-cni/detour/pkg/iptext"
+	"github.com/detour-cni/detour/pkg/legacy"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -52,7 +53,7 @@ func (p *Programs) Prepare(rs rules.Ruleset, families []rules.Family) driver.Pro
 // Fresh reports whether the namespace has no legacy tables.
 func (Backend) Fresh() bool {
 	for _, f := range rules.Families {
-		if names, _ := legacyTables(f); len(names) > 0 {
+		if names, _ := legacy.Tables(f); len(names) > 0 {
 			return false
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -16,26 +17,15 @@ import (
 // Every scenario with rules, for real: what the kernel lists, where the packets end, that a second run changes nothing,
 // and that removal leaves nothing.
 func TestEveryCaseInTheKernel(t *testing.T) {
-	nettest.RequireNetns(t)
-	for _, c := range testcase.Load(t, "../../..") {
-		if c.Section("want.iptables") == "" {
-			continue
-		}
-		t.Run(c.Name, func(t *testing.T) {
-			t.Parallel()
-			forBoth(t, func(t *testing.T, b *Programs) { checkCase(t, b, c) })
-		})
-	}
+	testcase.InKernel(t, "../../..", "want.iptables", func(t *testing.T, c testcase.Case, d decision.Decision) {
+		forBoth(t, func(t *testing.T, b *Programs) { checkCase(t, b, c, d) })
+	})
 }
 
-func checkCase(t *testing.T, b *Programs, c testcase.Case) {
-	decision, err := c.Decide(t)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rs := decision.Policy.Ruleset()
+func checkCase(t *testing.T, b *Programs, c testcase.Case, d decision.Decision) {
+	rs := d.Policy.Ruleset()
 	world := nettest.StartWorld(t)
-	mustApplyFor(t, b, world.Pod, rs, decision.Families)
+	mustApplyFor(t, b, world.Pod, rs, d.Families)
 
 	first := map[rules.Family]string{}
 	for f, section := range map[rules.Family]string{rules.IPv4: "want.iptables", rules.IPv6: "want.ip6tables"} {
@@ -45,9 +35,9 @@ func checkCase(t *testing.T, b *Programs, c testcase.Case) {
 		}
 		checkList(t, b, world.Pod, f, c.Section(section))
 	}
-	c.CheckPackets(t, world, decision.Policy)
+	c.CheckPackets(t, world, d.Policy)
 
-	mustApplyFor(t, b, world.Pod, rs, decision.Families)
+	mustApplyFor(t, b, world.Pod, rs, d.Families)
 	for f, want := range first {
 		if got := dump(t, b, world.Pod, f); got != want {
 			t.Errorf("a second run changes %s from\n%sto\n%s", f, want, got)

@@ -4,13 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/detour-cni/detour/pkg/legacy"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -42,7 +41,7 @@ var errAbsent = fmt.Errorf("%w", ErrNone)
 // programs for one of the families are missing or, with no family named, those for both. It adds no rule, takes no lock and
 // starts no program, unless "iptables-restore" is a script, which it asks for its version.
 func Detect(ctx context.Context, families ...rules.Family) (*Programs, error) {
-	return detect(ctx, legacyTables, families)
+	return detect(ctx, legacy.Tables, families)
 }
 
 // Installed returns the programs of each variant that the host has, whatever the namespace uses.
@@ -61,7 +60,7 @@ func (p *Programs) loaded() error {
 	if p.variant == Nft {
 		return nil
 	}
-	_, err := legacyTables(rules.IPv4)
+	_, err := legacy.Tables(rules.IPv4)
 	return err
 }
 
@@ -152,17 +151,4 @@ func defaultVariant(ctx context.Context) (Variant, error) {
 		return Nft, nil
 	}
 	return Legacy, nil
-}
-
-// legacyTables lists the legacy tables that the calling thread's namespace has. It fails if the kernel has none loaded.
-func legacyTables(f rules.Family) ([]string, error) {
-	path := "/proc/thread-self/net/ip_tables_names"
-	if f == rules.IPv6 {
-		path = "/proc/thread-self/net/ip6_tables_names"
-	}
-	data, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("the kernel has no legacy %s tables loaded: %w", f, err)
-	}
-	return strings.Fields(string(data)), err
 }

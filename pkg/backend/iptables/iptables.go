@@ -15,6 +15,7 @@ import (
 	goiptables "github.com/coreos/go-iptables/iptables"
 
 	"github.com/detour-cni/detour/pkg/iptext"
+	"github.com/detour-cni/detour/pkg/legacy"
 	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
@@ -228,7 +229,7 @@ func incompatible(saved string) []string {
 func (p *Programs) empty(f rules.Family, own iptext.Save) bool {
 	list := nftTables
 	if p.variant == Legacy {
-		list = legacyTables
+		list = legacy.Tables
 	}
 	names, err := list(f)
 	return err == nil && !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 })

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
@@ -12,31 +13,20 @@ import (
 // Every scenario with rules, for real: what nft lists is what it lists after reading our text, the packets end where they
 // should, CHECK finds nothing, a second run changes nothing, and removal leaves nothing.
 func TestEveryCaseInTheKernel(t *testing.T) {
-	nettest.RequireNetns(t)
-	for _, c := range testcase.Load(t, "../../..") {
-		if c.Section("want.nft") == "" {
-			continue
+	testcase.InKernel(t, "../../..", "want.nft", func(t *testing.T, c testcase.Case, d decision.Decision) {
+		rs := d.Policy.Ruleset()
+		world := nettest.StartWorld(t)
+		first := checkTable(t, world.Pod, rs, d.Families)
+		c.CheckPackets(t, world, d.Policy)
+		mustApply(t, world.Pod, rs, d.Families)
+		if got := strings.ReplaceAll(listed(t, world.Pod), "\t\telements = { 0x00000000 }\n", ""); got != first { // but for an open gate
+			t.Errorf("a second run changes\n%sto\n%s", first, got)
 		}
-		t.Run(c.Name, func(t *testing.T) {
-			t.Parallel()
-			decision, err := c.Decide(t)
-			if err != nil {
-				t.Fatal(err)
-			}
-			rs := decision.Policy.Ruleset()
-			world := nettest.StartWorld(t)
-			first := checkTable(t, world.Pod, rs, decision.Families)
-			c.CheckPackets(t, world, decision.Policy)
-			mustApply(t, world.Pod, rs, decision.Families)
-			if got := strings.ReplaceAll(listed(t, world.Pod), "\t\telements = { 0x00000000 }\n", ""); got != first { // but for an open gate
-				t.Errorf("a second run changes\n%sto\n%s", first, got)
-			}
-			checkRemoval(t, world.Pod)
-			for _, f := range rules.Families {
-				checkTable(t, nettest.StartNamespace(t, "one"), rs, []rules.Family{f})
-			}
-		})
-	}
+		checkRemoval(t, world.Pod)
+		for _, f := range rules.Families {
+			checkTable(t, nettest.StartNamespace(t, "one"), rs, []rules.Family{f})
+		}
+	})
 }
 
 // checkTable programs the ruleset and compares it with what nft and we ourselves say about it.

@@ -2,7 +2,6 @@ package route
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -446,14 +445,7 @@ func TestWithoutPrivilege(t *testing.T) {
 	t.Parallel()
 	ns := nettest.StartNamespace(t, "unprivileged")
 	unprivileged := func(fn func(rules.Setup, []rules.Family) error) error {
-		return ns.Do(func() error {
-			header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-			var none [2]unix.CapUserData // a header of version 3 wants two
-			if err := unix.Capset(&header, &none[0]); err != nil {
-				return fmt.Errorf("drop capabilities: %w", err)
-			}
-			return fn(tproxy(), rules.Families)
-		})
+		return ns.DoUnprivileged(func() error { return fn(tproxy(), rules.Families) })
 	}
 	before := dump(t, ns)
 	err := unprivileged(Apply)

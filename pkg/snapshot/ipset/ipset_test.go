@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -163,13 +162,7 @@ func TestALargeSetIsReadWhole(t *testing.T) {
 func TestWithoutThePrivilegeTheErrorSaysSo(t *testing.T) {
 	nettest.RequireNetns(t)
 	ns := nettest.StartNamespace(t, "privilege")
-	err := ns.Do(func() error {
-		runtime.LockOSThread() // the thread ends with Do
-		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		var none [2]unix.CapUserData
-		if err := unix.Capset(&header, &none[0]); err != nil {
-			return err
-		}
+	err := ns.DoUnprivileged(func() error {
 		_, err := Save()
 		return err
 	})

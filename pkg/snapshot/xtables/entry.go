@@ -1,59 +1,14 @@
 package xtables
 
 import (
-	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/detour-cni/detour/pkg/legacy"
 )
 
-// headSize is the size of struct xt_entry_match and of struct xt_entry_target: size, name and revision.
-const headSize = 32
-
-// entry is struct ipt_entry or ip6t_entry: a rule, the head of a chain, or the end of the table.
-type entry struct {
-	at     int
-	all    blob
-	target blob // the part with the target
-}
-
-// name is the target's; "" if it is a verdict or a jump.
-func (e entry) name() string { return e.target.string(2, headSize-3) }
-
-// verdict is that of a target without a name: below 0 a verdict, else where to jump to.
-func (e entry) verdict() int { return int(int32(e.target.u32(headSize))) }
-
-// headOf returns the name of the chain of which an entry is the head. The end of the table is named ERROR.
-func (e entry) headOf() (chain string, ok bool) {
-	if e.name() != "ERROR" {
-		return "", false
-	}
-	return e.target.string(headSize, len(e.target)-headSize), true
-}
-
-var errCut = errors.New("the kernel gives an entry that doesn't fit into the table: this kernel's structures are unknown")
-
-// split reads the entries. Those that it returns can be read without further checks.
-func (t legacyTable) split() ([]entry, error) {
-	var all []entry
-	header := t.counters + 16
-	for at := 0; at < len(t.entries); {
-		b := t.entries[at:]
-		if len(b) < header {
-			return nil, errCut
-		}
-		target, next := int(b.u16(t.offsets)), int(b.u16(t.offsets+2))
-		if target < header || next < target+headSize || next > len(b) {
-			return nil, errCut
-		}
-		e := entry{at, b[:next], b[target:next]}
-		if e.name() == "" && len(e.target) < headSize+4 {
-			return nil, errCut
-		}
-		all = append(all, e)
-		at += next
-	}
-	return all, nil
-}
+// headSize is the size of struct xt_entry_match, as of the target's.
+const headSize = legacy.TargetSize
 
 // hookNames are the names of base chains, by hook.
 var hookNames = []string{"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"}
@@ -64,67 +19,67 @@ type legacyChain struct {
 	base    bool
 	head    int // the number of the entry with which it begins,
 	from    int // and of its first rule
-	entries []entry
+	entries []legacy.Entry
 }
 
-func (c legacyChain) rules() []entry { return c.entries[:len(c.entries)-1] }
-func (c legacyChain) last() entry    { return c.entries[len(c.entries)-1] }
+func (c legacyChain) rules() []legacy.Entry { return c.entries[:len(c.entries)-1] }
+func (c legacyChain) last() legacy.Entry    { return c.entries[len(c.entries)-1] }
 
-// chains puts the entries into chains. Another head follows the last chain: that of the end.
-func (t legacyTable) chains(all []entry) ([]legacyChain, error) {
+// chainsOf puts the entries into chains. Another head follows the last chain: that of the end.
+func chainsOf(t legacy.Table, all []legacy.Entry) ([]legacyChain, error) {
 	bases := map[int]string{} // by offset
 	for hook, name := range hookNames {
-		if t.info.u32(infoHooks)&(1<<hook) != 0 {
-			bases[int(t.info.u32(infoEntry+4*hook))] = name
+		if t.ValidHooks&(1<<hook) != 0 {
+			bases[int(t.Entry[hook])] = name
 		}
 	}
 	var chains []legacyChain
 	for i, e := range all {
-		if name, ok := bases[e.at]; ok {
+		if name, ok := bases[e.At]; ok {
 			chains = append(chains, legacyChain{name: name, base: true, head: i, from: i})
 		}
-		if name, ok := e.headOf(); ok {
+		if name, ok := e.Head(); ok {
 			chains = append(chains, legacyChain{name: name, head: i, from: i + 1})
 		}
 	}
 	end := len(chains) - 1
 	if end < 0 || chains[0].head != 0 || chains[end].name != "ERROR" || chains[end].from != len(all) {
-		return nil, errCut
+		return nil, legacy.ErrCut
 	}
 	for i := range end {
 		c := &chains[i]
 		c.entries = all[c.from:chains[i+1].head]
-		if len(c.entries) == 0 || c.last().name() != "" {
-			return nil, errCut
+		if len(c.entries) == 0 || c.last().Name() != "" {
+			return nil, legacy.ErrCut
 		}
 	}
 	return chains[:end], nil
 }
 
 // legacyTable prints a table of iptables-legacy-save.
-func (p *printer) legacyTable(t legacyTable) error {
-	all, err := t.split()
+func (p *printer) legacyTable(t legacy.Table) error {
+	all, err := t.Split()
 	if err != nil {
 		return err
 	}
-	chains, err := t.chains(all)
+	chains, err := chainsOf(t, all)
 	if err != nil {
 		return err
 	}
-	names := map[int]string{} // of chains, by where their rules begin
-	p.say("*" + t.name + "\n")
+	a, names := abiOf(p.family), map[int]string{} // of chains, by where their rules begin
+	p.say("*" + t.Name + "\n")
 	for _, c := range chains {
 		if c.base {
-			packets, bytes := t.counted(c.last())
-			p.chainHead(c.name, verdicts[c.last().verdict()], packets, bytes)
+			packets, bytes := a.counted(c.last())
+			p.chainHead(c.name, verdicts[c.last().Verdict()], packets, bytes)
 			continue
 		}
-		names[c.entries[0].at] = c.name
+		names[c.entries[0].At] = c.name
 		p.chainHead(c.name, "-", 0, 0)
 	}
 	for _, c := range chains {
 		for _, e := range c.rules() {
-			r := t.rule(e, names)
+			r := a.rule(e, names)
 			p.rule(c.name, &r)
 		}
 	}
@@ -149,9 +104,9 @@ const (
 )
 
 // rule reads an entry. names are those of the chains, by where their rules begin.
-func (t legacyTable) rule(e entry, names map[int]string) rule {
-	b, n := e.all, t.addrSize
-	flags, inverted := b[t.flags], b[t.flags+1]
+func (a abi) rule(e legacy.Entry, names map[int]string) rule {
+	b, n := blob(e.All), a.addrSize
+	flags, inverted := b[a.flags], b[a.flags+1]
 	r := rule{
 		source:      network{b[:n], b[2*n : 3*n], inverted&notSource != 0},
 		dest:        network{b[n : 2*n], b[3*n : 4*n], inverted&notDest != 0},
@@ -161,23 +116,23 @@ func (t legacyTable) rule(e entry, names map[int]string) rule {
 		notProtocol: inverted&notProtocol != 0,
 		fragment:    n == 4 && flags&flagFragment != 0,
 		notFragment: inverted&notFragment != 0,
-		goTo:        flags&t.goTo != 0,
+		goTo:        flags&a.goTo != 0,
 	}
-	r.packets, r.bytes = t.counted(e)
+	r.packets, r.bytes = a.counted(e)
 	if n == 16 && flags&flagTOS != 0 {
 		r.matches = append(r.matches, unknown("tos"))
 	}
-	r.matches = append(r.matches, matchesOf(b[t.counters+16:len(b)-len(e.target)])...)
-	if name := e.name(); name != "" {
-		r.target = extension{name, int(e.target[headSize-1]), e.target[headSize:]}
+	r.matches = append(r.matches, matchesOf(b[a.counters+16:len(b)-len(e.Target)])...)
+	if name := e.Name(); name != "" {
+		r.target = extension{name, int(e.Target[headSize-1]), e.Target[headSize:]}
 		return r
 	}
-	switch verdict := e.verdict(); {
+	switch verdict := e.Verdict(); {
 	case verdict < 0 && verdicts[verdict] != "":
 		r.chain = verdicts[verdict]
 	case names[verdict] != "":
 		r.chain = names[verdict]
-	case verdict != e.at+len(e.all): // which would go on with the next rule
+	case verdict != e.At+len(e.All): // which would go on with the next rule
 		r.target = unknown(fmt.Sprint("verdict", verdict))
 	}
 	return r
@@ -207,6 +162,6 @@ func deviceName(b, mask blob) string {
 	return name
 }
 
-func (t legacyTable) counted(e entry) (packets, bytes uint64) {
-	return e.all.u64(t.counters), e.all.u64(t.counters + 8)
+func (a abi) counted(e legacy.Entry) (packets, bytes uint64) {
+	return blob(e.All).u64(a.counters), blob(e.All).u64(a.counters + 8)
 }

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/detour-cni/detour/pkg/legacy"
 	"github.com/detour-cni/detour/pkg/netlink"
 	"github.com/detour-cni/detour/pkg/rules"
 )
@@ -46,17 +47,16 @@ func FuzzExtension(f *testing.F) {
 }
 
 // tableOf makes a legacy table with a base chain INPUT, a chain a, and these matches in its only rule.
-func tableOf(six bool, matches []byte) legacyTable {
-	a := abiOf(fuzzed(six).family)
-	t := legacyTable{abi: a, name: "filter", info: make(blob, infoEnd)}
-	t.info.put(infoHooks, 1<<unix.NF_INET_LOCAL_IN)
+func tableOf(six bool, matches []byte) legacy.Table {
+	t := legacy.Table{Info: legacy.Info{ValidHooks: 1 << unix.NF_INET_LOCAL_IN}, Family: fuzzed(six).family, Name: "filter"}
+	offsets := map[bool]int{false: 88, true: 140}[six]
 	entry := func(matches []byte, name string, body string) {
-		b := make(blob, a.counters+16)
+		b := make(blob, abiOf(t.Family).counters+16)
 		target := make(blob, headSize)
 		copy(target[2:], name)
-		b.put16(a.offsets, uint16(len(b)+len(matches)))
-		b.put16(a.offsets+2, uint16(len(b)+len(matches)+headSize+len(body)))
-		t.entries = slices.Concat(t.entries, b, matches, target, []byte(body))
+		b.put16(offsets, uint16(len(b)+len(matches)))
+		b.put16(offsets+2, uint16(len(b)+len(matches)+headSize+len(body)))
+		t.Entries = slices.Concat(t.Entries, b, matches, target, []byte(body))
 	}
 	verdict := func(v int32) string { return string(binary.NativeEndian.AppendUint32(nil, uint32(v))) }
 	entry(matches, "", verdict(-1))
@@ -77,9 +77,9 @@ func TestALegacyTableIsReadWithoutTheKernel(t *testing.T) {
 			t.Errorf("got %s", got)
 		}
 		table := tableOf(six, nil)
-		for end := range len(table.entries) { // of a table that is cut off, nothing is read
+		for end := range len(table.Entries) { // of a table that is cut off, nothing is read
 			cut := table
-			cut.entries = table.entries[:end:end]
+			cut.Entries = table.Entries[:end:end]
 			if err := fuzzed(six).legacyTable(cut); err == nil {
 				t.Errorf("of %d bytes there is no error", end)
 			}
@@ -91,15 +91,16 @@ func TestALegacyTableIsReadWithoutTheKernel(t *testing.T) {
 func FuzzLegacyTable(f *testing.F) {
 	for _, six := range []bool{false, true} {
 		t := tableOf(six, append([]byte{40, 0, 't', 'c', 'p'}, make([]byte, 35)...))
-		f.Add([]byte(t.info), []byte(t.entries), six)
-		f.Add([]byte(t.info), []byte(tableOf(six, []byte{0xff, 0xff}).entries), six)
+		f.Add(t.ValidHooks, uint32(0), t.Entries, six)
+		f.Add(t.ValidHooks, uint32(0), tableOf(six, []byte{0xff, 0xff}).Entries, six)
 	}
-	f.Fuzz(func(_ *testing.T, info, entries []byte, six bool) {
-		if len(info) < infoEnd {
-			return
-		}
+	f.Fuzz(func(_ *testing.T, hooks, place uint32, entries []byte, six bool) {
 		p := fuzzed(six)
-		_ = p.legacyTable(legacyTable{abiOf(p.family), "filter", info, entries})
+		t := legacy.Table{Info: legacy.Info{ValidHooks: hooks}, Family: p.family, Name: "filter", Entries: entries}
+		for hook := range t.Entry {
+			t.Entry[hook] = place * uint32(hook)
+		}
+		_ = p.legacyTable(t)
 	})
 }
 

@@ -1,7 +1,8 @@
 package xtables
 
 import (
-	"golang.org/x/sys/unix"
+	"github.com/detour-cni/detour/pkg/legacy"
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // The blobs of match set and target SET begin with struct xt_set_info: the set's number, how many parts of the packet are
@@ -127,20 +128,20 @@ const (
 
 // askSetName returns "" if there is no such set, or no answer.
 func askSetName(index uint16) string {
-	s, err := openSocket(unix.AF_INET)
+	s, err := legacy.Open(rules.IPv4)
 	if err != nil {
 		return ""
 	}
-	defer s.close()
+	defer s.Close()
 	request := make(blob, 8+setNameSize) // struct ip_set_req_get_set
 	version := request[:8]               // struct ip_set_req_version
 	version.put(0, opVersion)
-	if s.get(unix.IPPROTO_IP, optionIPSet, version) != nil {
+	if s.Get(optionIPSet, version) != nil {
 		return ""
 	}
 	request.put(0, opGetByIndex)
 	request.put(8, uint32(index))
-	if s.get(unix.IPPROTO_IP, optionIPSet, request) != nil {
+	if s.Get(optionIPSet, request) != nil {
 		return ""
 	}
 	return request.string(8, setNameSize)

@@ -75,6 +75,9 @@ type nftChain struct {
 // well, even if it has others.
 func (t *nftTable) own() bool { return !t.foreign && (t.extended || !t.native) }
 
+// attempts bounds how often the tables are read again that somebody has changed meanwhile.
+const attempts = 5
+
 // saveNft prints the tables that are iptables', and returns their names. If somebody changes a table meanwhile, it begins again.
 func saveNft(p *printer) ([]string, error) {
 	c, err := nft.Open()

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/backend/iptables"
+	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -63,26 +64,15 @@ func addReferences(t *testing.T, ns *nettest.Namespace, f rules.Family) {
 }
 
 func TestEveryCaseIsReadAsIptablesSaves(t *testing.T) {
-	nettest.RequireNetns(t)
-	for _, c := range testcase.Load(t, "../../..") {
-		if c.Section("want.iptables") == "" {
-			continue
+	testcase.InKernel(t, "../../..", "want.iptables", func(t *testing.T, _ testcase.Case, d decision.Decision) {
+		ns := nettest.StartNamespace(t, "case")
+		for f, own := range iptables.Compile(d.Policy.Ruleset(), d.Families) {
+			for _, variant := range variants {
+				mustRun(t, ns, own.Restore(iptext.Save{}), program(f, variant, "-restore"), "--noflush")
+				equal(t, ns, f, variant)
+			}
 		}
-		t.Run(c.Name, func(t *testing.T) {
-			t.Parallel()
-			decision, err := c.Decide(t)
-			if err != nil {
-				t.Fatal(err)
-			}
-			ns := nettest.StartNamespace(t, "case")
-			for f, own := range iptables.Compile(decision.Policy.Ruleset(), decision.Families) {
-				for _, variant := range variants {
-					mustRun(t, ns, own.Restore(iptext.Save{}), program(f, variant, "-restore"), "--noflush")
-					equal(t, ns, f, variant)
-				}
-			}
-		})
-	}
+	})
 }
 
 // The tables of real nodes, which testdata has as text.

@@ -3,7 +3,6 @@ package xtables
 import (
 	"errors"
 	"os"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -197,13 +196,7 @@ func TestWithoutThePrivilegeTheErrorSaysSo(t *testing.T) {
 			nettest.RequireNetns(t)
 			ns := nettest.StartNamespace(t, "privilege")
 			mustRun(t, ns, "", program(rules.IPv4, variant, ""), "-A", "INPUT", "-j", "DROP")
-			err := ns.Do(func() error {
-				runtime.LockOSThread() // the thread ends with Do
-				header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-				var none [2]unix.CapUserData
-				if err := unix.Capset(&header, &none[0]); err != nil {
-					t.Fatal(err)
-				}
+			err := ns.DoUnprivileged(func() error {
 				_, err := Save(rules.IPv4)
 				return err
 			})
