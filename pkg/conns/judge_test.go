@@ -176,7 +176,7 @@ func TestDirectAndRedirectedToOneDestination(t *testing.T) {
 
 func TestAnEmptyReportHasListsInJSON(t *testing.T) {
 	var p Proxy
-	s := Snapshot{sockets: sockets{"tcp": {}, "udp": {}}}
+	s := Snapshot{sockets: ends{"tcp": {}, "udp": {}}}
 	s.meet(&p)
 	text, err := json.Marshal(s.Judge(p, nil, nil))
 	for _, want := range []string{`"listening":[]`, `"destinations":[]`} {
