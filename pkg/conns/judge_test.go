@@ -1,6 +1,7 @@
 package conns
 
 import (
+	"encoding/json"
 	"net/netip"
 	"strings"
 	"testing"
@@ -170,5 +171,17 @@ func TestDirectAndRedirectedToOneDestination(t *testing.T) {
 	const want = "1 connection reached the proxy, none left it; 1 connection went direct"
 	if d := s.judged(t).to(t, "10.0.0.6:7000"); d.Way != Swallowed || d.Sentence != want {
 		t.Errorf("%+v", d)
+	}
+}
+
+func TestAnEmptyReportHasListsInJSON(t *testing.T) {
+	var p Proxy
+	s := Snapshot{sockets: ends{"tcp": {}, "udp": {}}}
+	s.meet(&p)
+	text, err := json.Marshal(s.Judge(p, nil, nil))
+	for _, want := range []string{`"listening":[]`, `"destinations":[]`} {
+		if err != nil || !strings.Contains(string(text), want) {
+			t.Errorf("no %s: %v: %s", want, err, text)
+		}
 	}
 }

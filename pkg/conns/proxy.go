@@ -109,6 +109,7 @@ func (s Snapshot) listener(protocol string, port uint16) (sockets.Socket, bool) 
 
 // meet adds who really listens at the proxy's ports.
 func (s Snapshot) meet(p *Proxy) {
+	p.Listening = []uint16{} // in JSON a list, not null
 	for _, port := range slices.Concat(p.Outbound, p.Inbound) {
 		found, ok := s.listener("tcp", port)
 		if !ok {

@@ -55,7 +55,7 @@ func (s Snapshot) Judge(p Proxy, e *envoy.Config, rule Rule) Report {
 			j.all[i].Rule = rule(c)
 		}
 	}
-	r := Report{p, j.destinations()}
+	r := Report{p, append([]Destination{}, j.destinations()...)}
 	slices.SortStableFunc(r.Destinations, func(a, b Destination) int { return cmp.Compare(a.urgency(), b.urgency()) })
 	return r
 }

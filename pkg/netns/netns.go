@@ -81,6 +81,9 @@ func (p *Pod) Do(fn func() error) error {
 	defer own.Close()
 	if err := netns.Set(netns.NsHandle(p.file.Fd())); err != nil {
 		runtime.UnlockOSThread()
+		if errors.Is(err, unix.EPERM) {
+			err = fmt.Errorf("%w: run as root, or with CAP_SYS_ADMIN", err)
+		}
 		return fmt.Errorf("enter network namespace %s: %w", p.path, err)
 	}
 	err = fn()

@@ -92,6 +92,9 @@ func (o liveOptions) walk(p trace.Packet) (ns *trace.Namespace, r trace.Result, 
 	err = o.do(func() error {
 		return snapshot.With(func(now *trace.Namespace) (err error) {
 			ns = now
+			if err := knownInterfaces(ns, p); err != nil {
+				return err
+			}
 			r, err = trace.Walk(ns, p)
 			return err
 		})

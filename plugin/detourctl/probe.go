@@ -87,7 +87,13 @@ func (o probeOptions) run(ctx context.Context, s screen) error {
 
 func (o probeOptions) probe() (p probe.Probe, err error) {
 	p = probe.Probe{OutboundPort: o.outbound, To: probe.Nowhere, AsProxy: o.asProxy(), SelfCalls: os.Getuid() == istioUID, In: here}
+	if o.outbound == 0 {
+		return p, errors.New("--outbound-port: a port is 1 to 65535")
+	}
 	for _, port := range o.inbound {
+		if port == 0 || port > 65535 {
+			return p, fmt.Errorf("--inbound-port: %d is no port: a port is 1 to 65535", port)
+		}
 		p.InboundPorts = append(p.InboundPorts, uint16(port))
 	}
 	if o.to != "" {

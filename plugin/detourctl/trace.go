@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/netip"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"time"
 
@@ -53,9 +53,9 @@ Exit code 1: the packet is dropped or rejected on some way. 3: on some way it is
 	o.live.registerNode(c)
 	c.Flags().BoolVar(&o.follow, "live", false, "send the packet, or with --in wait for it, and print the way that the kernel says it took")
 	c.Flags().DurationVar(&o.wait, "wait", 30*time.Second, "with --live, how long to wait for the packet")
-	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "iptables-save")
-	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "ip6tables-save")
-	c.MarkFlagsMutuallyExclusive("pod", "netns", "node", "nft")
+	for _, file := range []string{"iptables-save", "ip6tables-save", "nft", "ipset", "route", "addr", "rule"} {
+		c.MarkFlagsMutuallyExclusive("pod", "netns", "node", file)
+	}
 	c.MarkFlagsOneRequired("pod", "netns", "node", "iptables-save", "ip6tables-save", "nft")
 	return c
 }
@@ -71,6 +71,8 @@ func (o traceOptions) run(ctx context.Context, s screen) error {
 	switch {
 	case o.follow && !o.live.given():
 		return errors.New("--live needs a live namespace: --pod, --netns or --node")
+	case o.follow && o.wait <= 0:
+		return fmt.Errorf("--wait: %s is no time to wait", o.wait)
 	case o.follow:
 		return o.followLive(ctx, s, p)
 	case o.live.given():
@@ -82,6 +84,9 @@ func (o traceOptions) run(ctx context.Context, s screen) error {
 	}
 	ns, err := o.files.namespace(p)
 	if err != nil {
+		return err
+	}
+	if err := knownInterfaces(ns, p); err != nil {
 		return err
 	}
 	r, err := trace.Walk(ns, p)
@@ -101,6 +106,9 @@ func (o traceOptions) followLive(ctx context.Context, s screen, p trace.Packet) 
 		if ns, err = snapshot.Read(); err != nil {
 			return err
 		}
+		if err := knownInterfaces(ns, p); err != nil {
+			return err
+		}
 		r, err = livetrace.Follow(ctx, ns, p, o.wait, func() {
 			if p.Direction == trace.In {
 				fmt.Fprintf(errorStream(), "waiting for %s, at most %s\n", plain(p.String()), o.wait)
@@ -108,10 +116,30 @@ func (o traceOptions) followLive(ctx context.Context, s screen, p trace.Packet) 
 		})
 		return err
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return errors.New("interrupted before the packet was through")
+	case err != nil:
 		return err
 	}
 	return answer(s, o.output, ns, r)
+}
+
+// knownInterfaces refuses a packet of an interface that the namespace does not have.
+func knownInterfaces(ns *trace.Namespace, p trace.Packet) error {
+	if !ns.Routing.LinksKnown {
+		return nil
+	}
+	var names []string
+	for _, l := range ns.Routing.Links {
+		names = append(names, l.Name)
+	}
+	for _, f := range []struct{ flag, name string }{{"--in", p.Interface}, {"--to-iface", p.ToInterface}} {
+		if f.name != "" && !slices.Contains(names, f.name) {
+			return fmt.Errorf("%s: there is no interface %q, only %s", f.flag, f.name, strings.Join(names, ", "))
+		}
+	}
+	return nil
 }
 
 // answer prints where the packet goes.
@@ -146,93 +174,6 @@ func verdictError(ways []trace.Way) error {
 	return nil
 }
 
-type packetOptions struct {
-	out                      bool
-	in, toIface              string
-	from, to, proto, state   string
-	uid, gid, mark, connMark uint32
-}
-
-func (o *packetOptions) register(c *cobra.Command) {
-	f := c.Flags()
-	f.BoolVar(&o.out, "out", false, "a process of the namespace sends the packet")
-	f.StringVar(&o.in, "in", "", "the packet comes in on this interface")
-	f.StringVar(&o.from, "from", "", "its source, IP or IP:PORT; a packet that goes out gets its route's source")
-	f.StringVar(&o.to, "to", "", "its destination, IP:PORT, or IP with --proto icmp")
-	f.StringVar(&o.proto, "proto", "tcp", "its protocol: tcp, udp, sctp or icmp")
-	f.StringVar(&o.state, "state", "new", "its connection tracking state: new, established, related, invalid or untracked")
-	f.StringVar(&o.toIface, "to-iface", "", "the interface by which it leaves, where the routes don't say")
-	f.Uint32Var(&o.uid, "uid", 0, "the user of the process that sends it")
-	f.Uint32Var(&o.gid, "gid", 0, "the group of the process that sends it")
-	f.Uint32Var(&o.mark, "mark", 0, "its mark")
-	f.Uint32Var(&o.connMark, "connmark", 0, "its connection's mark")
-	c.MarkFlagsOneRequired("out", "in")
-	c.MarkFlagsMutuallyExclusive("out", "in")
-	if err := c.MarkFlagRequired("to"); err != nil {
-		panic(err)
-	}
-}
-
-var traceStates = map[string]uint32{
-	"new": trace.CTNew, "established": trace.CTEstablished, "related": trace.CTRelated, "invalid": trace.CTInvalid, "untracked": trace.CTUntracked,
-}
-
-var traceProtocols = map[string]uint8{"tcp": unix.IPPROTO_TCP, "udp": unix.IPPROTO_UDP, "sctp": unix.IPPROTO_SCTP, "icmp": unix.IPPROTO_ICMP}
-
-// echoRequest is the type of a ping.
-var echoRequest = map[bool]uint8{true: 8, false: 128} // IPv4, IPv6
-
-func (o packetOptions) packet() (p trace.Packet, err error) {
-	p = trace.Packet{
-		Direction: trace.Out, ToInterface: o.toIface, Interface: o.in, UID: o.uid, GID: o.gid, Mark: o.mark, CTMark: o.connMark,
-		Protocol: traceProtocols[o.proto], State: traceStates[o.state],
-	}
-	if !o.out {
-		p.Direction = trace.In
-	}
-	if p.Protocol == 0 {
-		return p, fmt.Errorf("--proto: %q is none of tcp, udp, sctp, icmp", o.proto)
-	}
-	if p.State == 0 {
-		return p, fmt.Errorf("--state: %q is none of new, established, related, invalid, untracked", o.state)
-	}
-	if p.Dst, err = endpoint("--to", o.to); err != nil {
-		return p, err
-	}
-	icmp := o.proto == "icmp"
-	switch {
-	case !icmp && p.Dst.Port() == 0:
-		return p, fmt.Errorf("--to: %q has no port: write IP:PORT, or [IP]:PORT for IPv6", o.to)
-	case icmp:
-		p.ICMPType = echoRequest[p.Dst.Addr().Is4()]
-		if p.Dst.Addr().Is6() {
-			p.Protocol = unix.IPPROTO_ICMPV6
-		}
-	}
-	switch {
-	case o.from != "":
-		p.Src, err = endpoint("--from", o.from)
-	case p.Direction == trace.In:
-		err = errors.New("--from: a packet that comes in needs its source")
-	}
-	if err == nil && p.Src.IsValid() && p.Src.Addr().Is4() != p.Dst.Addr().Is4() {
-		err = fmt.Errorf("--from: %s is not of the address family of --to %s", p.Src.Addr(), p.Dst.Addr())
-	}
-	return p, err
-}
-
-// endpoint reads "IP", "IP:PORT" or "[IP]:PORT".
-func endpoint(flag, s string) (netip.AddrPort, error) {
-	if a, err := netip.ParseAddr(strings.Trim(s, "[]")); err == nil {
-		return netip.AddrPortFrom(a.Unmap(), 0), nil
-	}
-	a, err := netip.ParseAddrPort(s)
-	if err != nil {
-		return a, fmt.Errorf("%s: %q is neither IP nor IP:PORT", flag, s)
-	}
-	return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()), nil
-}
-
 // fileOptions are the files of a bug report.
 type fileOptions struct {
 	iptables, ip6tables []string
@@ -254,6 +195,9 @@ func (o *fileOptions) register(c *cobra.Command) {
 func (o fileOptions) namespace(p trace.Packet) (*trace.Namespace, error) {
 	ns := &trace.Namespace{}
 	if o.nft == "" {
+		if len(o.iptables)+len(o.ip6tables) == 0 {
+			return nil, errors.New("--pod, --netns or --nft is empty")
+		}
 		if p.Dst.Addr().Is4() && len(o.iptables) == 0 {
 			return nil, errors.New("the packet is IPv4, but --ip6tables-save has the rules of IPv6: add --iptables-save")
 		}

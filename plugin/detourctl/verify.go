@@ -89,6 +89,10 @@ func (o verifyOptions) verify(ctx context.Context, pods []string) (verify.Report
 // printReport prints a line for each pod, and below it what is not as it should be.
 // Only a pod that is named has its warnings printed.
 func printReport(out screen, report verify.Report, named bool) error {
+	if len(report.Pods) == 0 && len(report.Node) == 0 {
+		_, err := fmt.Fprintln(out, "no pods: neither detour's records nor the kubelet's log folders name one on this node")
+		return err
+	}
 	var table bytes.Buffer
 	rows := tabwriter.NewWriter(&table, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(rows, "POD\tBACKEND\tRULES\tSTATE")

@@ -173,3 +173,10 @@ func TestVerifyRefusesWhatMakesNoSense(t *testing.T) {
 		}
 	}
 }
+
+func TestVerifyOfAnEmptyNodeSaysSo(t *testing.T) {
+	var out bytes.Buffer
+	if err := printReport(screen{Writer: &out}, verify.Report{}, false); err != nil || !strings.HasPrefix(out.String(), "no pods: ") {
+		t.Errorf("%v: %s", err, out.String())
+	}
+}

@@ -120,6 +120,9 @@ func address(f trace.Field) func(*parser, []string, string) error {
 		if err != nil {
 			return fmt.Errorf("%q is no address", addr)
 		}
+		if a.Is4() != (p.file.family == trace.IP) {
+			return fmt.Errorf("%s is of the other address family", addr)
+		}
 		if !hasMask {
 			p.match(f, trace.NewSet(trace.Just(trace.Addr(a))), text)
 			return nil
