@@ -108,7 +108,7 @@ func (p Probe) inbound(ctx context.Context, f rules.Family) Finding {
 		from = p.In
 	}
 	if p.Outside == nil && !p.AsProxy {
-		found.Result, found.Detail = Unproven, "only a connection from outside can prove it; run the probe on the node with --pod"
+		found.Result, found.Detail = Unproven, "only a connection from outside can prove it; run the probe on the node: detourctl probe --pod, or kubectl detour probe --from-node"
 		return found
 	}
 	i := slices.IndexFunc(p.Addresses, func(a netip.Addr) bool { return rules.Of(a) == f })

@@ -75,7 +75,7 @@ func (c client) plan(ctx context.Context, v verb, name string, args []string, na
 
 func (o *options) askOne(ctx context.Context, s session, t tool, v verb, of target, args []string) error {
 	env := []corev1.EnvVar{reader(s.stdout)}
-	if v.inside {
+	if v.runsInside(args) {
 		container := t.containerFor(v, args, env)
 		if o.dryRun {
 			return printYAML(s.stdout, container)

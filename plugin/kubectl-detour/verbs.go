@@ -13,7 +13,7 @@ type verb struct {
 	examples       string
 	positional     bool     // detourctl takes the pod as an argument, and none for the node
 	every          bool     // it looks at all pods of a workload, not at the first ready one
-	inside         bool     // it runs inside the pod, without any right
+	inside         bool     // it runs inside the pod, without any right, unless fromNode is given
 	stream         []string // the flags with which it answers until it is stopped
 	rights         []rights // the last that fits holds
 }
@@ -80,13 +80,24 @@ and pod/NAME[:PORT], which stands for the pod's address.
 		name:     "probe",
 		question: "Does redirection work in this pod?",
 		about: `The probe runs inside the pod, as an ephemeral container that fits the Pod Security Standard restricted. It ends within
-seconds, also after Ctrl-C; Kubernetes keeps its entry in the pod's specification until the pod is deleted.
+seconds, also after Ctrl-C; Kubernetes keeps its entry in the pod's specification until the pod is deleted. There it can't prove
+inbound redirection: only connections from outside are redirected so. With --from-node the probe runs on the node and proves both.
 `,
-		examples: `  kubectl detour probe pod/web-0`,
-		inside:   true,
-		rights:   []rights{{of: "pod"}},
+		examples: `  kubectl detour probe pod/web-0
+  kubectl detour probe pod/web-0 --from-node`,
+		inside: true,
+		rights: []rights{
+			{of: "pod"},
+			{"pod", fromNode, "SYS_ADMIN SYS_PTRACE", "/var/log/pods", true},
+		},
 	},
 }
+
+// fromNode has a verb that runs inside the pod run on its node. It is kubectl detour's own flag.
+const fromNode = "--from-node"
+
+// runsInside reports whether the verb runs inside the pod.
+func (v verb) runsInside(args []string) bool { return v.inside && !given(args, fromNode) }
 
 // rightsFor returns what detourctl needs. ok is false if the verb is not about such a target.
 func (v verb) rightsFor(of target, args []string) (r rights, ok bool) {
@@ -101,6 +112,11 @@ func (v verb) rightsFor(of target, args []string) (r rights, ok bool) {
 // given reports whether the arguments have one of the flags, which are boolean.
 func given(args []string, flags ...string) bool {
 	return slices.ContainsFunc(args, func(arg string) bool { return slices.Contains(flags, strings.TrimSuffix(arg, "=true")) })
+}
+
+// without leaves out a boolean flag, which detourctl does not know.
+func without(args []string, flag string) []string {
+	return slices.DeleteFunc(slices.Clone(args), func(arg string) bool { return given([]string{arg}, flag) })
 }
 
 // targetArgs tell detourctl the target.
@@ -132,7 +148,7 @@ func rightsRows() [][]string {
 	var rows [][]string
 	for _, v := range verbs {
 		for _, r := range v.rights {
-			rows = append(rows, []string{strings.TrimSpace(v.name + " " + r.with), r.of, listed(r.capabilities), r.seen(v.inside), listed(r.folders)})
+			rows = append(rows, []string{strings.TrimSpace(v.name + " " + r.with), r.of, listed(r.capabilities), r.seen(v.inside && r.with == ""), listed(r.folders)})
 		}
 	}
 	return rows

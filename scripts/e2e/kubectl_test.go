@@ -297,6 +297,7 @@ func TestKubectlDetourAsksForNoRightTooMany(t *testing.T) {
 		{"trace " + node + " --out --to 203.0.113.7:80", []string{"POSTROUTING"}, ""},
 		{"trace pod/web --live --out --to 203.0.113.7:80 --uid 1500 --gid 1500", []string{"* PROXY_OUTPUT 2: -m owner --uid-owner 1500"}, ""},
 		{"trace " + node + " --live --out --to 203.0.113.7:80 --uid 1500 --gid 1500", []string{"=> accepted"}, ""},
+		{"probe pod/web --from-node", []string{"outbound  works", "inbound   works"}, ""},
 		{"verify pod/web", []string{" fine\n"}, "not /var/log/pods"},
 		{"verify pod/unrecorded", []string{"not-called: "}, "/var/log/pods"},
 		{"conns pod/swallowing -o json", []string{`"way": "swallowed"`, `"name": "workload"`, "annotation openservicemesh.io/"}, "not /var/log/pods"},
