@@ -37,7 +37,7 @@ func traceCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "trace (--pod NAMESPACE/NAME | --netns PATH | --node | FILES) (--out | --in IFACE) --to IP:PORT",
 		Short: "Say where a packet goes, and which rule decides",
-		Long: `Walk a packet through the netfilter hooks of a network namespace as the kernel does. Nothing is sent.
+		Long: `Walk a packet through the netfilter hooks of a network namespace as the kernel does. Without --live, nothing is sent.
 The rules and routes are those of a pod on this node, of the node itself, or of the files of a bug report.
 Exit code 1: the packet is dropped or rejected on some way. 3: on some way it is not known what happens.`,
 		Example: `  detourctl trace --pod shop/web --out --to 10.0.0.6:7000
@@ -183,13 +183,13 @@ type fileOptions struct {
 
 func (o *fileOptions) register(c *cobra.Command) {
 	f := c.Flags()
-	f.StringArrayVar(&o.iptables, "iptables-save", nil, "output of iptables-save (again for that of iptables-legacy-save)")
-	f.StringArrayVar(&o.ip6tables, "ip6tables-save", nil, "output of ip6tables-save")
-	f.StringVar(&o.nft, "nft", "", "output of `nft -j list ruleset`")
-	f.StringVar(&o.ipset, "ipset", "", "output of `ipset save`")
-	f.StringVar(&o.route, "route", "", "output of `ip -j route show table all`")
-	f.StringVar(&o.addr, "addr", "", "output of `ip -j addr`")
-	f.StringVar(&o.rule, "rule", "", "output of `ip -j rule`")
+	f.StringArrayVar(&o.iptables, "iptables-save", nil, "`FILE` with the output of iptables-save (again for that of iptables-legacy-save)")
+	f.StringArrayVar(&o.ip6tables, "ip6tables-save", nil, "`FILE` with the output of ip6tables-save")
+	f.StringVar(&o.nft, "nft", "", "`FILE` with the output of nft -j list ruleset")
+	f.StringVar(&o.ipset, "ipset", "", "`FILE` with the output of ipset save")
+	f.StringVar(&o.route, "route", "", "`FILE` with the output of ip -j route show table all")
+	f.StringVar(&o.addr, "addr", "", "`FILE` with the output of ip -j addr")
+	f.StringVar(&o.rule, "rule", "", "`FILE` with the output of ip -j rule")
 }
 
 func (o fileOptions) namespace(p trace.Packet) (*trace.Namespace, error) {

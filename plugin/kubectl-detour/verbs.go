@@ -139,7 +139,7 @@ func rightsTable() string {
 	var b strings.Builder
 	b.WriteString("detourctl's pod is on the host's network and has no ServiceAccount token. What else it gets:\n\n")
 	for _, row := range append([][]string{{"VERB", "OF", "CAPABILITIES", "PROCESSES", "FOLDERS (read-only)"}}, rightsRows()...) {
-		fmt.Fprintf(&b, "  %-12s %-5s %-51s %-10s %s\n", row[0], row[1], row[2], row[3], row[4])
+		fmt.Fprintf(&b, "  %-17s %-5s %-51s %-10s %s\n", row[0], row[1], row[2], row[3], row[4])
 	}
 	return strings.TrimRight(b.String(), "\n")
 }
