@@ -282,22 +282,12 @@ func unknown(w trace.Way) string {
 	}
 	var all []string
 	for _, o := range w.Outcomes {
-		all = append(all, fmt.Sprintf("%s, %s", assumption(w, o), outcome(o)))
+		all = append(all, fmt.Sprintf("if %s, %s", o.Assumes, outcome(o)))
 	}
 	if len(all) > 0 {
 		text += "; " + strings.Join(all, "; ")
 	}
 	return text
-}
-
-// assumption is what an outcome assumes of the condition that its way does not know.
-func assumption(w, o trace.Way) string {
-	for _, s := range o.Steps {
-		if s.Unknown == w.Reason && s.Assumed != "" {
-			return "if " + s.Assumed
-		}
-	}
-	return "else"
 }
 
 func outcome(o trace.Way) string {
@@ -315,7 +305,7 @@ func accepted(w trace.Way) string {
 	if w.Packet.Local {
 		where = "is delivered here"
 	}
-	text := fmt.Sprintf("accepted: the packet %s, to %s", where, endpoint(w.Packet.To))
+	text := fmt.Sprintf("accepted: the packet %s, to %s", where, cmp.Or(trace.Endpoint(w.Packet.To), "an address that is not known"))
 	if w.Packet.SNAT && w.Packet.From.Addr().IsValid() {
 		text += " as coming from " + w.Packet.From.Addr().String()
 	}
@@ -323,11 +313,4 @@ func accepted(w trace.Way) string {
 		text += fmt.Sprintf("; %s decided (%s)", by(w.At), w.At.Text)
 	}
 	return text
-}
-
-func endpoint(a netip.AddrPort) string {
-	if a.Port() == 0 {
-		return a.Addr().String()
-	}
-	return a.String()
 }

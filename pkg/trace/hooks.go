@@ -15,16 +15,6 @@ type station struct {
 	visit    func()
 }
 
-// age orders what has the same priority: the kernel runs the newest first. Connection tracking comes with the first rule that needs it.
-type age int
-
-const (
-	ageOfTracking age = iota
-	newerThanNAT
-	ageOfNAT
-	olderThanNAT
-)
-
 // pass takes the packet through a hook. It returns false if the packet has ended.
 func (w *walk) pass(h Hook, device string) bool {
 	w.hook = h
@@ -46,15 +36,14 @@ func (w *walk) stations(h Hook, device string) []station {
 	if h == Prerouting || h == Output {
 		all = append(all, station{PriorityConntrack, ageOfTracking, w.track})
 	}
-	ages, translates := w.ns.ages(w.family)
-	for _, c := range w.ns.hooked(h, family, device) {
+	for _, c := range w.bases.hooked(h, family, device) {
 		if c.Base.Type == NATChain {
 			nat = append(nat, c)
 			continue
 		}
-		all = append(all, station{c.Base.Priority, ages[c], func() { w.base(c) }})
+		all = append(all, station{c.Base.Priority, w.bases.ages[c], func() { w.base(c) }})
 	}
-	if translates {
+	if w.bases.translate {
 		switch h {
 		case Prerouting, Output:
 			all = append(all, station{PriorityDNAT, ageOfNAT, func() { w.nat(nat, destination) }})
@@ -65,26 +54,6 @@ func (w *walk) stations(h Hook, device string) []station {
 	}
 	slices.SortStableFunc(all, func(a, b station) int { return cmp.Or(a.priority-b.priority, int(a.age-b.age)) })
 	return all
-}
-
-// ages says which base chains are newer than NAT, which is in all hooks from the first chain of type nat for the family on. Without
-// one, the kernel never asks NAT.
-func (n *Namespace) ages(f Family) (ages map[*Chain]age, translates bool) {
-	ages = map[*Chain]age{}
-	for _, t := range n.Tables {
-		for _, c := range t.Chains {
-			switch {
-			case c.Base == nil || t.Dormant:
-			case c.Base.Type == NATChain && (t.Family == f || t.Family == Inet):
-				translates = true
-			case !translates:
-				ages[c] = olderThanNAT
-			default:
-				ages[c] = newerThanNAT
-			}
-		}
-	}
-	return ages, translates
 }
 
 // track is connection tracking.

@@ -8,7 +8,6 @@ package trace
 
 import (
 	"fmt"
-	"slices"
 )
 
 // Namespace is what a network namespace has that decides over a packet.
@@ -124,22 +123,4 @@ type Rule struct {
 // String names the rule: "table ip nat chain OUTPUT rule 1".
 func (r *Rule) String() string {
 	return fmt.Sprintf("table %s %s chain %s rule %d", r.Chain.Table.Family, r.Chain.Table.Name, r.Chain.Name, r.Number)
-}
-
-// hooked returns the base chains of a hook that see packets of the family, in the order in which the kernel runs them. Where two have
-// the same priority, the kernel runs the newest first; the reverse order of Tables and their Chains stands in for that.
-func (n *Namespace) hooked(h Hook, f Family, device string) []*Chain {
-	var all []*Chain
-	for _, t := range slices.Backward(n.Tables) {
-		if t.Dormant || t.Family != f && (t.Family != Inet || f == Netdev && h != Ingress) {
-			continue
-		}
-		for _, c := range slices.Backward(t.Chains) {
-			if c.Base != nil && c.Base.Hook == h && (c.Base.Device == "" || c.Base.Device == device) {
-				all = append(all, c)
-			}
-		}
-	}
-	slices.SortStableFunc(all, func(a, b *Chain) int { return a.Base.Priority - b.Base.Priority })
-	return all
 }

@@ -15,14 +15,14 @@ const (
 
 // addMisses adds to each way the rules that did not match and could have decided otherwise: those in the base chain that decided, and in
 // the chains that it calls.
-func addMisses(ns *Namespace, p Packet, ways []Way) error {
+func (from start) addMisses(ways []Way) error {
 	left := explainedWays
 	return visit(ways, func(w *Way) error {
 		if left == 0 || w.At == nil || w.At.Chain == nil || len(w.Outcomes) > 0 || len(w.passed) == 0 && w.Reason != "" {
 			return nil
 		}
 		left--
-		again := newWalk(ns, p, &choices{passed: w.passed})
+		again := from.walk(&choices{passed: w.passed})
 		again.missesOf = w.decidedIn()
 		if again.travel(); again.err != nil {
 			return again.err
@@ -228,8 +228,8 @@ func readable(f Field, v Value) string {
 	case L4Proto:
 		return ProtocolName(uint8(v.Num))
 	case SaddrType, DaddrType, SaddrTypeIIF, DaddrTypeIIF, SaddrTypeOIF, DaddrTypeOIF:
-		for name, number := range addrTypes {
-			if uint64(number) == v.Num {
+		for name, number := range AddrTypes {
+			if number == v.Num {
 				return name
 			}
 		}

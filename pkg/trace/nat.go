@@ -92,7 +92,7 @@ func (w *walk) translateSource(to netip.AddrPort) {
 	w.status |= StatusSNAT
 	w.src = to
 	if to.Addr().IsValid() {
-		w.change("source becomes %s", endpoint(to))
+		w.change("source becomes %s", Endpoint(to))
 	} else {
 		w.change("source becomes an address that is not known")
 	}
@@ -103,7 +103,7 @@ func (w *walk) translateDestination(n NAT, to netip.AddrPort) {
 	if w.dst != to {
 		w.status |= StatusDNAT
 		w.lost = w.lost || w.taken
-		w.change("destination becomes %s", endpoint(to))
+		w.change("destination becomes %s", Endpoint(to))
 	}
 	before := w.dst
 	w.dst = to
@@ -116,14 +116,6 @@ func (w *walk) translateDestination(n NAT, to netip.AddrPort) {
 	if w.hook == Output && before.Addr() != to.Addr() {
 		w.reroute()
 	}
-}
-
-// endpoint is an address with its port, if it has one.
-func endpoint(a netip.AddrPort) string {
-	if a.Port() == 0 {
-		return a.Addr().String()
-	}
-	return a.String()
 }
 
 // redirectAddr is the address to which REDIRECT sends the packet: that of the interface that it came in on.

@@ -63,6 +63,17 @@ func ProtocolName(number uint8) string {
 	return cmp.Or(protocolNames[number], strconv.Itoa(int(number)))
 }
 
+// Endpoint prints an address with its port, if it has one. An address that is not known is "".
+func Endpoint(a netip.AddrPort) string {
+	switch {
+	case !a.Addr().IsValid():
+		return ""
+	case a.Port() == 0:
+		return a.Addr().String()
+	}
+	return a.String()
+}
+
 // String is the packet in one line: "out tcp 10.0.0.2:40000 -> 1.1.1.1:80, uid 1000, gid 0".
 func (p Packet) String() string {
 	line := ProtocolName(p.Protocol) + " "
@@ -72,9 +83,9 @@ func (p Packet) String() string {
 		line = "out " + line
 	}
 	if p.Src.Addr().IsValid() {
-		line += endpoint(p.Src) + " "
+		line += Endpoint(p.Src) + " "
 	}
-	line += "-> " + endpoint(p.Dst)
+	line += "-> " + Endpoint(p.Dst)
 	if p.Direction == Out && !p.NoSocket {
 		line += fmt.Sprintf(", uid %d, gid %d", p.UID, p.GID)
 	}

@@ -41,6 +41,8 @@ type Way struct {
 	Steps []Step
 	// Outcomes are what may become of a packet whose verdict is Unknown: one way for each decision, with its steps from the start.
 	Outcomes []Way
+	// Assumes is what an outcome assumes of the condition that its way does not know: "it matches".
+	Assumes string
 
 	passed []choice
 }

@@ -171,8 +171,9 @@ func (w *walk) masqueradeAddr() netip.Addr {
 	return addr
 }
 
-var addrTypes = map[string]uint8{
-	"unicast": unix.RTN_UNICAST, "local": unix.RTN_LOCAL, "broadcast": unix.RTN_BROADCAST, "anycast": unix.RTN_ANYCAST,
+// AddrTypes are the types of addresses by ip's and nft's names (RTN_*).
+var AddrTypes = map[string]uint64{
+	"unspec": unix.RTN_UNSPEC, "unicast": unix.RTN_UNICAST, "local": unix.RTN_LOCAL, "broadcast": unix.RTN_BROADCAST, "anycast": unix.RTN_ANYCAST,
 	"multicast": unix.RTN_MULTICAST, "blackhole": unix.RTN_BLACKHOLE, "unreachable": unix.RTN_UNREACHABLE, "prohibit": unix.RTN_PROHIBIT,
 }
 
@@ -184,7 +185,7 @@ func (w *walk) addrType(a netip.Addr, dev string) ([]Value, bool) {
 	if !known {
 		return w.notKnown(fmt.Sprintf("it is not known whether %s is an address of this namespace", a))
 	}
-	return one(addrTypes[kind])
+	return one(AddrTypes[kind])
 }
 
 // primary is the first address that a link has in a family.

@@ -14,6 +14,7 @@ func Walk(ns *Namespace, p Packet) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
+	from := start{ns, ns.bases(p.family()), p}
 	c := &choices{}
 	var leaves []leaf
 	for more := true; more; more = c.advance() {
@@ -21,14 +22,21 @@ func Walk(ns *Namespace, p Packet) (Result, error) {
 			leaves = append(leaves, tooMany(p, leaves))
 			return Result{Packet: p, Ways: flat(leaves)}, nil
 		}
-		way, err := walkOnce(ns, p, c)
+		way, err := from.walkOnce(c)
 		if err != nil {
 			return Result{}, err
 		}
 		leaves = append(leaves, leaf{way, way.passed})
 	}
 	r := Result{Packet: p, Ways: join(leaves, 0)}
-	return r, addMisses(ns, p, r.Ways)
+	return r, from.addMisses(r.Ways)
+}
+
+// start is what all walks of a packet have in common.
+type start struct {
+	ns     *Namespace
+	bases  *bases
+	packet Packet
 }
 
 // tooMany stands for the ways that are not followed.
@@ -52,8 +60,8 @@ func flat(leaves []leaf) []Way {
 }
 
 // walkOnce follows one way: the one that the choices lead to.
-func walkOnce(ns *Namespace, p Packet, c *choices) (Way, error) {
-	w := newWalk(ns, p, c)
+func (from start) walkOnce(c *choices) (Way, error) {
+	w := from.walk(c)
 	w.travel()
 	if w.err != nil {
 		return Way{}, w.err
@@ -66,13 +74,12 @@ func walkOnce(ns *Namespace, p Packet, c *choices) (Way, error) {
 
 // walk is a packet on one way.
 type walk struct {
-	ns      *Namespace
+	start
 	choices *choices
 	assumed map[string]assumption // what this way assumes of conditions that are not known, by their text
 	added   map[*Set][]Element
 	deleted map[*Set][][]Value
 
-	packet    Packet // at the start
 	family    Family
 	src, dst  netip.AddrPort
 	in, out   string     // the interfaces, empty in a hook that has none
@@ -125,9 +132,10 @@ const (
 	tracked
 )
 
-func newWalk(ns *Namespace, p Packet, c *choices) *walk {
+func (from start) walk(c *choices) *walk {
+	p := from.packet
 	return &walk{
-		ns: ns, choices: c, assumed: map[string]assumption{}, packet: p, family: p.family(), src: p.Src, dst: p.Dst,
+		start: from, choices: c, assumed: map[string]assumption{}, family: p.family(), src: p.Src, dst: p.Dst,
 		socket: p.Direction == Out && !p.NoSocket, mark: p.Mark, ctMark: p.CTMark,
 	}
 }
@@ -284,7 +292,7 @@ func (w *walk) note(text, effect string) {
 func (w *walk) assume(condition, reason string, at *Decision, branches []string) int {
 	a, ok := w.assumed[condition]
 	if !ok {
-		a.branch, a.settled = w.choices.choose(choice{branches: len(branches), at: at, reason: reason})
+		a.branch, a.settled = w.choices.choose(choice{branches: len(branches), at: at, reason: reason, says: branches})
 		w.assumed[condition] = a
 	}
 	says := branches[a.branch]

@@ -11,7 +11,8 @@ type choice struct {
 	odds             []float64 // nil if the walk doesn't know the condition
 	at               *Decision // what has the condition that the walk doesn't know
 	reason           string
-	settled          bool // it doesn't matter which branch is taken
+	says             []string // what each branch assumes of that condition
+	settled          bool     // it doesn't matter which branch is taken
 }
 
 // choices leads one walk after the other through every way: each walk repeats the choices of the one before up to the last fork that
@@ -77,7 +78,13 @@ func branch(leaves []leaf, at int) []Way {
 		if n < 0 {
 			n = len(leaves)
 		}
-		all = append(all, join(leaves[:n], at+1)...)
+		ways := join(leaves[:n], at+1)
+		if says := leaves[0].passed[at].says; says != nil {
+			for i := range ways {
+				ways[i].Assumes = says[taken]
+			}
+		}
+		all = append(all, ways...)
 		leaves = leaves[n:]
 	}
 	return all
@@ -88,14 +95,14 @@ func undecided(leaves []leaf, at int) Way {
 	outcomes := branch(leaves, at)
 	first := outcomes[0]
 	if !slices.ContainsFunc(outcomes, func(o Way) bool { return !o.same(first) }) {
-		return first.settle(at, common(outcomes))
+		return first.settle(at, CommonSteps(outcomes))
 	}
 	fork := leaves[0].passed[at]
 	w := Way{
 		Verdict: Unknown, At: fork.at, Reason: fork.reason, Packet: first.Packet, Outcomes: outcomes, Probability: probability(leaves[0].passed[:at]),
 		passed: leaves[0].passed[:at],
 	}
-	w.Steps = first.Steps[:common(outcomes)]
+	w.Steps = first.Steps[:CommonSteps(outcomes)]
 	for i := range w.Outcomes { // the probability of an outcome, once it is known which it is
 		if w.Probability > 0 {
 			w.Outcomes[i].Probability /= w.Probability
@@ -109,6 +116,7 @@ const eitherWay = "either way, the packet fares alike"
 
 // settle says of a fork, and of the step with its condition, that it does not matter.
 func (w Way) settle(fork, step int) Way {
+	w.Assumes = ""
 	w.passed = slices.Clone(w.passed)
 	w.passed[fork].settled = true
 	if step < len(w.Steps) && w.Steps[step].Assumed != "" {
@@ -118,12 +126,19 @@ func (w Way) settle(fork, step int) Way {
 	return w
 }
 
-// common is how many steps all outcomes have in common.
-func common(outcomes []Way) int {
-	n := len(outcomes[0].Steps)
-	for _, o := range outcomes[1:] {
+// Met are the steps without the rules that did not match: ways may differ in which of those are worth showing.
+func (w Way) Met() []Step {
+	return slices.DeleteFunc(slices.Clone(w.Steps), func(s Step) bool { return s.Missed != "" })
+}
+
+// CommonSteps is how many steps all ways have met in common.
+func CommonSteps(ways []Way) int {
+	first := ways[0].Met()
+	n := len(first)
+	for _, w := range ways[1:] {
+		steps := w.Met()
 		i := 0
-		for i < n && i < len(o.Steps) && o.Steps[i] == outcomes[0].Steps[i] {
+		for i < n && i < len(steps) && steps[i] == first[i] {
 			i++
 		}
 		n = i

@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 
 	"github.com/detour-cni/detour/pkg/advice"
@@ -23,7 +22,7 @@ func (p picture) print(r trace.Result, say string) error {
 	fmt.Fprintln(p, p.styled(bold, r.Packet.String()))
 	common := 0
 	if len(r.Ways) > 1 {
-		common = commonSteps(r.Ways)
+		common = trace.CommonSteps(r.Ways)
 	}
 	first := r.Ways[0].Steps
 	for _, s := range first[:len(first)-len(after(first, common))] {
@@ -52,14 +51,9 @@ func (p *picture) way(w trace.Way, from int) {
 	fmt.Fprintln(p, p.end(w))
 	for _, o := range w.Outcomes {
 		inner := *p
-		fmt.Fprintln(p, p.styled(yellow, "if "+assumedBy(w, o)+":"))
-		inner.way(o, len(met(w.Steps)))
+		fmt.Fprintln(p, p.styled(yellow, "if "+o.Assumes+":"))
+		inner.way(o, len(w.Met()))
 	}
-}
-
-// met are the steps without the rules that did not match: those differ between ways only in which are worth showing.
-func met(steps []trace.Step) []trace.Step {
-	return slices.DeleteFunc(slices.Clone(steps), func(s trace.Step) bool { return s.Missed != "" })
 }
 
 // after are the steps behind the first n that were met.
@@ -73,31 +67,6 @@ func after(steps []trace.Step, n int) []trace.Step {
 		}
 	}
 	return nil
-}
-
-// commonSteps is how many steps all ways have met in common.
-func commonSteps(ways []trace.Way) int {
-	first := met(ways[0].Steps)
-	n := len(first)
-	for _, w := range ways[1:] {
-		steps := met(w.Steps)
-		i := 0
-		for i < n && i < len(steps) && steps[i] == first[i] {
-			i++
-		}
-		n = i
-	}
-	return n
-}
-
-// assumedBy is what an outcome assumes where its way does not know.
-func assumedBy(w, o trace.Way) string {
-	for _, s := range after(o.Steps, len(met(w.Steps))) {
-		if s.Assumed != "" {
-			return s.Assumed
-		}
-	}
-	return "it is otherwise"
 }
 
 // step draws one line, and ahead of it the hook and the table if they are new.
@@ -166,7 +135,7 @@ func (p *picture) end(w trace.Way) string {
 	case trace.Redirected, trace.TProxied:
 		text += fmt.Sprintf(" to port %d", w.Port)
 	case trace.Accepted:
-		text += fmt.Sprintf(": %s -> %s", orUnknown(addrPort(w.Packet.From)), orUnknown(addrPort(w.Packet.To)))
+		text += fmt.Sprintf(": %s -> %s", orUnknown(trace.Endpoint(w.Packet.From)), orUnknown(trace.Endpoint(w.Packet.To)))
 		if w.Packet.Interface != "" {
 			text += " by " + w.Packet.Interface
 		}

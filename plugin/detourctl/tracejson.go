@@ -1,8 +1,6 @@
 package main
 
 import (
-	"net/netip"
-
 	"github.com/detour-cni/detour/pkg/trace"
 )
 
@@ -67,7 +65,7 @@ func jsonWays(ways []trace.Way) []jsonWay {
 	for _, w := range ways {
 		j := jsonWay{
 			Probability: w.Probability, Verdict: w.Verdict, Reason: w.Reason, Port: w.Port, Steps: []jsonStep{}, Outcomes: jsonWays(w.Outcomes),
-			Packet: jsonPacket{addrPort(w.Packet.From), addrPort(w.Packet.To), w.Packet.Mark, w.Packet.CTMark, w.Packet.Interface, w.Packet.Local},
+			Packet: jsonPacket{trace.Endpoint(w.Packet.From), trace.Endpoint(w.Packet.To), w.Packet.Mark, w.Packet.CTMark, w.Packet.Interface, w.Packet.Local},
 		}
 		if w.At != nil {
 			j.At = placeOf(w.At.Chain, w.At.Rule, w.At.Text)
@@ -105,15 +103,4 @@ func placeOf(c *trace.Chain, r *trace.Rule, text string) *jsonPlace {
 		p.Rule = r.Number
 	}
 	return p
-}
-
-// addrPort prints an address that is not known as "".
-func addrPort(a netip.AddrPort) string {
-	switch {
-	case !a.Addr().IsValid():
-		return ""
-	case a.Port() == 0:
-		return a.Addr().String()
-	}
-	return a.String()
 }

@@ -77,9 +77,7 @@ var (
 	icmp6Code = &kind{numeric: true, names: map[string]uint64{
 		"no-route": 0, "admin-prohibited": 1, "addr-unreachable": 3, "port-unreachable": 4, "policy-fail": 5, "reject-route": 6,
 	}}
-	routeType = &kind{numeric: true, names: map[string]uint64{
-		"unspec": 0, "unicast": 1, "local": 2, "broadcast": 3, "anycast": 4, "multicast": 5, "blackhole": 6, "unreachable": 7, "prohibit": 8,
-	}}
+	routeType = &kind{numeric: true, names: trace.AddrTypes}
 )
 
 // notIP is no family that a walk's packet has.
