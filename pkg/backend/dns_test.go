@@ -6,10 +6,8 @@ import (
 	"os/exec"
 	"testing"
 
-	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/nftables"
-	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
@@ -114,18 +112,7 @@ func programs(t *testing.T, rs rules.Ruleset, families []rules.Family) []*Progra
 func startDNS(t *testing.T, p *Program) (pod *nettest.Namespace, app, proxy nettest.Process) {
 	t.Helper()
 	world := nettest.StartWorld(t)
-	ns, err := netns.Open(world.Pod.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	lock, err := ns.Lock(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ns.Do(func() error { return p.Apply(t.Context(), lock, attachment.Record{}) }); err != nil {
-		t.Fatal(err)
-	}
+	applied(t, world.Pod, p)
 	app = nettest.Process{Namespace: world.Pod, UID: nettest.AppUID, GID: nettest.AppGID}
 	proxy = nettest.Process{Namespace: world.Pod, UID: 1337, GID: 1337}
 	serveDNS(t, proxy, 15053, "the proxy")

@@ -1,12 +1,14 @@
 package backend
 
 import (
+	"context"
 	"encoding/json"
+	"os"
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/testcase"
 )
 
 const (
@@ -49,16 +51,7 @@ func TestPodsOfEarlierVersions(t *testing.T) {
 			if c.checked {
 				checkSaid(t, ns, r, "")
 			}
-			pod, err := netns.Open(ns.Path())
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer pod.Close()
-			lock, err := pod.Lock(t.Context(), t.TempDir())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := pod.Do(func() error { return Remove(t.Context(), lock, r) }); err != nil {
+			if err := testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error { return Remove(ctx, lock, r) }); err != nil {
 				t.Fatal(err)
 			}
 			shell(t, ns, c.backend, isEmpty)

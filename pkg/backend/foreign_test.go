@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"context"
 	"os"
 	"os/exec"
 	"slices"
@@ -8,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
@@ -112,18 +112,10 @@ func TestWhatOthersTakeAhead(t *testing.T) {
 // applied carries a program out and returns its record.
 func applied(t *testing.T, pod *nettest.Namespace, p *Program) attachment.Record {
 	t.Helper()
-	ns, err := netns.Open(pod.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	lock, err := ns.Lock(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
 	var r attachment.Record
 	p.Keep(&r)
-	if err := ns.Do(func() error { return p.Apply(t.Context(), lock, attachment.Record{}) }); err != nil {
+	err := testcase.Inside(t, pod, func(ctx context.Context, lock *os.File) error { return p.Apply(ctx, lock, attachment.Record{}) })
+	if err != nil {
 		t.Fatal(err)
 	}
 	return r

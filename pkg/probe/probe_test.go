@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/backend"
-	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
 	"github.com/detour-cni/detour/pkg/testcase"
@@ -21,25 +21,16 @@ func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 // program programs a case's rules for these families.
 func program(t *testing.T, pod *nettest.Namespace, choice, name string, families []rules.Family) {
 	t.Helper()
-	ns, err := netns.Open(pod.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	lock, err := ns.Lock(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
 	decision, err := testcase.Find(t, "../..", name).Decide(t)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = ns.Do(func() error {
-		p, err := backend.Prepare(t.Context(), choice, decision.Policy.Ruleset(), families)
+	err = testcase.Inside(t, pod, func(ctx context.Context, lock *os.File) error {
+		p, err := backend.Prepare(ctx, choice, decision.Policy.Ruleset(), families)
 		if err != nil {
 			return err
 		}
-		return p.Apply(t.Context(), lock, attachment.Record{})
+		return p.Apply(ctx, lock, attachment.Record{})
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -17,9 +17,9 @@ import (
 	"github.com/detour-cni/detour/pkg/backend/iptables"
 	"github.com/detour-cni/detour/pkg/backend/nftables"
 	"github.com/detour-cni/detour/pkg/backend/route"
-	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/testcase"
 	"github.com/detour-cni/detour/pkg/trace"
 )
 
@@ -94,16 +94,8 @@ func forEachKernel(t *testing.T, test func(t *testing.T, k kernel, number int)) 
 // program puts a ruleset in the place of the one before, and has connection tracking forget everything.
 func (p *testPod) program(t *testing.T, rs rules.Ruleset, families []rules.Family) {
 	t.Helper()
-	ns, err := netns.Open(p.world.Pod.Path())
+	err := testcase.Inside(t, p.world.Pod, func(ctx context.Context, lock *os.File) error { return p.replace(ctx, lock, rs, families) })
 	if err != nil {
-		t.Fatal(err)
-	}
-	defer ns.Close()
-	lock, err := ns.Lock(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := ns.Do(func() error { return p.replace(t.Context(), lock, rs, families) }); err != nil {
 		t.Fatal(err)
 	}
 	p.rs = rs

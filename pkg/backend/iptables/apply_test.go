@@ -15,6 +15,7 @@ import (
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/testcase"
 )
 
 func policy() redirect.OSM {
@@ -65,7 +66,7 @@ func TestRulesOfOthersStay(t *testing.T) {
 				t.Errorf("Apply lost %s", line)
 			}
 		}
-		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
+		err := testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error {
 			return b.Remove(ctx, lock, owned(rs))
 		})
 		if err != nil {
@@ -82,7 +83,7 @@ func TestARuleThatTheKernelRefusesLeavesNothingAndIsNamed(t *testing.T) {
 		ns := nettest.StartNamespace(t, "refused")
 		rs := policy().Ruleset()
 		rs.Rules = append(rs.Rules, rules.Rule{Chain: rs.Chains[0], Target: rules.Jump("NOWHERE")})
-		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
+		err := testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error {
 			return b.Apply(ctx, lock, owned(rs), nil)
 		})
 		if err == nil || !strings.Contains(err.Error(), "program IPv4 rules: iptables-"+string(b.variant)+"-restore") || !strings.Contains(err.Error(), "NOWHERE") {
@@ -101,7 +102,7 @@ func TestIPv6ThatFailsUndoesIPv4(t *testing.T) {
 		six := b.tools[rules.IPv6]
 		six.restore = "/bin/false" // a kernel without IPv6 NAT is not to be had
 		failing.tools[rules.IPv6] = six
-		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
+		err := testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error {
 			return failing.Apply(ctx, lock, owned(policy().Ruleset()), nil)
 		})
 		if err == nil || !strings.Contains(err.Error(), "program IPv6 rules") {
@@ -121,7 +122,7 @@ func TestNativeTableInTheWayUndoesIPv4(t *testing.T) {
 	}
 	ns := nettest.StartNamespace(t, "native")
 	shell(t, b, ns, `nft 'add table ip6 nat; add chain ip6 nat OUTPUT { type filter hook output priority 0; }'`)
-	err = inside(t, ns, func(ctx context.Context, lock *os.File) error {
+	err = testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error {
 		return b.Apply(ctx, lock, owned(policy().Ruleset()), nil)
 	})
 	if err == nil || !strings.Contains(err.Error(), "IPv6") {
@@ -146,7 +147,7 @@ func TestTheHostsXtablesLockIsNotTaken(t *testing.T) {
 			rs := policy().Ruleset()
 			ns := nettest.StartNamespace(t, "lock")
 			mustApply(t, b, ns, rs)
-			err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
+			err := testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error {
 				if _, err := b.Differences(ctx, owned(rs)); err != nil {
 					return err
 				}

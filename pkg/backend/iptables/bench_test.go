@@ -7,6 +7,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/testcase"
 )
 
 // Both families, each time in a new namespace.
@@ -26,7 +27,7 @@ func BenchmarkApply(b *testing.B) {
 					defer b.StopTimer()
 					return backend.Apply(ctx, lock, want, nil)
 				}
-				if err := inside(b, ns, apply); err != nil {
+				if err := testcase.Inside(b, ns, apply); err != nil {
 					b.Fatal(err)
 				}
 				if err := ns.Close(); err != nil {

@@ -86,7 +86,7 @@ func checkList(t *testing.T, b *Programs, ns *nettest.Namespace, f rules.Family,
 func checkRemoval(t *testing.T, b *Programs, ns *nettest.Namespace, rs rules.Ruleset) {
 	t.Helper()
 	for range 2 { // the second time there is nothing to remove
-		err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
+		err := testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error {
 			return b.Remove(ctx, lock, owned(rs))
 		})
 		if err != nil {

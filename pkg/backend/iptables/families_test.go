@@ -11,6 +11,7 @@ import (
 
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/testcase"
 )
 
 // A host without ip6tables programs, checks and frees a pod that has no IPv6 address, and refuses one that has.
@@ -38,7 +39,7 @@ func TestAHostWithoutIp6tables(t *testing.T) {
 			rs := policy().Ruleset()
 			own := Compile(rs, rules.Families[:1])
 			ns := nettest.StartNamespace(t, "single")
-			err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
+			err := testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error {
 				b, err := Detect(ctx, rules.IPv4)
 				if err != nil {
 					return err

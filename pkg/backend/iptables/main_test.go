@@ -8,9 +8,9 @@ import (
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/backend/route"
-	"github.com/detour-cni/detour/pkg/netns"
 	"github.com/detour-cni/detour/pkg/nettest"
 	"github.com/detour-cni/detour/pkg/rules"
+	"github.com/detour-cni/detour/pkg/testcase"
 )
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
@@ -30,21 +30,6 @@ func forBoth(t *testing.T, test func(t *testing.T, b *Programs)) {
 	}
 }
 
-// inside runs fn in a namespace that it has locked.
-func inside(t testing.TB, ns *nettest.Namespace, fn func(ctx context.Context, lock *os.File) error) error {
-	t.Helper()
-	pod, err := netns.Open(ns.Path())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pod.Close()
-	lock, err := pod.Lock(t.Context(), t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pod.Do(func() error { return fn(t.Context(), lock) })
-}
-
 func mustApply(t *testing.T, b *Programs, ns *nettest.Namespace, rs rules.Ruleset) {
 	t.Helper()
 	mustApplyFor(t, b, ns, rs, rules.Families)
@@ -52,7 +37,7 @@ func mustApply(t *testing.T, b *Programs, ns *nettest.Namespace, rs rules.Rulese
 
 func mustApplyFor(t *testing.T, b *Programs, ns *nettest.Namespace, rs rules.Ruleset, families []rules.Family) {
 	t.Helper()
-	err := inside(t, ns, func(ctx context.Context, lock *os.File) error {
+	err := testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error {
 		if err := route.Apply(rs.Setup, families); err != nil {
 			return err
 		}

@@ -71,7 +71,7 @@ func TestRemovalLeavesTheRestAsItWas(t *testing.T) {
 
 func mustRemove(t *testing.T, b *Programs, ns *nettest.Namespace, own Tables) {
 	t.Helper()
-	err := inside(t, ns, func(ctx context.Context, lock *os.File) error { return b.Remove(ctx, lock, own) })
+	err := testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error { return b.Remove(ctx, lock, own) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -209,7 +209,7 @@ func TestWhatIptablesCanNotListIsNotTouched(t *testing.T) {
 	mustApply(t, b, ns, rs)
 	const foreign = "ct state new meta mark set ct mark"
 	shell(t, b, ns, "nft insert rule ip nat OUTPUT "+foreign)
-	err = inside(t, ns, func(ctx context.Context, lock *os.File) error { return b.Remove(ctx, lock, owned(rs)) })
+	err = testcase.Inside(t, ns, func(ctx context.Context, lock *os.File) error { return b.Remove(ctx, lock, owned(rs)) })
 	left := shellOutput(t, b, ns, "nft list chain ip nat OUTPUT")
 	if !strings.Contains(left, foreign) {
 		t.Errorf("Remove (%v) leaves\n%s", err, left)
