@@ -77,6 +77,9 @@ func TestTheSentence(t *testing.T) {
 				"its answers would be dropped by the policy of FORWARD in table filter: no rule accepts -i cni0 -o flannel.1; `iptables -A FORWARD -i cni0 -d 10.224.0.0 -j ACCEPT` would"},
 		{"dropped by a rule", saved("filter", `-A OUTPUT -p tcp -m comment --comment "no redis" -j DROP`), out,
 			"dropped by OUTPUT rule 1 of table filter (-p tcp -j DROP): no redis; change that rule, or accept the packet ahead of it"},
+		{"a dormant table drops nothing", `{"nftables":[{"table":{"family":"inet","name":"fw","flags":["dormant"]}},
+			{"chain":{"family":"inet","table":"fw","name":"out","type":"filter","hook":"output","prio":0,"policy":"drop"}}]}`, out,
+			"accepted: the packet leaves by eth0, to 10.0.0.6:7000"},
 		{"a Service without endpoints", saved("filter", `-A OUTPUT -d 10.0.0.6/32 -m comment --comment "shop/redis has no endpoints" -j REJECT`), out,
 			"rejected by OUTPUT rule 1 of table filter (-d 10.0.0.6/32 -j REJECT): shop/redis has no endpoints; look at the readiness of the Service's pods"},
 		{"no rule at all", "*filter\nCOMMIT\n", out, "accepted: the packet leaves by eth0, to 10.0.0.6:7000"},
@@ -122,6 +125,18 @@ func TestWaysOfSeveralConditions(t *testing.T) {
 	}
 	if want := []string{"accepted", "dropped", "accepted", "accepted"}; !slices.Equal(got, want) || sum != 2 {
 		t.Errorf("got %q with %v, want %q with 2: 1 for each answer", got, sum, want)
+	}
+}
+
+// A condition that does not matter leaves a way that assumes nothing.
+func TestAWayThatIsSettledAssumesNothing(t *testing.T) {
+	ns := namespace(t, saved("filter", ":FOO - [0:0]", "-A OUTPUT -m foo --bar 1 -j FOO"))
+	r, err := trace.Walk(ns, out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Ways) != 1 || r.Ways[0].Verdict != trace.Accepted || r.Ways[0].Assumes != "" {
+		t.Errorf("%+v", r.Ways)
 	}
 }
 
