@@ -205,7 +205,7 @@ func accept(ns *trace.Namespace, p trace.Packet, w trace.Way) (command, links st
 	if c.Table.Origin == "nft" {
 		command = fmt.Sprintf("nft add rule %s %s %s", c.Table.Family, c.Table.Name, c.Name)
 		command += words(" iifname %q", in) + words(" oifname %q", outOnly(in, out)) + fmt.Sprintf(" %s daddr %s accept", ipOf(to.Addr()), short(to))
-		return command, strings.TrimSpace(words("iifname %q", in) + words(" oifname %q", out))
+		return command, cmp.Or(strings.TrimSpace(words("iifname %q", in)+words(" oifname %q", out)), "it")
 	}
 	program := "iptables"
 	if c.Table.Family == trace.IP6 {
@@ -215,7 +215,7 @@ func accept(ns *trace.Namespace, p trace.Packet, w trace.Way) (command, links st
 		program += " -t " + c.Table.Name
 	}
 	command = fmt.Sprintf("%s -A %s", program, c.Name) + words(" -i %s", in) + words(" -o %s", outOnly(in, out)) + " -d " + short(to) + " -j ACCEPT"
-	return command, strings.TrimSpace(words("-i %s", in) + words(" -o %s", out))
+	return command, cmp.Or(strings.TrimSpace(words("-i %s", in)+words(" -o %s", out)), "it")
 }
 
 // outOnly leaves the out interface away where the in interface says enough.

@@ -50,6 +50,8 @@ func TestTheSentence(t *testing.T) {
 	osm := saved("nat", ":PROXY_OUTPUT - [0:0]", ":PROXY_REDIRECT - [0:0]", "-A OUTPUT -p tcp -j PROXY_OUTPUT",
 		"-A PROXY_OUTPUT -p tcp -m multiport --dports 7001 -j RETURN", "-A PROXY_OUTPUT -j PROXY_REDIRECT", "-A PROXY_REDIRECT -p tcp -j REDIRECT --to-ports 15001")
 	istio := strings.NewReplacer("PROXY_OUTPUT", "ISTIO_OUTPUT", "PROXY_REDIRECT", "ISTIO_REDIRECT").Replace(osm)
+	unrouted := out
+	unrouted.ToInterface = ""
 	excluded := out
 	excluded.Dst = netip.MustParseAddrPort("10.0.0.6:7001")
 	for _, test := range []struct {
@@ -75,6 +77,8 @@ func TestTheSentence(t *testing.T) {
 		{"only the answers' way is closed", saved("filter", ":FORWARD DROP [0:0]", "-A FORWARD -i flannel.1 -j ACCEPT"), forwarded,
 			"accepted: the packet leaves by cni0, to 10.224.2.16:80; FORWARD rule 1 of table filter decided (-i flannel.1 -j ACCEPT); " +
 				"its answers would be dropped by the policy of FORWARD in table filter: no rule accepts -i cni0 -o flannel.1; `iptables -A FORWARD -i cni0 -d 10.224.0.0 -j ACCEPT` would"},
+		{"dropped by a policy where no interface is known", saved("filter", ":OUTPUT DROP [0:0]"), unrouted,
+			"dropped by the policy of OUTPUT in table filter: no rule accepts it; `iptables -A OUTPUT -d 10.0.0.6 -j ACCEPT` would"},
 		{"dropped by a rule", saved("filter", `-A OUTPUT -p tcp -m comment --comment "no redis" -j DROP`), out,
 			"dropped by OUTPUT rule 1 of table filter (-p tcp -j DROP): no redis; change that rule, or accept the packet ahead of it"},
 		{"a dormant table drops nothing", `{"nftables":[{"table":{"family":"inet","name":"fw","flags":["dormant"]}},
