@@ -13,6 +13,7 @@ var dialects = []Dialect{
 		Sidecar:       "envoy",
 		InitContainer: "osm-init",
 		Config:        osmConfig,
+		Injection:     "openservicemesh.io/" + sidecarInjection,
 		Prefixes:      []string{"openservicemesh.io/"},
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
@@ -26,6 +27,7 @@ var dialects = []Dialect{
 		InitContainer: "osm-init",
 		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
+		Injection:     "openservicemesh.io/" + sidecarInjection,
 		Prefixes:      []string{"openservicemesh.io/"},
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
@@ -44,6 +46,7 @@ var dialects = []Dialect{
 		InitContainer: "osm-init",
 		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
+		Injection:     "openservicemesh.io/" + sidecarInjection,
 		Prefixes:      []string{"openservicemesh.io/"},
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
@@ -64,6 +67,7 @@ var dialects = []Dialect{
 			Namespace: "fsm-system",
 			Name:      "fsm-mesh-config",
 		},
+		Injection:  "flomesh.io/" + sidecarInjection,
 		Prefixes:   []string{"flomesh.io/"},
 		Exclusions: osmExclusions("flomesh.io/"),
 		Proxy:      redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
@@ -88,8 +92,10 @@ var dialects = []Dialect{
 			Namespace: "istio-system",
 			Name:      "istio",
 		},
-		Revision: "istio.io/rev", // the annotation since 1.18
-		Prefixes: []string{"istio.io/", "sidecar.istio.io/", istioTraffic},
+		Revision:  "istio.io/rev", // the annotation since 1.18
+		Injection: istioInject,
+		Marker:    istioStatus,
+		Prefixes:  []string{"istio.io/", "sidecar.istio.io/", istioTraffic},
 		Exclusions: Exclusions{
 			OutboundPorts:  Setting{Annotation: istioTraffic + "excludeOutboundPorts"},
 			InboundPorts:   Setting{Annotation: istioTraffic + "excludeInboundPorts"},
