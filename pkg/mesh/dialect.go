@@ -32,6 +32,10 @@ type Dialect struct {
 	// Revision is the annotation, or else label, that names the revision of the control plane whose configuration a pod has;
 	// empty if all pods have Config.
 	Revision string
+	// Injection is the annotation, or label, by which a pod asks for the sidecar or declines it.
+	Injection string
+	// Marker is the annotation that the mesh writes into the pods that it injects; empty if it has none.
+	Marker string
 	// Prefixes begin the names of the annotations and labels that the mesh reads, slash included.
 	Prefixes []string
 	// Exclusions are what a user sets to keep traffic away from the proxy.

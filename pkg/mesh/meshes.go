@@ -14,6 +14,7 @@ var dialects = []Dialect{
 		BareSidecar:   true,
 		InitContainer: "osm-init",
 		Config:        osmConfig,
+		Injection:     "openservicemesh.io/" + sidecarInjection,
 		Prefixes:      []string{"openservicemesh.io/"},
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
@@ -28,6 +29,7 @@ var dialects = []Dialect{
 		InitContainer: "osm-init",
 		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
+		Injection:     "openservicemesh.io/" + sidecarInjection,
 		Prefixes:      []string{"openservicemesh.io/"},
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
@@ -47,6 +49,7 @@ var dialects = []Dialect{
 		InitContainer: "osm-init",
 		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
+		Injection:     "openservicemesh.io/" + sidecarInjection,
 		Prefixes:      []string{"openservicemesh.io/"},
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
@@ -68,6 +71,7 @@ var dialects = []Dialect{
 			Namespace: "fsm-system",
 			Name:      "fsm-mesh-config",
 		},
+		Injection:  "flomesh.io/" + sidecarInjection,
 		Prefixes:   []string{"flomesh.io/"},
 		Exclusions: osmExclusions("flomesh.io/"),
 		Proxy:      redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
@@ -93,8 +97,10 @@ var dialects = []Dialect{
 			Namespace: "istio-system",
 			Name:      "istio",
 		},
-		Revision: "istio.io/rev", // the annotation since 1.18
-		Prefixes: []string{"istio.io/", "sidecar.istio.io/", istioTraffic},
+		Revision:  "istio.io/rev", // the annotation since 1.18
+		Injection: istioInject,
+		Marker:    istioStatus,
+		Prefixes:  []string{"istio.io/", "sidecar.istio.io/", istioTraffic},
 		Exclusions: Exclusions{
 			OutboundPorts:  Setting{Annotation: istioTraffic + "excludeOutboundPorts"},
 			InboundPorts:   Setting{Annotation: istioTraffic + "excludeInboundPorts"},
