@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -27,7 +28,7 @@ type Client struct{ rest *rest.RESTClient }
 // NewClient prepares a client that also decodes the object that ref names. It makes no request.
 func NewClient(config *rest.Config, ref mesh.ConfigRef) (*Client, error) {
 	c := rest.CopyConfig(config)
-	c.UserAgent = "detour-agent"
+	c.UserAgent = cmp.Or(c.UserAgent, "detour-agent")
 	c.QPS, c.Burst = 20, 50 // repairs and Events have limits of their own
 	c.APIPath = "/"
 	c.GroupVersion = &schema.GroupVersion{Version: "v1"}
