@@ -65,7 +65,9 @@ type badInput struct {
 	error
 }
 
-func bad(code int, format string, args ...any) error { return badInput{code, fmt.Errorf(format, args...)} }
+func bad(code int, format string, args ...any) error {
+	return badInput{code, fmt.Errorf(format, args...)}
+}
 
 // ServeHTTP answers one review.
 func (s *reviews) ServeHTTP(w http.ResponseWriter, r *http.Request) {
