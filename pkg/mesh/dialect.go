@@ -22,6 +22,11 @@ type Dialect struct {
 	InitContainer string
 	// Helpers are the containers that the mesh injects beside its sidecar.
 	Helpers []string
+	// Validator is the helper that ends before the sidecar starts: it listens on the proxy's ports, and fails without redirection.
+	Validator string
+	// BareSidecar says that the injector sets of the sidecar's securityContext the user, and nothing else. The sidecar's name is a
+	// common word, so admission goes by the user, too.
+	BareSidecar bool
 	// Config is the object with the mesh's configuration; zero if the mesh has none.
 	Config ConfigRef
 	// Revision is the annotation, or else label, that names the revision of the control plane whose configuration a pod has;

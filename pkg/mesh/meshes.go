@@ -11,6 +11,7 @@ var dialects = []Dialect{
 	{ // Open Service Mesh 0.9 to 0.11: the rules of its published troubleshooting guide
 		Name:          "osm",
 		Sidecar:       "envoy",
+		BareSidecar:   true,
 		InitContainer: "osm-init",
 		Config:        osmConfig,
 		Injection:     "openservicemesh.io/" + sidecarInjection,
@@ -24,6 +25,7 @@ var dialects = []Dialect{
 	{ // Open Service Mesh 1.1 and 1.2: chains renamed, self-calls, inclusion, interfaces, PodIP mode
 		Name:          "osm-v1",
 		Sidecar:       "envoy",
+		BareSidecar:   true,
 		InitContainer: "osm-init",
 		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
@@ -43,6 +45,7 @@ var dialects = []Dialect{
 	{ // osm-edge with Pipy: the guide's chains, the later rules, a DNS proxy
 		Name:          "osm-edge",
 		Sidecar:       "sidecar",
+		BareSidecar:   true,
 		InitContainer: "osm-init",
 		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
@@ -57,6 +60,7 @@ var dialects = []Dialect{
 	{ // FSM, osm-edge's successor: an API group and names of its own
 		Name:          "fsm",
 		Sidecar:       "sidecar",
+		BareSidecar:   true,
 		InitContainer: "fsm-init",
 		Helpers:       []string{"fsm-healthcheck"}, // answers TCP probes
 		Config: ConfigRef{
@@ -84,7 +88,8 @@ var dialects = []Dialect{
 		Name:          "istio",
 		Sidecar:       "istio-proxy",
 		InitContainer: "istio-init",
-		Helpers:       []string{"istio-validation"}, // fails without redirection
+		Helpers:       []string{"istio-validation"},
+		Validator:     "istio-validation",
 		Config: ConfigRef{
 			Versions:  []string{"v1"},
 			Resource:  "configmaps",
