@@ -43,14 +43,18 @@ func unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, sett
 }
 
 func dropLabel(ctx context.Context, c *cache.Client, name string, log *slog.Logger) error {
+	err := c.Get(ctx, nodePath(name), &node{})
 	// Without the right to read the node there never was a right to label it.
-	if err := c.Get(ctx, nodePath(name), &node{}); apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
+	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
 		log.Info("the agent may not read the node, or it is gone: no label to remove", "event", "unmark-skipped", "error", err.Error())
 		return nil
 	}
+	if err != nil {
+		return err
+	}
 	changed, err := setLabel(ctx, c, name, false)
 	if changed {
-		log.Info("label removed from the node", "event", "unmarked", "label", admission.ReadyLabel)
+		log.Info("label removed from the node", "event", "node-released", "label", admission.ReadyLabel)
 	}
 	return err
 }
