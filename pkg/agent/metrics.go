@@ -18,6 +18,7 @@ type metrics struct {
 	installs     *prometheus.CounterVec
 	conflicts    prometheus.Counter
 	unprogrammed prometheus.Gauge
+	marked       *prometheus.GaugeVec // has no labels, and is absent until it is first set
 	repairs      *prometheus.CounterVec
 	events       *prometheus.CounterVec
 }
@@ -50,12 +51,16 @@ func newMetrics(version string, age func() time.Duration) *metrics {
 			Help: "Meshed pods of this node that run without redirection, at the last sweep.",
 		}),
 	}
+	m.marked = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "detour", Name: "node_marked",
+		Help: "Whether the agent's last write or look left the label detour.io/ready on its node, with --mark-node.",
+	}, nil)
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: "detour", Name: "build_info", Help: "Always 1.",
 		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
 	})
 	build.Set(1)
-	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.repairs, m.events, build,
+	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.marked, m.repairs, m.events, build,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "detour", Name: "cache_age_seconds",
 			Help: "Time since the API server last said anything about this node's pods; it does so about every minute.",

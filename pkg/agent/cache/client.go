@@ -94,11 +94,11 @@ func (c *Client) listWatch(path, fields string) cache.ListerWatcher {
 	}
 }
 
-// Get reads the JSON at path into out.
+// Get reads the JSON at path, which may have a query, into out.
 func (c *Client) Get(ctx context.Context, path string, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	data, err := c.rest.Get().AbsPath(path).Do(ctx).Raw()
+	data, err := c.rest.Get().RequestURI(path).Do(ctx).Raw()
 	if err == nil {
 		err = json.Unmarshal(data, out)
 	}
