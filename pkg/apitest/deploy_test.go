@@ -193,7 +193,7 @@ func TestACustomizedOverlay(t *testing.T) {
 	t.Parallel()
 	objects := render(t, customize(t, []string{"overlays/fsm"}, []string{"components/uninstall"}, `
 namespace: elsewhere
-images: [{name: detour, newName: registry.example.com/detour, newTag: v9}]
+images: [{name: ghcr.io/detour-cni/detour, newName: registry.example.com/detour, newTag: v9}]
 `))
 	agent := find(t, objects, "DaemonSet", "detour-agent")
 	for _, list := range []string{"initContainers", "containers"} {
