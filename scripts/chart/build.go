@@ -22,37 +22,21 @@ func (o object) is(other object) bool { return o.kind == other.kind && o.name ==
 // netConf is the ConfigMap with the net conf. kustomize appends a hash of the content to its name.
 var netConf = regexp.MustCompile(`(?m)^kind: ConfigMap\nmetadata:\n(?:  .*\n)*?  name: (detour-[0-9a-z]{10})$`)
 
-// build builds a kustomization of folders of deploy/ and more. It leaves out what the chart writes by hand or leaves to Helm: the
-// net conf and the namespace.
-func (k kustomize) build(resource string, components []string, more string) ([]object, error) {
-	dir, err := os.MkdirTemp("", "detour-chart-")
+// build builds the parts together, with the chart's values. It leaves out what the chart writes by hand or leaves to Helm: the net
+// conf and the namespace.
+func (k kustomize) build(parts ...part) ([]object, error) {
+	text, err := k.run(parts)
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
-	text, err := k.kustomization(dir, resource, components)
-	if err != nil {
-		return nil, err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text+more), 0o600); err != nil {
-		return nil, err
-	}
-	var stderr strings.Builder
-	cmd := exec.Command(k.program, "build", dir)
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("build %s with %q: %w: %s", resource, components, err, stderr.String())
-	}
-	built := string(out)
-	if name := netConf.FindStringSubmatch(built); name != nil {
-		built = strings.ReplaceAll(built, name[1], "detour")
+	if name := netConf.FindStringSubmatch(text); name != nil {
+		text = strings.ReplaceAll(text, name[1], "detour")
 	}
 	var objects []object
-	for document := range strings.SplitSeq(built, "\n---\n") {
+	for document := range strings.SplitSeq(text, "\n---\n") {
 		o, err := parseObject(document)
 		if err != nil {
-			return nil, fmt.Errorf("read what %s builds: %w", resource, err)
+			return nil, fmt.Errorf("read what %s builds: %w", parts[0].folder, err)
 		}
 		if o.kind != "Namespace" && (o.kind != "ConfigMap" || o.name != "detour") {
 			objects = append(objects, o)
@@ -61,8 +45,31 @@ func (k kustomize) build(resource string, components []string, more string) ([]o
 	return objects, nil
 }
 
-// kustomization is the text of a kustomization in dir. kustomize takes only relative paths.
-func (k kustomize) kustomization(dir, resource string, components []string) (string, error) {
+func (k kustomize) run(parts []part) (string, error) {
+	dir, err := os.MkdirTemp("", "detour-chart-")
+	if err != nil {
+		return "", err
+	}
+	defer os.RemoveAll(dir)
+	text, err := k.kustomization(dir, parts)
+	if err != nil {
+		return "", err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "kustomization.yaml"), []byte(text), 0o600); err != nil {
+		return "", err
+	}
+	var stderr strings.Builder
+	cmd := exec.Command(k.program, "build", dir)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("build %v: %w: %s", parts, err, stderr.String())
+	}
+	return string(out), nil
+}
+
+// kustomization is the text of a kustomization in dir, of the last overlay among the parts, or the first mesh's, and the components. kustomize takes only relative paths.
+func (k kustomize) kustomization(dir string, parts []part) (string, error) {
 	deploy, err := filepath.Abs(filepath.Join(k.root, "deploy"))
 	if err != nil {
 		return "", err
@@ -74,11 +81,15 @@ func (k kustomize) kustomization(dir, resource string, components []string) (str
 	if err != nil {
 		return "", err
 	}
-	text := "resources: [" + filepath.Join(up, resource) + "]\ncomponents:\n"
-	for _, c := range components {
-		text += "  - " + filepath.Join(up, c) + "\n"
+	resource, components := base, ""
+	for _, p := range parts {
+		if p.isComponent() {
+			components += "  - " + filepath.Join(up, p.folder) + "\n"
+		} else {
+			resource = p
+		}
 	}
-	return text, nil
+	return "resources: [" + filepath.Join(up, resource.folder) + "]\ncomponents:\n" + components + values, nil
 }
 
 func parseObject(document string) (object, error) {

@@ -9,9 +9,9 @@ import (
 )
 
 // header begins each generated template.
-const header = "{{- /* Made of %s by `make chart`. Change it there. */}}\n"
+const header = "{{- /* `make chart` made this of deploy/%s and of what changes it. */}}\n"
 
-// set is the objects of one template.
+// set is the objects that a part adds, and what other parts change of them.
 type set struct {
 	part
 	objects []object
@@ -20,78 +20,90 @@ type set struct {
 
 // generate makes the templates, by name.
 func generate(k kustomize) (map[string]string, error) {
-	sets, err := agentSets(k)
-	if err != nil {
-		return nil, err
-	}
-	admission, err := policySet(k)
+	sets, err := k.sets()
 	if err != nil {
 		return nil, err
 	}
 	files := map[string]string{}
-	for _, s := range append(sets, admission) {
-		if len(s.objects) == 0 {
-			continue
-		}
+	for _, s := range sets {
 		if files[s.file], err = s.template(); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.folder, err)
 		}
 	}
 	patch, err := os.ReadFile(filepath.Join(k.root, "deploy", uninstall))
-	files["_uninstall.tpl"] = fmt.Sprintf(header, "deploy/"+uninstall) + "{{- define \"detour.uninstall\" }}\n" + toTemplate(string(patch)) + "{{- end }}\n"
+	files["_uninstall.tpl"] = fmt.Sprintf(header, uninstall) + "{{- define \"detour.uninstall\" }}\n" + toTemplate(string(patch)) + "{{- end }}\n"
 	return files, err
 }
 
-// agentSets are the objects of the first mesh, those that each component and other mesh adds, and how they change the former.
-func agentSets(k kustomize) ([]set, error) {
-	objects, err := k.build(base.folder, nil, values)
+// sets are those of all parts that add objects.
+func (k kustomize) sets() ([]set, error) {
+	first, err := k.build(base)
 	if err != nil {
 		return nil, err
 	}
-	sets := []set{{part: base, objects: objects, changed: map[int][]variant{}}}
-	for _, p := range slices.Concat(meshes, components) {
-		resource, with := p.folder, []string(nil)
-		if !strings.HasPrefix(p.folder, "overlays/") {
-			resource, with = base.folder, []string{p.folder}
-		}
-		objects, err := k.build(resource, with, values)
+	sets := []set{{part: base, objects: first}}
+	parts := slices.Concat(meshes, components)
+	for _, p := range parts {
+		all, err := k.build(p)
 		if err != nil {
 			return nil, err
 		}
-		added := set{part: p}
-		for _, o := range objects {
-			at := slices.IndexFunc(sets[0].objects, o.is)
-			switch {
-			case at < 0:
-				added.objects = append(added.objects, o)
-			case sets[0].objects[at].text != o.text:
-				sets[0].changed[at] = append(sets[0].changed[at], variant{p.when, o.text})
+		added := slices.DeleteFunc(all, func(o object) bool { return slices.ContainsFunc(first, o.is) })
+		if len(added) > 0 {
+			sets = append(sets, set{part: p, objects: added})
+		}
+	}
+	for i := range sets {
+		if err := sets[i].compare(k, parts); err != nil {
+			return nil, err
+		}
+	}
+	s, err := k.policySet()
+	return append(sets, s), err
+}
+
+// compare finds out what the parts change of the set's objects.
+func (s *set) compare(k kustomize, parts []part) error {
+	s.changed = map[int][]variant{}
+	for _, p := range parts {
+		if p == s.part || s.part != base && p.isMesh() && s.isMesh() {
+			continue
+		}
+		objects, err := k.build(s.part, p)
+		if err != nil {
+			return err
+		}
+		for i, o := range s.objects {
+			at := slices.IndexFunc(objects, o.is)
+			if at < 0 {
+				return fmt.Errorf("%s removes the %s %s of %s, which the chart has no means for", p.folder, o.kind, o.name, s.folder)
+			}
+			if objects[at].text != o.text {
+				s.changed[i] = append(s.changed[i], variant{p.when, objects[at].text})
 			}
 		}
-		sets = append(sets, added)
 	}
-	return sets, nil
+	return nil
 }
 
 // policySet is the policies, whose version depends on the cluster.
-func policySet(k kustomize) (set, error) {
+func (k kustomize) policySet() (set, error) {
 	s := set{part: policies, changed: map[int][]variant{}}
-	beta, err := k.build(policies.folder, nil, values)
+	v1, err := k.build(stable)
 	if err != nil {
 		return s, err
 	}
-	v1, err := k.build(stable.folder, nil, values)
 	for i, o := range v1 {
 		s.changed[i] = []variant{{stable.when, o.text}}
 	}
-	s.objects = beta
+	s.objects, err = k.build(policies)
 	return s, err
 }
 
 // template is the text of the set's file.
 func (s set) template() (string, error) {
 	var text strings.Builder
-	fmt.Fprintf(&text, header, "deploy/"+s.folder)
+	fmt.Fprintf(&text, header, s.folder)
 	if s.when != "" {
 		text.WriteString("{{- if " + s.when + " }}\n")
 	}

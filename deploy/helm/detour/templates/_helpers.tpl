@@ -28,3 +28,12 @@ helm.sh/chart: {{ include "detour.chart" . }}
 {{- define "detour.readyNode" }}
 {{- if or .Values.readyNode (ne .Values.admission "none") }}true{{ end }}
 {{- end }}
+
+{{- /* The version under which the cluster has admission policies. */}}
+{{- define "detour.policyVersion" }}
+{{- if .Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1/MutatingAdmissionPolicy" }}v1
+{{- else if .Capabilities.APIVersions.Has "admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy" }}v1beta1
+{{- else }}
+{{- fail "admission=policies needs the API MutatingAdmissionPolicy, which this cluster does not serve: set admission=webhook" }}
+{{- end }}
+{{- end }}

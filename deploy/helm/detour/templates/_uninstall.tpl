@@ -1,4 +1,4 @@
-{{- /* Made of deploy/components/uninstall/uninstall.yaml by `make chart`. Change it there. */}}
+{{- /* `make chart` made this of deploy/components/uninstall/uninstall.yaml and of what changes it. */}}
 {{- define "detour.uninstall" }}
 - op: replace
   path: /spec/updateStrategy/rollingUpdate/maxUnavailable
