@@ -118,6 +118,11 @@ func (c *Client) Patch(ctx context.Context, path string, kind types.PatchType, p
 	return c.send(ctx, "PATCH", path, string(kind), patch)
 }
 
+// Delete deletes the object at path, once.
+func (c *Client) Delete(ctx context.Context, path string) error {
+	return c.send(ctx, "DELETE", path, runtime.ContentTypeJSON, struct{}{})
+}
+
 func (c *Client) send(ctx context.Context, verb, path, contentType string, body any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
