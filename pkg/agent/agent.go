@@ -94,7 +94,7 @@ func newAgent(conf Config, t timing) (*Agent, error) {
 	a.cache = cache.New(a.client, cache.Options{
 		Node: conf.Node, Dialect: conf.Dialect, ConfigVersion: conf.ConfigVersion, Recheck: t.config, Log: conf.Log,
 	})
-	a.metrics = newMetrics(conf.Version, a.cache.Age)
+	a.metrics = newMetrics(a.cache.Age)
 	a.events = events.NewRecorder(a.client, conf.Node, conf.Log, a.metrics.events)
 	a.socket = &socket.Server{
 		Path: conf.Socket, Answer: a.answer, Malformed: a.metrics.malformed.Inc, Patience: t.request, Check: t.check, Log: conf.Log,

@@ -44,9 +44,7 @@ type Config struct {
 	// ConfigVersion is called whenever the agent has found another served version of the mesh's configuration, for the net
 	// conf's proxy.meshConfig.versions. It must not block.
 	ConfigVersion func(version string)
-	// Version is the build's, for a metric.
-	Version string
-	Log     *slog.Logger
+	Log           *slog.Logger
 }
 
 // withDefaults fills in what is empty.
@@ -54,7 +52,7 @@ func (c Config) withDefaults() Config {
 	for _, f := range []struct {
 		target *string
 		value  string
-	}{{&c.StateDir, netconf.DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}, {&c.Version, "development"}} {
+	}{{&c.StateDir, netconf.DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}} {
 		if *f.target == "" {
 			*f.target = f.value
 		}

@@ -6,6 +6,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/detour-cni/detour/pkg/build"
 )
 
 // metrics are the agent's, in a registry of their own. No label has values that a pod or a user can choose.
@@ -25,7 +27,7 @@ type metrics struct {
 // stageBuckets are seconds: an ADD takes about 10 ms, and 10 s at most.
 var stageBuckets = []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}
 
-func newMetrics(version string, age func() time.Duration) *metrics {
+func newMetrics(age func() time.Duration) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "detour", Name: name, Help: help})
 	}
@@ -52,7 +54,7 @@ func newMetrics(version string, age func() time.Duration) *metrics {
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: "detour", Name: "build_info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+		ConstLabels: prometheus.Labels{"version": build.Version, "commit": build.Commit, "goversion": runtime.Version()},
 	})
 	build.Set(1)
 	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.repairs, m.events, build,

@@ -138,6 +138,5 @@ func (o runOptions) agentConfig(netConf install.NetConf) (agent.Config, error) {
 		MetricsAddr: o.metrics,
 		Repair:      mode,
 		RemoveTaint: o.removeTaint,
-		Version:     version,
 	}, err
 }
