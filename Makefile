@@ -32,6 +32,14 @@ conformance: ## compare with the meshes' own programs in CONFORMANCE_BIN (the fi
 image: ## build the image for ARCHS (default: this machine) with docker or buildah, or as an OCI archive in bin/
 	scripts/image.sh
 
+.PHONY: release
+release: ## make all files of the release VERSION (default: git's tag) in dist/
+	scripts/release.sh
+
+.PHONY: release-test
+release-test: ## make a release twice, in two clones of HEAD; compare all files, and look into them
+	scripts/release-test.sh
+
 .PHONY: bench
 bench: ## measure detour next to the least program that could do the same (two minutes)
 	scripts/bench.sh

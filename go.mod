@@ -2,7 +2,10 @@ module github.com/detour-cni/detour
 
 go 1.26.0
 
+toolchain go1.26.8
+
 require (
+	github.com/CycloneDX/cyclonedx-go v0.12.0
 	github.com/containernetworking/cni v1.3.1
 	github.com/coreos/go-iptables v0.8.0
 	github.com/fsnotify/fsnotify v1.10.1
