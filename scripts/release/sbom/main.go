@@ -2,14 +2,16 @@
 //
 //	sbom -version v0.1.0 FILE... >detour.cdx.json
 //
-// Programs of the same name, built for other platforms, are one component. There is no serial number and no time, so the same
-// programs give the same bytes.
+// Programs of the same name, built for other platforms, are one component. There is no time, and the serial number, without which
+// GitHub attests nothing, is made of the content: the same programs give the same bytes.
 package main
 
 import (
+	"bytes"
 	"debug/buildinfo"
 	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -18,6 +20,7 @@ import (
 	"strings"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
+	"github.com/google/uuid"
 )
 
 func main() {
@@ -25,12 +28,25 @@ func main() {
 	flag.Parse()
 	bom, err := bomOf(*version, flag.Args())
 	if err == nil {
-		err = cdx.NewBOMEncoder(os.Stdout, cdx.BOMFileFormatJSON).SetPretty(true).EncodeVersion(bom, cdx.SpecVersion1_6)
+		err = write(os.Stdout, bom)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "sbom: "+err.Error())
 		os.Exit(1)
 	}
+}
+
+func write(w io.Writer, bom *cdx.BOM) error {
+	var text bytes.Buffer
+	if err := encode(&text, bom); err != nil {
+		return err
+	}
+	bom.SerialNumber = uuid.NewSHA1(uuid.NameSpaceURL, text.Bytes()).URN()
+	return encode(w, bom)
+}
+
+func encode(w io.Writer, bom *cdx.BOM) error {
+	return cdx.NewBOMEncoder(w, cdx.BOMFileFormatJSON).SetPretty(true).EncodeVersion(bom, cdx.SpecVersion1_6)
 }
 
 func bomOf(version string, files []string) (*cdx.BOM, error) {
