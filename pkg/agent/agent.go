@@ -90,7 +90,7 @@ func newAgent(conf Config, t timing) (*Agent, error) {
 	a.cache = cache.New(a.client, cache.Options{
 		Node: conf.Node, Dialect: conf.Dialect, ConfigVersion: conf.ConfigVersion, Recheck: t.config, Log: conf.Log,
 	})
-	a.metrics = newMetrics(conf.Version, observed{
+	a.metrics = newMetrics(observed{
 		ready: func() bool { return len(a.Missing(context.Background())) == 0 }, age: a.cache.Age, tokenExpiry: conf.TokenExpiry,
 	})
 	a.events = events.NewRecorder(a.client, conf.Node, conf.Log, a.metrics.events)

@@ -47,9 +47,7 @@ type Config struct {
 	ConfigVersion func(version string)
 	// TokenExpiry is when the token on the host expires, for a metric. The zero time, and nil, mean that there is none.
 	TokenExpiry func() time.Time
-	// Version is the build's, for a metric.
-	Version string
-	Log     *slog.Logger
+	Log         *slog.Logger
 }
 
 // withDefaults fills in what is empty.
@@ -57,7 +55,7 @@ func (c Config) withDefaults() Config {
 	for _, f := range []struct {
 		target *string
 		value  string
-	}{{&c.StateDir, netconf.DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}, {&c.Version, "development"}} {
+	}{{&c.StateDir, netconf.DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}} {
 		if *f.target == "" {
 			*f.target = f.value
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/build"
 )
 
 // metrics are the agent's, in a registry of their own. No label has values that a pod or a user can choose.
@@ -37,7 +38,7 @@ type observed struct {
 	tokenExpiry func() time.Time
 }
 
-func newMetrics(version string, now observed) *metrics {
+func newMetrics(now observed) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "detour", Name: name, Help: help})
 	}
@@ -71,7 +72,7 @@ func newMetrics(version string, now observed) *metrics {
 	}
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Namespace: "detour", Name: "build_info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
+		ConstLabels: prometheus.Labels{"version": build.Version, "commit": build.Commit, "goversion": runtime.Version()},
 	})
 	build.Set(1)
 	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.marked, m.repairs, m.events, build,

@@ -139,6 +139,5 @@ func (o runOptions) agentConfig(netConf install.NetConf) (agent.Config, error) {
 		MetricsAddr: o.metrics,
 		Repair:      mode,
 		MarkNode:    o.markNode,
-		Version:     version,
 	}, err
 }
