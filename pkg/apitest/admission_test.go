@@ -19,6 +19,7 @@ import (
 	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/netconf"
 	"github.com/detour-cni/detour/pkg/testcase"
 )
 
@@ -168,10 +169,13 @@ func TestEveryAdmittedPod(t *testing.T) {
 						labels = append(labels, "pod-security.kubernetes.io/enforce=restricted")
 					}
 					namespace := admitting(t, labels...)
-					o := row.Conf(t, namespace).Options
-					mutators.Store(namespace, o)
+					conf, err := netconf.Parse(row.NetConf(t, namespace))
+					if err != nil {
+						t.Fatal(err)
+					}
+					mutators.Store(namespace, conf.Options)
 					got := mustStore(t, namespace, name, row.PodJSON(t))
-					want := mustStore(t, plain, name+"-"+strings.ReplaceAll(way, ".", "-"), mutated(t, o, namespace, row.PodJSON(t), changes...))
+					want := mustStore(t, plain, name+"-"+strings.ReplaceAll(way, ".", "-"), mutated(t, conf.Options, namespace, row.PodJSON(t), changes...))
 					if got != want {
 						t.Errorf("%q: it is\n%s\nand not\n%s", labels, got, want)
 					}
