@@ -276,6 +276,22 @@ func TestInjectedPods(t *testing.T) {
 	}
 }
 
+// istio's injector may be called again after all changes but those of a webhook behind it, and then undoes them.
+func TestAnInjectorThatInjectsAgain(t *testing.T) {
+	t.Parallel()
+	for _, way := range ways {
+		namespace := admitting(t, append(labelled(way, all...), "inject=istio-again")...)
+		mutators.Store(namespace, decision.Options{Dialect: dialectOf(t, "istio")})
+		pod, refused := tryPod(t, namespace, "web", appAndInit)
+		if way == "late.test" && (refused != "" || shape(pod) != "istio-proxy* migrate warm | app") {
+			t.Errorf("%s: %s %s", way, shape(pod), refused)
+		}
+		if way != "late.test" && !strings.Contains(refused, `Duplicate value: \"istio-proxy\"`) {
+			t.Errorf("%s is not refused: %s %s", way, shape(pod), refused)
+		}
+	}
+}
+
 // dialectOf is the mesh that an injector injects for.
 func dialectOf(t *testing.T, injector string) mesh.Dialect {
 	t.Helper()

@@ -43,6 +43,11 @@ var injectors = map[string]injector.Webhook{
 		Sidecar: "{name: istio-proxy, image: proxy, restartPolicy: Always, securityContext: {runAsUser: 1337, " + strict + "}}",
 		Native:  true,
 	},
+	"istio-again": {
+		Init:    "{name: istio-init, image: proxy, securityContext: {runAsUser: 0, capabilities: {add: [NET_ADMIN, NET_RAW], drop: [ALL]}}}",
+		Sidecar: "{name: istio-proxy, image: proxy, securityContext: {runAsUser: 1337}}",
+		Again:   true,
+	},
 }
 
 const (
@@ -60,7 +65,7 @@ func serveAdmission() error {
 	for name, hook := range injectors {
 		mux.Handle("/"+name, hook)
 		again := "Never"
-		if name == "osm-again" { // after the policies; it adds what is not there
+		if strings.HasSuffix(name, "-again") { // after the policies
 			again = "IfNeeded"
 		}
 		webhooks = append(webhooks, webhook(name+".inject.test", server.URL+"/"+name, ca, "inject", name, again))
