@@ -96,7 +96,9 @@ func freeAddress(t *testing.T) string {
 func (s *hookScene) configuration() string { return "webhook.detour.io-" + s.namespace }
 
 // label is what a namespace has here for detour.io/NAME=VALUE.
-func (s *hookScene) label(name, value string) string { return s.namespace + ".test/" + name + "=" + value }
+func (s *hookScene) label(name, value string) string {
+	return s.namespace + ".test/" + name + "=" + value
+}
 
 // atHome makes the component's objects those of a server on loopback.
 func (s *hookScene) atHome(o object, namespace string) {
@@ -212,9 +214,11 @@ func (s *hookScene) eventually(what string, ok func() bool) {
 func (s *hookScene) waitUntilCalled() {
 	s.t.Helper()
 	for name, want := range map[string]func(object, string) bool{
-		"remove-init":      func(p object, _ string) bool { return p.Object != nil && shape(p) == "| app envoy" },
-		"native-sidecar":   func(p object, _ string) bool { return p.Object != nil && shape(p) == "envoy* | app" },
-		"restrict-sidecar": func(p object, _ string) bool { return p.Object != nil && strings.Contains(string(mustJSON(s.t, p.Object)), "RuntimeDefault") },
+		"remove-init":    func(p object, _ string) bool { return p.Object != nil && shape(p) == "| app envoy" },
+		"native-sidecar": func(p object, _ string) bool { return p.Object != nil && shape(p) == "envoy* | app" },
+		"restrict-sidecar": func(p object, _ string) bool {
+			return p.Object != nil && strings.Contains(string(mustJSON(s.t, p.Object)), "RuntimeDefault")
+		},
 	} {
 		namespace, n := newNamespace(s.t, s.label(name, "enabled")), 0
 		s.eventually(name+" is called", func() bool {
