@@ -75,7 +75,7 @@ func TestTheAgentHasTheRightsInDeployAndThoseOfEverybody(t *testing.T) {
 		{"overlays/osm-edge", nil, osm},
 		{"overlays/fsm", nil, []string{events, pods, `get,list,watch [config.flomesh.io] [meshconfigs] [fsm-mesh-config]`}},
 		{"overlays/istio", nil, []string{events, `get,list,watch [] [configmaps] [istio]`, pods}},
-		{"overlays/osm", []string{"components/taint"}, append([]string{`get,patch [] [nodes] []`}, osm...)},
+		{"overlays/osm", []string{"components/ready-node"}, append([]string{`get,patch [] [nodes] []`}, osm...)},
 		{"overlays/osm", []string{"components/repair-evict"}, append([]string{`create [] [pods/eviction] []`}, osm...)},
 		{"overlays/osm", []string{"components/repair-in-place", "components/no-api-fallback"}, osm},
 		{"base", []string{"components/uninstall"}, []string{events, pods}},
@@ -209,7 +209,7 @@ spec: {nodeName: %s, serviceAccountName: detour-agent, containers: [{name: agent
 
 func TestWithTheTaintComponentTheAgentMayTakeItsOwnNodesTaintOff(t *testing.T) {
 	t.Parallel()
-	namespace := install(t, "overlays/osm", "components/taint")
+	namespace := install(t, "overlays/osm", "components/ready-node")
 	own, other := "own-"+namespace, "other-"+namespace
 	taint := func(key string) map[string]any { return map[string]any{"key": key, "effect": "NoSchedule"} }
 	for _, name := range []string{own, other} {

@@ -94,11 +94,11 @@ func (c *Client) listWatch(path, fields string) cache.ListerWatcher {
 	}
 }
 
-// Get reads the JSON at path into out.
+// Get reads the JSON at path, which may have a query, into out.
 func (c *Client) Get(ctx context.Context, path string, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	data, err := c.rest.Get().AbsPath(path).Do(ctx).Raw()
+	data, err := c.rest.Get().RequestURI(path).Do(ctx).Raw()
 	if err == nil {
 		err = json.Unmarshal(data, out)
 	}
@@ -116,6 +116,11 @@ func (c *Client) Create(ctx context.Context, path string, object any) error {
 // Patch patches the object at path, once.
 func (c *Client) Patch(ctx context.Context, path string, kind types.PatchType, patch any) error {
 	return c.send(ctx, "PATCH", path, string(kind), patch)
+}
+
+// Delete deletes the object at path, once.
+func (c *Client) Delete(ctx context.Context, path string) error {
+	return c.send(ctx, "DELETE", path, runtime.ContentTypeJSON, struct{}{})
 }
 
 func (c *Client) send(ctx context.Context, verb, path, contentType string, body any) error {
