@@ -9,14 +9,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
 	"time"
-
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/detour-cni/detour/pkg/agent/cache"
 	"github.com/detour-cni/detour/pkg/agent/events"
@@ -80,12 +76,12 @@ func newAgent(conf Config, t timing) (*Agent, error) {
 	if err := conf.check(); err != nil {
 		return nil, err
 	}
-	config, err := restConfig(conf.Kubeconfig)
+	config, err := cache.RESTConfig(conf.Kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("read the API server's address and credential: %w", err)
+		return nil, err
 	}
 	a := &Agent{conf: conf, log: conf.Log, timing: t, lives: make(chan struct{}, maxLive)}
-	if a.live, err = newLive(config, cmp.Or(conf.Kubeconfig, "the ServiceAccount")); err != nil {
+	if a.live, err = cache.NewLive(config, cmp.Or(conf.Kubeconfig, "the ServiceAccount")); err != nil {
 		return nil, err
 	}
 	if a.client, err = cache.NewClient(config, conf.Dialect.Config); err != nil {
@@ -94,7 +90,9 @@ func newAgent(conf Config, t timing) (*Agent, error) {
 	a.cache = cache.New(a.client, cache.Options{
 		Node: conf.Node, Dialect: conf.Dialect, ConfigVersion: conf.ConfigVersion, Recheck: t.config, Log: conf.Log,
 	})
-	a.metrics = newMetrics(conf.Version, a.cache.Age)
+	a.metrics = newMetrics(observed{
+		ready: func() bool { return len(a.Missing(context.Background())) == 0 }, age: a.cache.Age, tokenExpiry: conf.TokenExpiry,
+	})
 	a.events = events.NewRecorder(a.client, conf.Node, conf.Log, a.metrics.events)
 	a.socket = &socket.Server{
 		Path: conf.Socket, Answer: a.answer, Malformed: a.metrics.malformed.Inc, Patience: t.request, Check: t.check, Log: conf.Log,
@@ -105,26 +103,6 @@ func newAgent(conf Config, t timing) (*Agent, error) {
 		Unprogrammed: a.metrics.unprogrammed, Repairs: a.metrics.repairs, Log: conf.Log, Timing: t.repair,
 	})
 	return a, nil
-}
-
-func restConfig(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig == "" {
-		return rest.InClusterConfig()
-	}
-	return clientcmd.BuildConfigFromFlags("", kubeconfig)
-}
-
-// newLive prepares the lookups at the API server. origin names the configuration in errors.
-func newLive(config *rest.Config, origin string) (*kube.API, error) {
-	server, _, err := rest.DefaultServerUrlFor(config)
-	if err != nil {
-		return nil, fmt.Errorf("read the server's address in %s: %w", origin, err)
-	}
-	transport, err := rest.TransportFor(config)
-	if err != nil {
-		return nil, fmt.Errorf("prepare a client from %s: %w", origin, err)
-	}
-	return kube.NewAPIOver(transport, server, origin), nil
 }
 
 // Run serves until ctx ends or something fails that the agent can't do without, which is the error. Everything it has started

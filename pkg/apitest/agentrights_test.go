@@ -18,6 +18,12 @@ import (
 // gets another name, so that installations keep apart.
 func install(t *testing.T, overlay string, components ...string) string {
 	t.Helper()
+	return installEdited(t, func(object, string) {}, overlay, components...)
+}
+
+// installEdited is install after edit has changed each object for the namespace.
+func installEdited(t *testing.T, edit func(o object, namespace string), overlay string, components ...string) string {
+	t.Helper()
 	namespace := newNamespace(t)
 	for _, o := range render(t, customize(t, []string{overlay}, components, "namespace: "+namespace+"\n")) {
 		if o.GetKind() == "Namespace" {
@@ -26,6 +32,7 @@ func install(t *testing.T, overlay string, components ...string) string {
 		if strings.HasPrefix(o.GetKind(), "ValidatingAdmissionPolicy") {
 			o.SetNamespace("") // kustomize takes them for objects of a namespace; kubectl knows better
 		}
+		edit(o, namespace)
 		if o.GetNamespace() == "" {
 			o.SetName(o.GetName() + "-" + namespace)
 			for _, reference := range [][]string{{"roleRef", "name"}, {"spec", "policyName"}} {
