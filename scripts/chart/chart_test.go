@@ -90,8 +90,8 @@ var options = []option{
 	{name: "beta policies", values: "admission: policies", components: []string{readyNode}, policies: "v1beta1", args: []string{fmt.Sprintf(serves, "v1beta1")}},
 	{name: "stable policies", values: "admission: policies", components: []string{readyNode}, policies: "v1", args: []string{fmt.Sprintf(serves, "v1"), fmt.Sprintf(serves, "v1beta1")}},
 	{
-		name: "all together", values: "{readyNode: true, repair: in-place, apiFallback: false, admission: webhook}",
-		components: []string{readyNode, "repair-in-place", "no-api-fallback", "webhook"},
+		name: "all together", values: "{readyNode: true, repair: in-place, apiFallback: false, admission: webhook, podMonitor: true, alerts: true, dashboard: true}",
+		components: []string{readyNode, "repair-in-place", "no-api-fallback", "webhook", "monitoring"},
 	},
 	{name: "backend", values: "backend: nftables", netConf: `"backend": "nftables"`},
 	{
@@ -116,6 +116,7 @@ var options = []option{
 - {op: replace, path: /spec/replicas, value: 3}
 - {op: replace, path: /spec/template/spec/containers/0/resources/requests/cpu, value: 1}`),
 	},
+	{name: "monitoring", values: "{podMonitor: true, alerts: true, dashboard: true}", components: []string{"monitoring"}},
 	{name: "folders", values: "cni: {binDir: /usr/lib/cni, confDir: /srv/cni/net.d}", fields: patchOf("DaemonSet", `
 - {op: replace, path: /spec/template/spec/volumes/0/hostPath/path, value: /usr/lib/cni}
 - {op: replace, path: /spec/template/spec/volumes/1/hostPath/path, value: /srv/cni/net.d}
@@ -123,7 +124,7 @@ var options = []option{
 }
 
 // readyNode is the component that labels nodes.
-const readyNode = "taint"
+const readyNode = "ready-node"
 
 var digest = strings.Repeat("0123456789abcdef", 4)
 
