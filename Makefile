@@ -40,6 +40,14 @@ release: ## make all files of the release VERSION (default: git's tag) in dist/
 release-test: ## make a release twice, in two clones of HEAD; compare all files, and look into them
 	scripts/release-test.sh
 
+.PHONY: chart
+chart: ## write the Helm chart's templates anew from deploy/'s kustomizations
+	scripts/chart.sh
+
+.PHONY: chart-test
+chart-test: ## hold what helm makes of the chart against what kustomize builds (the first run builds both for minutes)
+	scripts/chart.sh test
+
 .PHONY: bench
 bench: ## measure detour next to the least program that could do the same (two minutes)
 	scripts/bench.sh

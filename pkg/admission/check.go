@@ -20,10 +20,18 @@ func CheckPod(o decision.Options, in decision.Input) Verdict {
 	}
 	in.ID.UID = ""
 	all := outcomesOf(o.Decide, in)
-	v := verdictOf(all)
-	if v.Denial == "" && all[0].Skip == "" && configUnknown(o.Dialect, in) {
+	denial, said := judge(all)
+	if denial == "" && all[0].Skip == "" && configUnknown(o.Dialect, in) {
 		return Verdict{Warnings: []string{fmt.Sprintf("pod %s: the configuration of its mesh is not known now: only what the pod itself says was checked", in.ID)}}
 	}
+	v := Verdict{Denial: denial}
+	for _, s := range said {
+		if len(s.networks) < len(all) {
+			s.text = fmt.Sprintf("if the pod gets %s: %s", strings.Join(s.networks, " or "), s.text)
+		}
+		v.Warnings = append(v.Warnings, s.text)
+	}
+	v.Warnings = atMost(v.Warnings)
 	return v
 }
 
@@ -70,33 +78,35 @@ func outcomesOf(decide func(decision.Input) (decision.Decision, error), in decis
 	return all
 }
 
-// verdictOf denies what is refused in all networks, and warns of the rest.
-func verdictOf(all []outcome) Verdict {
+// said is a warning, once, and the networks in which it is given.
+type said struct {
+	text     string
+	networks []string
+}
+
+// judge denies what is refused in all networks, and warns of the rest.
+func judge(all []outcome) (denial string, warnings []said) {
 	if !slices.ContainsFunc(all, func(o outcome) bool { return o.err == nil }) {
-		return Verdict{Denial: all[0].err.Error()}
+		return all[0].err.Error(), nil
 	}
-	var texts []string
-	in := map[string][]string{} // the networks, by the text
+	at := map[string]int{}
 	for _, o := range all {
-		said := o.Warnings
+		texts := o.Warnings
 		if o.err != nil {
-			said = []string{"it would not start: " + o.err.Error()}
+			texts = []string{"it would not start: " + o.err.Error()}
 		}
-		for _, text := range said {
-			if in[text] == nil {
-				texts = append(texts, text)
+		for _, text := range texts {
+			i, ok := at[text]
+			if !ok {
+				i, at[text] = len(warnings), len(warnings)
+				warnings = append(warnings, said{text: text})
 			}
-			if !slices.Contains(in[text], o.network) {
-				in[text] = append(in[text], o.network)
+			if w := &warnings[i]; !slices.Contains(w.networks, o.network) {
+				w.networks = append(w.networks, o.network)
 			}
 		}
 	}
-	for i, text := range texts {
-		if len(in[text]) < len(all) {
-			texts[i] = fmt.Sprintf("if the pod gets %s: %s", strings.Join(in[text], " or "), text)
-		}
-	}
-	return Verdict{Warnings: atMost(texts)}
+	return "", warnings
 }
 
 // maxWarnings is how many warnings a verdict has. The API server cuts all of them short when they are longer than 4,096 runes together.

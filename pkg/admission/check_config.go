@@ -24,14 +24,12 @@ type configured struct {
 }
 
 // CheckConfig denies a change of the mesh's configuration that ADD could not read, and warns of one that gives new pods other rules than
-// the running pods have. old is nil if the object is new, new is nil if it is deleted. An object that is not the mesh's configuration
+// the running pods have. old is empty if the object is new, new if it is deleted. An object that is not the mesh's configuration
 // passes, and so does one that was as unreadable before.
 func CheckConfig(d mesh.Dialect, old, new []byte) Verdict {
 	var object configured
-	for _, data := range [][]byte{old, new} { // the new one counts
-		if data != nil && json.Unmarshal(data, &object) != nil {
-			return Verdict{}
-		}
+	if json.Unmarshal(either(new, old), &object) != nil {
+		return Verdict{}
 	}
 	ref, ok := d.ConfigNamed(object.Metadata.Namespace, object.Metadata.Name)
 	if !ok {
@@ -62,6 +60,13 @@ func CheckConfig(d mesh.Dialect, old, new []byte) Verdict {
 	return Verdict{Warnings: warnings}
 }
 
+func either(a, b []byte) []byte {
+	if len(a) > 0 {
+		return a
+	}
+	return b
+}
+
 func served(ref mesh.ConfigRef, o configured) bool {
 	return o.Kind == ref.Kind && slices.Contains(versions(ref), o.APIVersion)
 }
@@ -78,7 +83,7 @@ func versions(ref mesh.ConfigRef) []string {
 // readConfig decides about a pod that asks for nothing itself. wrong is why ADD could not read the configuration, or not obey it.
 func readConfig(d mesh.Dialect, ref mesh.ConfigRef, config []byte) (out mesh.Decision, wrong string) {
 	p := d.Bare(ref)
-	out, err := d.Decide(mesh.Input{Pod: p, Config: config, Addresses: []netip.Addr{anyIPv4}})
+	out, err := d.Decide(mesh.Input{Pod: p, Config: either(config, nil), Addresses: []netip.Addr{anyIPv4}})
 	if err == nil {
 		return out, ""
 	}

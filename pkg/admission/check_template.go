@@ -100,22 +100,20 @@ func CheckTemplate(o decision.Options, in decision.Input) Verdict {
 	}
 	in.ConfigAbsent, in.Addresses = "", nil // no template's fault, and not known
 	all := outcomesOf(func(in decision.Input) (decision.Decision, error) { return o.DecidePod(injected, in) }, in)
-	return Verdict{Warnings: warningsOf(all, ownerOf(in.Pod), "pod "+p.String()+": ", condition)}
-}
-
-// warningsOf are what is said in all networks; prefix is how errors name the pod.
-func warningsOf(all []outcome, workload, prefix, condition string) []string {
-	v := verdictOf(all)
-	if v.Denial != "" {
-		return []string{fmt.Sprintf("%s: its pods would not start%s: %s", workload, condition, strings.TrimPrefix(v.Denial, prefix))}
+	workload := ownerOf(in.Pod)
+	denial, warnings := judge(all)
+	if denial != "" {
+		about := strings.TrimPrefix(denial, "pod "+p.String()+": ")
+		return Verdict{Warnings: []string{fmt.Sprintf("%s: its pods would not start%s: %s", workload, condition, about)}}
 	}
-	var out []string
-	for _, text := range all[0].Warnings {
-		if slices.Contains(v.Warnings, text) {
-			out = append(out, workload+": "+text)
+	var v Verdict
+	for _, w := range warnings {
+		if len(w.networks) == len(all) {
+			v.Warnings = append(v.Warnings, workload+": "+w.text)
 		}
 	}
-	return out
+	v.Warnings = atMost(v.Warnings)
+	return v
 }
 
 // ownerOf names the workload of a pod that PodOf returned: "Deployment web".

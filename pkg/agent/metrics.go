@@ -1,13 +1,12 @@
 package agent
 
 import (
-	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
-	"github.com/detour-cni/detour/pkg/build"
+	"github.com/detour-cni/detour/pkg/build/metric"
 )
 
 // metrics are the agent's, in a registry of their own. No label has values that a pod or a user can choose.
@@ -20,6 +19,7 @@ type metrics struct {
 	installs     *prometheus.CounterVec
 	conflicts    prometheus.Counter
 	unprogrammed prometheus.Gauge
+	marked       *prometheus.GaugeVec // has no labels, and is absent until it is first set
 	repairs      *prometheus.CounterVec
 	events       *prometheus.CounterVec
 }
@@ -52,12 +52,11 @@ func newMetrics(age func() time.Duration) *metrics {
 			Help: "Meshed pods of this node that run without redirection, at the last sweep.",
 		}),
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: "detour", Name: "build_info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"version": build.Version, "commit": build.Commit, "goversion": runtime.Version()},
-	})
-	build.Set(1)
-	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.repairs, m.events, build,
+	m.marked = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "detour", Name: "node_marked",
+		Help: "Whether the agent's last write or look left the label detour.io/ready on its node, with --mark-node.",
+	}, nil)
+	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.marked, m.repairs, m.events, metric.Info(),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "detour", Name: "cache_age_seconds",
 			Help: "Time since the API server last said anything about this node's pods; it does so about every minute.",

@@ -78,11 +78,11 @@ func TestTheAPIServerTakesAllOfDeploy(t *testing.T) {
 	}
 	t.Run("components together", func(t *testing.T) {
 		t.Parallel()
-		dryRun(t, customize(t, []string{"overlays/istio"}, []string{"components/taint", "components/repair-in-place", "components/no-api-fallback"}, ""))
+		dryRun(t, customize(t, []string{"overlays/istio"}, []string{"components/ready-node", "components/repair-in-place", "components/no-api-fallback"}, ""))
 	})
 	t.Run("another namespace", func(t *testing.T) {
 		t.Parallel()
-		dryRun(t, customize(t, []string{"overlays/osm"}, []string{"components/taint"}, "namespace: default\n"))
+		dryRun(t, customize(t, []string{"overlays/osm"}, []string{"components/ready-node"}, "namespace: default\n"))
 	})
 	t.Run("uninstall/job.yaml", func(t *testing.T) {
 		t.Parallel()

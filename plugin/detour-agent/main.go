@@ -26,7 +26,7 @@ func run(args []string, stderr io.Writer) int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), uninstallCommand())
+	root.AddCommand(runCommand(), uninstallCommand(), uninstallNodesCommand())
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "detour-agent: "+err.Error())
