@@ -90,7 +90,9 @@ func newAgent(conf Config, t timing) (*Agent, error) {
 	a.cache = cache.New(a.client, cache.Options{
 		Node: conf.Node, Dialect: conf.Dialect, ConfigVersion: conf.ConfigVersion, Recheck: t.config, Log: conf.Log,
 	})
-	a.metrics = newMetrics(a.cache.Age)
+	a.metrics = newMetrics(observed{
+		ready: func() bool { return len(a.Missing(context.Background())) == 0 }, age: a.cache.Age, tokenExpiry: conf.TokenExpiry,
+	})
 	a.events = events.NewRecorder(a.client, conf.Node, conf.Log, a.metrics.events)
 	a.socket = &socket.Server{
 		Path: conf.Socket, Answer: a.answer, Malformed: a.metrics.malformed.Inc, Patience: t.request, Check: t.check, Log: conf.Log,

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/detour-cni/detour/pkg/agent/repair"
 	"github.com/detour-cni/detour/pkg/decision"
@@ -44,7 +45,9 @@ type Config struct {
 	// ConfigVersion is called whenever the agent has found another served version of the mesh's configuration, for the net
 	// conf's proxy.meshConfig.versions. It must not block.
 	ConfigVersion func(version string)
-	Log           *slog.Logger
+	// TokenExpiry is when the token on the host expires, for a metric. The zero time, and nil, mean that there is none.
+	TokenExpiry func() time.Time
+	Log         *slog.Logger
 }
 
 // withDefaults fills in what is empty.
@@ -69,6 +72,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Installed == nil {
 		c.Installed = func() (bool, string) { return true, "" }
+	}
+	if c.TokenExpiry == nil {
+		c.TokenExpiry = func() time.Time { return time.Time{} }
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

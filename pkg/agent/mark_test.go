@@ -99,7 +99,7 @@ func markedNode(t *testing.T, l labels, taints ...agenttest.Fields) (n *fakeNode
 	return n, a, installed
 }
 
-const ready = admission.ReadyLabel
+const readyLabel = admission.ReadyLabel
 
 // looks is longer than some looks at what is installed.
 const looks = 300 * time.Millisecond
@@ -120,13 +120,13 @@ func TestANodeIsMarkedOnceItIsReady(t *testing.T) {
 	}
 	n.refused.Store(&conflict)
 	installed.Store(true)
-	marked := labels{"zone": "a", ready: "true"}
+	marked := labels{"zone": "a", readyLabel: "true"}
 	agenttest.Eventually(t, "the node is marked", func() bool { return n.is(marked, others) })
 	agenttest.Eventually(t, "the metric is 1", func() bool { _, text := get(a, "/metrics"); return strings.Contains(text, "\ndetour_node_marked 1\n") })
 	n.put(other, evicting, ours, others) // it was made anew
 	agenttest.Eventually(t, "the node is marked again", func() bool { return n.is(marked, evicting, others) })
-	n.put(labels{ready: "false"})
-	agenttest.Eventually(t, "another value is corrected", func() bool { return n.is(labels{ready: "true"}) })
+	n.put(labels{readyLabel: "false"})
+	agenttest.Eventually(t, "another value is corrected", func() bool { return n.is(labels{readyLabel: "true"}) })
 	time.Sleep(looks)
 	if got := n.patches(); got != 5 {
 		t.Errorf("%d patches, want one for each label and taint", got)
@@ -135,7 +135,7 @@ func TestANodeIsMarkedOnceItIsReady(t *testing.T) {
 
 func TestATaintsPatchOnlyWorksOnTheTaintThatWasRead(t *testing.T) {
 	t.Parallel()
-	n, a, installed := markedNode(t, labels{ready: "true"}, others, ours)
+	n, a, installed := markedNode(t, labels{readyLabel: "true"}, others, ours)
 	installed.Store(true)
 	start(t, a)
 	agenttest.Eventually(t, "the taint goes", func() bool { return n.patches() > 0 })
@@ -149,14 +149,14 @@ func TestATaintsPatchOnlyWorksOnTheTaintThatWasRead(t *testing.T) {
 // Its Node is as the one before it left it, with the label.
 func TestANodeThatWasSetUpAnewLosesTheLabelUntilItIsReady(t *testing.T) {
 	t.Parallel()
-	n, a, installed := markedNode(t, labels{ready: "true", "zone": "a"}, others)
+	n, a, installed := markedNode(t, labels{readyLabel: "true", "zone": "a"}, others)
 	start(t, a)
 	agenttest.Eventually(t, "the label goes", func() bool { return n.is(labels{"zone": "a"}, others) })
 	agenttest.Eventually(t, "the metric is 0", func() bool { _, text := get(a, "/metrics"); return strings.Contains(text, "\ndetour_node_marked 0\n") })
-	n.put(labels{ready: "true"}) // whoever does this
+	n.put(labels{readyLabel: "true"}) // whoever does this
 	agenttest.Eventually(t, "the label goes again", func() bool { return n.is(labels{}) })
 	installed.Store(true)
-	agenttest.Eventually(t, "the label is back", func() bool { return n.is(labels{ready: "true"}) })
+	agenttest.Eventually(t, "the label is back", func() bool { return n.is(labels{readyLabel: "true"}) })
 	installed.Store(false)
 	agenttest.Eventually(t, "another installer keeps the entry out", func() bool { return n.is(labels{}) })
 }
@@ -194,7 +194,7 @@ func TestTheLabelStaysAsLongAsThePluginIsCalled(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			n, a, installed := markedNode(t, labels{ready: "true"})
+			n, a, installed := markedNode(t, labels{readyLabel: "true"})
 			a.timing.check = looks // between two looks of the agent there is time for the test
 			n.s.SetDown(!tt.begin)
 			installed.Store(tt.begin)
@@ -205,7 +205,7 @@ func TestTheLabelStaysAsLongAsThePluginIsCalled(t *testing.T) {
 			tt.become(n, installed)
 			time.Sleep(4 * looks)
 			stop()
-			if !n.is(labels{ready: "true"}) || n.patches() != 0 {
+			if !n.is(labels{readyLabel: "true"}) || n.patches() != 0 {
 				t.Errorf("after %d patches the labels are %v", n.patches(), n.labels)
 			}
 		})

@@ -79,7 +79,7 @@ func (t podTemplate) uninstalls() bool {
 // idempotent. Without the DaemonSet there is nothing to do. Until the timeout it repeats what fails, but for a patch that the API
 // server does not take; the error then names the nodes that are not done.
 func (n Nodes) Uninstall(ctx context.Context) error {
-	config, err := restConfig(n.Kubeconfig)
+	config, err := cache.RESTConfig(n.Kubeconfig)
 	if err != nil {
 		return fmt.Errorf("read the API server's address and credential: %w", err)
 	}

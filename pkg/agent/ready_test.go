@@ -26,6 +26,7 @@ func TestReadinessSaysWhatIsMissing(t *testing.T) {
 			t.Errorf("%d %q lacks %q", code, body, words)
 		}
 	}
+	wantMetrics(t, a, "detour_ready 0")
 	if code, _ := get(a, "/healthz"); code != 200 {
 		t.Errorf("alive: %d", code)
 	}
@@ -39,6 +40,7 @@ func TestReadinessSaysWhatIsMissing(t *testing.T) {
 	s.Update(func() { s.Refuse["GET /api/v1/pods"] = agenttest.Refusal(403, "Forbidden") })
 	s.SetDown(false)
 	agenttest.Eventually(t, "live requests stand in for the cache", func() bool { code, body := get(a, "/readyz"); return code == 200 && body == "ok\n" })
+	wantMetrics(t, a, "detour_ready 1")
 	if a.cache.HasPods() {
 		t.Error("the cache was filled without the right to list")
 	}

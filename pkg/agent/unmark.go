@@ -28,7 +28,7 @@ func unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, sett
 	if !mesh.IsName(node) {
 		return fmt.Errorf("take the label %s off this node: %q is not a node's name; set NODE_NAME", admission.ReadyLabel, node)
 	}
-	config, err := restConfig(kubeconfig)
+	config, err := cache.RESTConfig(kubeconfig)
 	if err != nil {
 		return fmt.Errorf("read the API server's address and credential: %w", err)
 	}

@@ -46,7 +46,7 @@ func (u *unmarking) goesOn() bool { return len(u.ended) == 0 }
 // selectingPod is a pod that lost its init container at admission.
 func selectingPod(name, phase string) agenttest.Fields {
 	p := agenttest.Pod(name)
-	p["spec"].(agenttest.Fields)["nodeSelector"] = agenttest.Fields{ready: "true"}
+	p["spec"].(agenttest.Fields)["nodeSelector"] = agenttest.Fields{readyLabel: "true"}
 	p["status"] = agenttest.Fields{"phase": phase}
 	return p
 }
@@ -55,7 +55,7 @@ func TestUnmarkTakesTheLabelOffAndWaitsForThePodsThatSelectIt(t *testing.T) {
 	t.Parallel()
 	s := agenttest.NewServer(t)
 	n := newFakeNode(s)
-	n.put(labels{ready: "true", "zone": "a"}, ours)
+	n.put(labels{readyLabel: "true", "zone": "a"}, ours)
 	for name, phase := range map[string]string{"late": "Pending", "runs": "Running", "done": "Succeeded", "failed": "Failed"} {
 		s.Put(agenttest.PodPath("shop", name), selectingPod(name, phase))
 	}
@@ -88,7 +88,7 @@ func TestUnmarkWaitsForAPodThatIsOnItsWay(t *testing.T) {
 	t.Parallel()
 	s := agenttest.NewServer(t)
 	n := newFakeNode(s)
-	n.put(labels{ready: "true"})
+	n.put(labels{readyLabel: "true"})
 	u := startUnmark(t, s, 3*time.Second)
 	agenttest.Eventually(t, "the label goes", func() bool { return n.is(labels{}) })
 	s.Put(agenttest.PodPath("shop", "late"), selectingPod("late", "Pending"))
@@ -119,7 +119,7 @@ func TestUnmarkFailsUnlessTheLabelIsGone(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := agenttest.NewServer(t)
-			newFakeNode(s).put(labels{ready: "true"})
+			newFakeNode(s).put(labels{readyLabel: "true"})
 			tt.prepare(s)
 			err := <-startUnmark(t, s, time.Millisecond).ended
 			if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {

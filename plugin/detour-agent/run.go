@@ -87,7 +87,7 @@ func (o runOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	conf.Installed, conf.ConfigVersion, conf.Log = keeper.Installed, keeper.Found, log
+	conf.Installed, conf.ConfigVersion, conf.TokenExpiry, conf.Log = keeper.Installed, keeper.Found, keeper.TokenExpiry, log
 	a, err := agent.New(conf)
 	if err != nil {
 		return err
