@@ -17,6 +17,7 @@ import (
 	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/netconf"
 	"github.com/detour-cni/detour/pkg/testcase"
 )
 
@@ -88,7 +89,7 @@ func TestEveryCaseGivesItsPod(t *testing.T) {
 			before := decode(t, pod)
 			got := map[string]string{"want.warnings": ""}
 			for _, c := range all {
-				changed, warnings := change(t, row.Conf(t, "shop").Options, pod, c)
+				changed, warnings := change(t, options(t, row), pod, c)
 				after := decode(t, changed)
 				got[testcase.WantOf(c)] = difference(t, before["spec"].(map[string]any), after["spec"].(map[string]any))
 				got["want.warnings"] += strings.Join(append(warnings, ""), "\n")
@@ -131,7 +132,7 @@ func TestTheOrderOfTheChangesDoesNotMatter(t *testing.T) {
 	}
 	for _, row := range testcase.LoadAdmitted(t, "../..") {
 		for _, order := range orders {
-			o, pod := row.Conf(t, "shop").Options, row.PodJSON(t)
+			o, pod := options(t, row), row.PodJSON(t)
 			want, _ := change(t, o, pod, all...)
 			if got, _ := change(t, o, pod, order...); !jsonpatch.Equal(got, want) {
 				t.Errorf("%s: %s gives\n%s\nand not\n%s", row.Name, order, got, want)
@@ -278,4 +279,13 @@ func foreign(t *testing.T, d mesh.Dialect, p corev1.Pod) string {
 	p.Spec.NodeSelector = maps.Clone(p.Spec.NodeSelector)
 	maps.DeleteFunc(p.Spec.NodeSelector, func(key, _ string) bool { return key == admission.ReadyLabel })
 	return encode(t, p)
+}
+
+func options(t *testing.T, row testcase.Admitted) decision.Options {
+	t.Helper()
+	conf, err := netconf.Parse(row.NetConf(t, "shop"))
+	if err != nil {
+		t.Fatalf("row %s: %v", row.Name, err)
+	}
+	return conf.Options
 }
