@@ -4,6 +4,7 @@
 set -euo pipefail
 
 declare -A packages=(
+	[crane]=github.com/google/go-containerregistry/cmd/crane@v0.22.1
 	[golangci-lint]=github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 	[helm]=helm.sh/helm/v4/cmd/helm@v4.3.1
 	[kustomize]=sigs.k8s.io/kustomize/kustomize/v5@v5.8.2
