@@ -295,7 +295,7 @@ func TestTheAgentRepairsAndReportsAtARealAPIServer(t *testing.T) {
 	if _, err := kubernetes.admin.expect(http.MethodPost, "/api/v1/nodes", node, http.StatusCreated); err != nil {
 		t.Fatal(err)
 	}
-	s.conf.Repair, s.conf.RemoveTaint = repair.Evict, true
+	s.conf.Repair, s.conf.MarkNode = repair.Evict, true
 	s.run()
 
 	s.eventually("the free pod is evicted", func() bool {

@@ -18,6 +18,12 @@ import (
 // gets another name, so that installations keep apart.
 func install(t *testing.T, overlay string, components ...string) string {
 	t.Helper()
+	return installEdited(t, func(object, string) {}, overlay, components...)
+}
+
+// installEdited is install after edit has changed each object for the namespace.
+func installEdited(t *testing.T, edit func(o object, namespace string), overlay string, components ...string) string {
+	t.Helper()
 	namespace := newNamespace(t)
 	for _, o := range render(t, customize(t, []string{overlay}, components, "namespace: "+namespace+"\n")) {
 		if o.GetKind() == "Namespace" {
@@ -26,6 +32,7 @@ func install(t *testing.T, overlay string, components ...string) string {
 		if strings.HasPrefix(o.GetKind(), "ValidatingAdmissionPolicy") {
 			o.SetNamespace("") // kustomize takes them for objects of a namespace; kubectl knows better
 		}
+		edit(o, namespace)
 		if o.GetNamespace() == "" {
 			o.SetName(o.GetName() + "-" + namespace)
 			for _, reference := range [][]string{{"roleRef", "name"}, {"spec", "policyName"}} {
@@ -68,7 +75,7 @@ func TestTheAgentHasTheRightsInDeployAndThoseOfEverybody(t *testing.T) {
 		{"overlays/osm-edge", nil, osm},
 		{"overlays/fsm", nil, []string{events, pods, `get,list,watch [config.flomesh.io] [meshconfigs] [fsm-mesh-config]`}},
 		{"overlays/istio", nil, []string{events, `get,list,watch [] [configmaps] [istio]`, pods}},
-		{"overlays/osm", []string{"components/taint"}, append([]string{`get,patch [] [nodes] []`}, osm...)},
+		{"overlays/osm", []string{"components/ready-node"}, append([]string{`get,patch [] [nodes] []`}, osm...)},
 		{"overlays/osm", []string{"components/repair-evict"}, append([]string{`create [] [pods/eviction] []`}, osm...)},
 		{"overlays/osm", []string{"components/repair-in-place", "components/no-api-fallback"}, osm},
 		{"base", []string{"components/uninstall"}, []string{events, pods}},
@@ -202,7 +209,7 @@ spec: {nodeName: %s, serviceAccountName: detour-agent, containers: [{name: agent
 
 func TestWithTheTaintComponentTheAgentMayTakeItsOwnNodesTaintOff(t *testing.T) {
 	t.Parallel()
-	namespace := install(t, "overlays/osm", "components/taint")
+	namespace := install(t, "overlays/osm", "components/ready-node")
 	own, other := "own-"+namespace, "other-"+namespace
 	taint := func(key string) map[string]any { return map[string]any{"key": key, "effect": "NoSchedule"} }
 	for _, name := range []string{own, other} {

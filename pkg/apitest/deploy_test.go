@@ -78,11 +78,11 @@ func TestTheAPIServerTakesAllOfDeploy(t *testing.T) {
 	}
 	t.Run("components together", func(t *testing.T) {
 		t.Parallel()
-		dryRun(t, customize(t, []string{"overlays/istio"}, []string{"components/taint", "components/repair-in-place", "components/no-api-fallback"}, ""))
+		dryRun(t, customize(t, []string{"overlays/istio"}, []string{"components/ready-node", "components/repair-in-place", "components/no-api-fallback"}, ""))
 	})
 	t.Run("another namespace", func(t *testing.T) {
 		t.Parallel()
-		dryRun(t, customize(t, []string{"overlays/osm"}, []string{"components/taint"}, "namespace: default\n"))
+		dryRun(t, customize(t, []string{"overlays/osm"}, []string{"components/ready-node"}, "namespace: default\n"))
 	})
 	t.Run("uninstall/job.yaml", func(t *testing.T) {
 		t.Parallel()
@@ -193,7 +193,7 @@ func TestACustomizedOverlay(t *testing.T) {
 	t.Parallel()
 	objects := render(t, customize(t, []string{"overlays/fsm"}, []string{"components/uninstall"}, `
 namespace: elsewhere
-images: [{name: detour, newName: registry.example.com/detour, newTag: v9}]
+images: [{name: ghcr.io/detour-cni/detour, newName: registry.example.com/detour, newTag: v9}]
 `))
 	agent := find(t, objects, "DaemonSet", "detour-agent")
 	for _, list := range []string{"initContainers", "containers"} {

@@ -11,7 +11,7 @@ import (
 )
 
 // detourImage is the one that deploy/ names.
-const detourImage = "docker.io/library/detour:dev"
+const detourImage = "ghcr.io/detour-cni/detour:v0.1.0"
 
 // detourPrograms are those in it.
 var detourPrograms = []string{"detour", "detour-agent", "detourctl"}
