@@ -84,7 +84,7 @@ func serveAdmission() error {
 		if name == "osm-again" { // after the policies; it adds what is not there
 			again = "IfNeeded"
 		}
-		webhooks = append(webhooks, hookOf(name+".inject.test", server.URL+"/"+name, ca, "inject", name, again))
+		webhooks = append(webhooks, podsWebhook(name+".inject.test", server.URL+"/"+name, ca, "inject", name, again))
 	}
 	objects := []object{webhookConfiguration("injectors", webhooks)}
 	mux.Handle("/mutate/", http.StripPrefix("/mutate", http.HandlerFunc(serveMutate)))
@@ -92,7 +92,7 @@ func serveAdmission() error {
 		webhooks = nil
 		for _, c := range all {
 			key, value, _ := strings.Cut(labelled(way, c)[0], "=")
-			webhooks = append(webhooks, hookOf(string(c)+"."+way, server.URL+"/mutate/"+string(c), ca, key, value, "IfNeeded"))
+			webhooks = append(webhooks, podsWebhook(string(c)+"."+way, server.URL+"/mutate/"+string(c), ca, key, value, "IfNeeded"))
 		}
 		objects = append(objects, webhookConfiguration(way, webhooks))
 	}
@@ -121,8 +121,8 @@ func webhookConfiguration(name string, webhooks []any) object {
 	}}
 }
 
-// hookOf is a webhook of pods in namespaces with a label.
-func hookOf(name, url string, ca []byte, key, value, reinvocation string) any {
+// podsWebhook is one for the pods in namespaces with a label.
+func podsWebhook(name, url string, ca []byte, key, value, reinvocation string) any {
 	return map[string]any{
 		"name":                    name,
 		"admissionReviewVersions": []any{"v1"},
