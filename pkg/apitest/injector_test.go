@@ -3,20 +3,22 @@
 package apitest
 
 import (
+	"bytes"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/apitest/injector"
 	"github.com/detour-cni/detour/pkg/decision"
+	"github.com/detour-cni/detour/pkg/webhook"
 )
 
 // The injectors of the test's webhook server, by the value of the namespace label "inject". Each adds what its mesh adds to a
@@ -71,7 +73,7 @@ func serveAdmission() error {
 		webhooks = append(webhooks, podsWebhook(name+".inject.test", server.URL+"/"+name, ca, "inject", name, again))
 	}
 	objects := []object{webhookConfiguration("injectors", webhooks)}
-	mux.HandleFunc("/mutate/{change}", serveMutate)
+	mux.Handle("/mutate/", http.StripPrefix("/mutate", http.HandlerFunc(serveMutate)))
 	for _, way := range []string{"early.test", "late.test"} { // the API server calls them in the order of their names
 		webhooks = nil
 		for _, c := range all {
@@ -124,10 +126,14 @@ func podsWebhook(name, url string, ca []byte, key, value, reinvocation string) a
 // mutators are the decision.Options of each namespace.
 var mutators sync.Map
 
-// serveMutate answers with the change that the path names.
+// serveMutate answers as the webhook does, with the net conf of the namespace.
 func serveMutate(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
 	var review admissionv1.AdmissionReview
-	if err := json.NewDecoder(r.Body).Decode(&review); err != nil || review.Request == nil {
+	if err == nil {
+		err = json.Unmarshal(body, &review)
+	}
+	if err != nil || review.Request == nil {
 		http.Error(w, fmt.Sprint("no review: ", err), http.StatusBadRequest)
 		return
 	}
@@ -136,18 +142,14 @@ func serveMutate(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the test has no net conf for "+review.Request.Namespace, http.StatusInternalServerError)
 		return
 	}
-	ops, warnings, err := admission.Mutate(options.(decision.Options), admission.Change(r.PathValue("change")), review.Request.Namespace, review.Request.Object.Raw)
-	review.Response = &admissionv1.AdmissionResponse{UID: review.Request.UID, Allowed: err == nil, Warnings: warnings}
-	if err != nil {
-		review.Response.Result = &metav1.Status{Message: err.Error()}
-	}
-	if len(ops) > 0 {
-		review.Response.PatchType = new(admissionv1.PatchTypeJSONPatch)
-		if review.Response.Patch, err = json.Marshal(ops); err != nil {
-			panic(err)
-		}
-	}
-	_ = json.NewEncoder(w).Encode(review) // the API server has gone, or it tells
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	webhook.NewReviews(webhook.Judge{
+		Options:  options.(decision.Options),
+		Sidecars: func() (bool, string) { return true, "" },
+	}, webhook.Observer{
+		Done:    func(string, string, time.Duration) {},
+		Refused: func(string, *admissionv1.AdmissionRequest, string) {},
+	}).ServeHTTP(w, r)
 }
 
 // neverAgain returns the policy that removes the init container, and its binding, as they would be without the
