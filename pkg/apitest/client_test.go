@@ -141,6 +141,7 @@ var plurals = map[string]string{
 	"ServiceAccount":                   "serviceaccounts",
 	"ValidatingAdmissionPolicy":        "validatingadmissionpolicies",
 	"ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
+	"ValidatingWebhookConfiguration":   "validatingwebhookconfigurations",
 }
 
 // collection returns the path under which objects of o's kind are.
