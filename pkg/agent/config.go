@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/detour-cni/detour/pkg/agent/repair"
 	"github.com/detour-cni/detour/pkg/decision"
@@ -36,17 +37,17 @@ type Config struct {
 	NetnsDir    string
 	// Repair says what to do with meshed pods that run without redirection.
 	Repair repair.Mode
-	// RemoveTaint removes Taint from the node once it is ready. That needs the right to get and patch nodes.
-	RemoveTaint bool
+	// MarkNode sets admission.ReadyLabel on the node once it is ready, and removes Taint. That needs the right to get and patch nodes.
+	MarkNode bool
 	// Installed reports whether the runtime would call the plugin, and if not, what is missing. It must be quick: readiness
 	// calls it. nil means true.
 	Installed func() (ok bool, missing string)
 	// ConfigVersion is called whenever the agent has found another served version of the mesh's configuration, for the net
 	// conf's proxy.meshConfig.versions. It must not block.
 	ConfigVersion func(version string)
-	// Version is the build's, for a metric.
-	Version string
-	Log     *slog.Logger
+	// TokenExpiry is when the token on the host expires, for a metric. The zero time, and nil, mean that there is none.
+	TokenExpiry func() time.Time
+	Log         *slog.Logger
 }
 
 // withDefaults fills in what is empty.
@@ -54,7 +55,7 @@ func (c Config) withDefaults() Config {
 	for _, f := range []struct {
 		target *string
 		value  string
-	}{{&c.StateDir, netconf.DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}, {&c.Version, "development"}} {
+	}{{&c.StateDir, netconf.DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}} {
 		if *f.target == "" {
 			*f.target = f.value
 		}
@@ -71,6 +72,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Installed == nil {
 		c.Installed = func() (bool, string) { return true, "" }
+	}
+	if c.TokenExpiry == nil {
+		c.TokenExpiry = func() time.Time { return time.Time{} }
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -19,7 +18,7 @@ func TestTheOperatorsPageHasEveryMetric(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, words := described(newMetrics("test", func() time.Duration { return 0 }).registry)
+	want, words := described(newMetrics(observed{}).registry)
 	var got []string
 	for _, m := range regexp.MustCompile("(?m)^\\| `(detour_[a-z_]+)`").FindAllStringSubmatch(string(page), -1) {
 		got = append(got, m[1])

@@ -1,11 +1,15 @@
 package agent
 
 import (
-	"runtime"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/build/metric"
 )
 
 // metrics are the agent's, in a registry of their own. No label has values that a pod or a user can choose.
@@ -18,6 +22,7 @@ type metrics struct {
 	installs     *prometheus.CounterVec
 	conflicts    prometheus.Counter
 	unprogrammed prometheus.Gauge
+	marked       *prometheus.GaugeVec // has no labels, and is absent until it is first set
 	repairs      *prometheus.CounterVec
 	events       *prometheus.CounterVec
 }
@@ -25,7 +30,14 @@ type metrics struct {
 // stageBuckets are seconds: an ADD takes about 10 ms, and 10 s at most.
 var stageBuckets = []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .2, .5, 1, 2, 5}
 
-func newMetrics(version string, age func() time.Duration) *metrics {
+// observed is what metrics are gathered from at each scrape.
+type observed struct {
+	ready       func() bool
+	age         func() time.Duration // of the cache
+	tokenExpiry func() time.Time
+}
+
+func newMetrics(now observed) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "detour", Name: name, Help: help})
 	}
@@ -50,16 +62,38 @@ func newMetrics(version string, age func() time.Duration) *metrics {
 			Help: "Meshed pods of this node that run without redirection, at the last sweep.",
 		}),
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: "detour", Name: "build_info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
-	})
-	build.Set(1)
-	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.repairs, m.events, build,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Namespace: "detour", Name: "cache_age_seconds",
-			Help: "Time since the API server last said anything about this node's pods; it does so about every minute.",
-		}, func() float64 { return age().Seconds() }),
+	m.marked = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "detour", Name: "node_marked",
+		Help: "Whether the agent's last write or look left the label detour.io/ready on its node, with --mark-node.",
+	}, nil)
+	gauge := func(name, help string, value func() float64) prometheus.GaugeFunc {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "detour", Name: name, Help: help}, value)
+	}
+	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.marked, m.repairs, m.events, metric.Info(),
+		gauge("ready", "1 if the node can serve an ADD now, as /readyz says, else 0.", func() float64 {
+			if now.ready() {
+				return 1
+			}
+			return 0
+		}),
+		gauge("cache_age_seconds", "Time since the API server last said anything about this node's pods; it does so about every minute.",
+			func() float64 { return now.age().Seconds() }),
+		gauge("token_expiry_timestamp_seconds", "Unix time at which the token on the host expires; 0 if there is none.",
+			func() float64 { return max(0, float64(now.tokenExpiry().Unix())) }),
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.begin()
 	return m
+}
+
+// begin makes the series that alerts watch for growth. A series that appears with value 1 has not grown.
+func (m *metrics) begin() {
+	m.adds.WithLabelValues(string(attachment.Programmed), "none")
+	m.adds.WithLabelValues(string(attachment.Skipped), "none")
+	for _, class := range append(slices.Collect(maps.Values(classes)), "other") {
+		m.adds.WithLabelValues(string(attachment.Failed), class)
+		m.adds.WithLabelValues(string(attachment.Allowed), class)
+	}
+	for _, from := range []string{"cache", "live", "failed", "fallback"} {
+		m.lookups.WithLabelValues(from)
+	}
 }

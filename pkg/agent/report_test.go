@@ -64,7 +64,10 @@ func malformed(t testing.TB, socket string) {
 
 func TestReportsAreCounted(t *testing.T) {
 	t.Parallel()
-	_, a := startServed(t, func(c *Config) { c.Version, c.ExcludeNamespaces = "v1.2.3", []string{"shop"} })
+	_, a := startServed(t, func(c *Config) {
+		c.ExcludeNamespaces = []string{"shop"}
+		c.TokenExpiry = func() time.Time { return time.Unix(1795, 0) }
+	})
 	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "a", UID: "uid-a"}, Outcome: "programmed", Backend: "iptables-nft", Stages: map[string]float64{"total": 8.5, "apply": 4, "invented": 1, "lookup": -1}})
 	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "b"}, Outcome: "skipped", Reason: "it has no container", Fallback: true})
 	tell(t, a, agentapi.Report{Outcome: "skipped", Reason: "it is not a Kubernetes pod"})
@@ -81,18 +84,22 @@ func TestReportsAreCounted(t *testing.T) {
 		`detour_adds_total{outcome="failed",reason_class="api-server"} 1`,
 		`detour_adds_total{outcome="failed",reason_class="other"} 1`,
 		`detour_adds_total{outcome="allowed",reason_class="plugin-error"} 1`,
+		`detour_adds_total{outcome="failed",reason_class="pod-refused"} 0`,
 		`detour_add_stage_seconds_bucket{stage="total",le="0.005"} 0`,
 		`detour_add_stage_seconds_bucket{stage="total",le="0.01"} 1`,
 		`detour_add_stage_seconds_count{stage="other"} 1`,
 		`detour_lookups_total{from="cache"} 1`,
 		`detour_lookups_total{from="fallback"} 1`,
+		`detour_lookups_total{from="failed"} 0`,
 		`detour_malformed_requests_total 1`,
 		`detour_installs_total{what="binary"} 1`,
 		`detour_install_conflicts_total 1`,
 		`detour_pods_unprogrammed 0`,
+		`detour_ready 1`,
+		`detour_token_expiry_timestamp_seconds 1795`,
 	)
 	_, text := get(a, "/metrics")
-	for _, words := range []string{`detour_build_info{goversion="go`, `version="v1.2.3"} 1`, "go_goroutines", "process_resident_memory_bytes"} {
+	for _, words := range []string{`detour_build_info{commit="unknown",goversion="go`, `version="development"} 1`, "go_goroutines", "process_resident_memory_bytes"} {
 		if !strings.Contains(text, words) {
 			t.Errorf("metrics lack %q", words)
 		}

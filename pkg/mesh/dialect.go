@@ -24,8 +24,8 @@ type Dialect struct {
 	Helpers []string
 	// Validator is the helper that ends before the sidecar starts: it listens on the proxy's ports, and fails without redirection.
 	Validator string
-	// BareSidecar says that the injector sets of the sidecar's securityContext the user, and nothing else. The sidecar's name is a
-	// common word, so admission goes by the user, too.
+	// BareSidecar says that the injector sets the sidecar's user, and little else of its securityContext. The sidecar's name is a common
+	// word, so admission goes by the user, too.
 	BareSidecar bool
 	// Config is the object with the mesh's configuration; zero if the mesh has none.
 	Config ConfigRef

@@ -145,7 +145,7 @@ func TestMetricsCountAdds(t *testing.T) {
 	installDetour(t)
 	startMeshed(t, newNamespace(t, "metrics", restricted), "web")
 	eventually(t, func() error {
-		out := shell(t, `bash -c 'exec 3<>/dev/tcp/127.0.0.1/15014; printf "GET /metrics HTTP/1.0\r\n\r\n" >&3; grep "^detour_adds_total{.*programmed" <&3 || :'`)
+		out := shell(t, `bash -c 'exec 3<>/dev/tcp/127.0.0.1/15014; printf "GET /metrics HTTP/1.0\r\n\r\n" >&3; grep "^detour_adds_total{.*programmed.* [1-9]" <&3 || :'`)
 		if out == "" {
 			return errors.New("no ADD was counted as programmed")
 		}
