@@ -32,6 +32,22 @@ conformance: ## compare with the meshes' own programs in CONFORMANCE_BIN (the fi
 image: ## build the image for ARCHS (default: this machine) with docker or buildah, or as an OCI archive in bin/
 	scripts/image.sh
 
+.PHONY: chart
+chart: ## write the Helm chart's templates anew from deploy/'s kustomizations
+	scripts/chart.sh
+
+.PHONY: chart-test
+chart-test: ## hold what helm makes of the chart against what kustomize builds (the first run builds both for minutes)
+	scripts/chart.sh test
+
+.PHONY: release
+release: ## make all files of the release VERSION (default: git's tag) in dist/
+	scripts/release.sh
+
+.PHONY: release-test
+release-test: ## make a release twice, in two clones of HEAD; compare all files, and look into them
+	scripts/release-test.sh
+
 .PHONY: bench
 bench: ## measure detour next to the least program that could do the same (two minutes)
 	scripts/bench.sh
@@ -53,5 +69,5 @@ fuzz: ## run every fuzz target for FUZZTIME (10s), and trace-judge with 10,000 p
 	scripts/fuzz.sh
 
 .PHONY: cases
-cases: ## write what comes out now into testdata/cases (read the diff)
-	go test -p 1 ./pkg/iptext ./pkg/backend -run TestEveryCaseGivesIts -update
+cases: ## write what comes out now into testdata/cases and testdata/admission (read the diff)
+	go test -p 1 ./pkg/iptext ./pkg/backend ./pkg/admission -run TestEveryCaseGivesIts -update

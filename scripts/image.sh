@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Builds the image NAME for each of ARCHS (default: this machine's; "amd64 arm64" for both) with docker or buildah, and prints
-# its size. Without docker and buildah it writes an OCI archive into bin/. Pulls nothing.
+# its size. Without docker and buildah it writes one OCI archive for all of ARCHS, bin/image.tar. Pulls nothing.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export PATH=$PATH:/usr/local/go/bin
 
-version=$(git describe --tags --always --dirty 2>/dev/null || echo unknown)
-name=${NAME:-detour:$version}
-programs=${PROGRAMS:-detour detour-agent detourctl}
+. scripts/version.sh
+
+name=${NAME:-detour:$VERSION}
 archs=${ARCHS:-$(go env GOARCH)}
 
 context=$(mktemp -d)
@@ -30,22 +30,20 @@ mb() { du --apparent-size --bytes --total "$@" | awk 'END { printf "%.1f MB", $1
 builder=$(tool)
 full=$name # containerd's name for it
 if [[ $name != */* ]]; then full=docker.io/library/$name; fi
+folders=()
 for arch in $archs; do
 	folder=$context/linux-$arch
-	mkdir "$folder"
-	for program in $programs; do
-		CGO_ENABLED=0 GOOS=linux GOARCH=$arch go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$version" -o "$folder/" "./plugin/$program"
-	done
+	GOOS=linux GOARCH=$arch OUT=$folder scripts/build.sh ./plugin/detour*
 	tag=$name
 	if [[ $archs == *' '* ]]; then tag=$name-$arch; fi
 	case $builder in
 		docker) docker build --quiet --platform "linux/$arch" --build-arg "TARGETARCH=$arch" --file Dockerfile --tag "$tag" "$context" >/dev/null ;;
 		buildah) buildah build --quiet --arch "$arch" --build-arg "TARGETARCH=$arch" --file Dockerfile --tag "$tag" "$context" >/dev/null ;;
-		archive)
-			mkdir -p bin
-			tag=bin/image-$arch.tar
-			go run ./scripts/e2e/mkimage -name "$full" -arch "$arch" -entrypoint /detour-agent -o "$tag" "$folder"/*
-			;;
+		archive) tag=bin/image.tar folders+=("$arch=$folder") ;;
 	esac
 	echo "image: $tag, $arch, $(mb "$folder"/*) of programs, $(gzip -9 --to-stdout "$folder"/* | wc --bytes | awk '{ printf "%.1f MB", $1 / 1e6 }') compressed ($builder)"
 done
+if ((${#folders[@]})); then
+	mkdir -p bin
+	go run ./scripts/e2e/mkimage -name "$full" -entrypoint /detour-agent -o bin/image.tar "${folders[@]}"
+fi

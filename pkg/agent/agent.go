@@ -1,7 +1,7 @@
 // Package agent is the node agent's cluster side, and wires its rooms. It answers the plugin's lookups from a cache of this node's
 // pods and the mesh's configuration (cache), or by a live request where the cache can't be trusted, at a Unix socket (socket). It
-// counts what the plugin reports, and writes Events about what only a pod's owner can mend (events). It removes the taint of a
-// node that can serve pods, and finds, and if told so repairs, meshed pods that were started without the plugin (repair). web
+// counts what the plugin reports, and writes Events about what only a pod's owner can mend (events). It labels a node
+// that can serve pods, and finds, and if told so repairs, meshed pods that were started without the plugin (repair). web
 // serves its metrics and health. On the host it writes only its socket and, for repair.InPlace, rules and attachment records.
 package agent
 
@@ -9,14 +9,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"sync"
 	"time"
-
-	"k8s.io/client-go/rest"
-	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/detour-cni/detour/pkg/agent/cache"
 	"github.com/detour-cni/detour/pkg/agent/events"
@@ -56,7 +52,7 @@ type timing struct {
 	ready   time.Duration // for the API server, if readiness depends on it
 	probe   time.Duration // between looks whether the API server can be asked
 	config  time.Duration // between looks for a configuration that is not served
-	taint   time.Duration // between looks at the node's taints
+	node    time.Duration // between looks at the Node
 	check   time.Duration // between looks at the socket, and at a node that is not ready
 	repair  repair.Timing
 }
@@ -67,7 +63,7 @@ var patient = timing{
 	ready:   time.Second,
 	probe:   5 * time.Second,
 	config:  5 * time.Second,
-	taint:   5 * time.Minute,
+	node:    5 * time.Minute,
 	check:   2 * time.Second,
 	repair:  repair.Timing{Sweep: 30 * time.Second, Check: 2 * time.Second, Settle: 30 * time.Second, Evict: time.Second},
 }
@@ -80,12 +76,12 @@ func newAgent(conf Config, t timing) (*Agent, error) {
 	if err := conf.check(); err != nil {
 		return nil, err
 	}
-	config, err := restConfig(conf.Kubeconfig)
+	config, err := cache.RESTConfig(conf.Kubeconfig)
 	if err != nil {
-		return nil, fmt.Errorf("read the API server's address and credential: %w", err)
+		return nil, err
 	}
 	a := &Agent{conf: conf, log: conf.Log, timing: t, lives: make(chan struct{}, maxLive)}
-	if a.live, err = newLive(config, cmp.Or(conf.Kubeconfig, "the ServiceAccount")); err != nil {
+	if a.live, err = cache.NewLive(config, cmp.Or(conf.Kubeconfig, "the ServiceAccount")); err != nil {
 		return nil, err
 	}
 	if a.client, err = cache.NewClient(config, conf.Dialect.Config); err != nil {
@@ -94,7 +90,7 @@ func newAgent(conf Config, t timing) (*Agent, error) {
 	a.cache = cache.New(a.client, cache.Options{
 		Node: conf.Node, Dialect: conf.Dialect, ConfigVersion: conf.ConfigVersion, Recheck: t.config, Log: conf.Log,
 	})
-	a.metrics = newMetrics(conf.Version, observed{
+	a.metrics = newMetrics(observed{
 		ready: func() bool { return len(a.Missing(context.Background())) == 0 }, age: a.cache.Age, tokenExpiry: conf.TokenExpiry,
 	})
 	a.events = events.NewRecorder(a.client, conf.Node, conf.Log, a.metrics.events)
@@ -107,26 +103,6 @@ func newAgent(conf Config, t timing) (*Agent, error) {
 		Unprogrammed: a.metrics.unprogrammed, Repairs: a.metrics.repairs, Log: conf.Log, Timing: t.repair,
 	})
 	return a, nil
-}
-
-func restConfig(kubeconfig string) (*rest.Config, error) {
-	if kubeconfig == "" {
-		return rest.InClusterConfig()
-	}
-	return clientcmd.BuildConfigFromFlags("", kubeconfig)
-}
-
-// newLive prepares the lookups at the API server. origin names the configuration in errors.
-func newLive(config *rest.Config, origin string) (*kube.API, error) {
-	server, _, err := rest.DefaultServerUrlFor(config)
-	if err != nil {
-		return nil, fmt.Errorf("read the server's address in %s: %w", origin, err)
-	}
-	transport, err := rest.TransportFor(config)
-	if err != nil {
-		return nil, fmt.Errorf("prepare a client from %s: %w", origin, err)
-	}
-	return kube.NewAPIOver(transport, server, origin), nil
 }
 
 // Run serves until ctx ends or something fails that the agent can't do without, which is the error. Everything it has started
@@ -151,7 +127,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	needed(func() error { return web.Serve(ctx, l, a.handler(), a.log) })
 	needed(func() error { return a.socket.Run(ctx) })
-	for _, run := range []func(context.Context){a.cache.Run, a.events.Run, a.repairer.Run, a.keepTaintOff} {
+	for _, run := range []func(context.Context){a.cache.Run, a.events.Run, a.repairer.Run, a.keepMarked} {
 		parts.Go(func() { run(ctx) })
 	}
 	<-ctx.Done()

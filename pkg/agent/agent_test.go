@@ -32,7 +32,7 @@ var hasty = timing{
 	ready:   time.Second,
 	probe:   20 * time.Millisecond,
 	config:  20 * time.Millisecond,
-	taint:   50 * time.Millisecond,
+	node:    50 * time.Millisecond,
 	check:   20 * time.Millisecond,
 	repair:  repair.Timing{Sweep: 30 * time.Millisecond, Check: 20 * time.Millisecond, Settle: time.Second, Evict: time.Millisecond},
 }

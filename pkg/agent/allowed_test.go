@@ -37,7 +37,7 @@ func TestAPodThatWasAllowedToStartIsRepairedForItsOwnCheckAndDel(t *testing.T) {
 		ContainerID: "c1", Netns: w.Pod.Path(), IfName: nettest.PodLink, StdinData: conf,
 		Args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=a;K8S_POD_UID=uid-a",
 	}
-	verbs := cniplugin.Funcs("test")
+	verbs := cniplugin.Funcs()
 	if err := verbs.Add(args); err != nil {
 		t.Fatal(err)
 	}

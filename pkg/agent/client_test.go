@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/detour-cni/detour/pkg/agent/agenttest"
+	"github.com/detour-cni/detour/pkg/agent/cache"
 	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/pod"
 )
@@ -36,7 +37,7 @@ func TestInAPodLiveLookupsUseItsServiceAccount(t *testing.T) {
 	if err := errors.Join(os.WriteFile(token, []byte("of-the-pod"), 0o600), os.WriteFile(ca, certificate, 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	api, err := newLive(&rest.Config{Host: secure.URL, BearerTokenFile: token, TLSClientConfig: rest.TLSClientConfig{CAFile: ca}}, "the ServiceAccount")
+	api, err := cache.NewLive(&rest.Config{Host: secure.URL, BearerTokenFile: token, TLSClientConfig: rest.TLSClientConfig{CAFile: ca}}, "the ServiceAccount")
 	if err != nil {
 		t.Fatal(err)
 	}

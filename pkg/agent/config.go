@@ -37,8 +37,8 @@ type Config struct {
 	NetnsDir    string
 	// Repair says what to do with meshed pods that run without redirection.
 	Repair repair.Mode
-	// RemoveTaint removes Taint from the node once it is ready. That needs the right to get and patch nodes.
-	RemoveTaint bool
+	// MarkNode sets admission.ReadyLabel on the node once it is ready, and removes Taint. That needs the right to get and patch nodes.
+	MarkNode bool
 	// Installed reports whether the runtime would call the plugin, and if not, what is missing. It must be quick: readiness
 	// calls it. nil means true.
 	Installed func() (ok bool, missing string)
@@ -47,9 +47,7 @@ type Config struct {
 	ConfigVersion func(version string)
 	// TokenExpiry is when the token on the host expires, for a metric. The zero time, and nil, mean that there is none.
 	TokenExpiry func() time.Time
-	// Version is the build's, for a metric.
-	Version string
-	Log     *slog.Logger
+	Log         *slog.Logger
 }
 
 // withDefaults fills in what is empty.
@@ -57,7 +55,7 @@ func (c Config) withDefaults() Config {
 	for _, f := range []struct {
 		target *string
 		value  string
-	}{{&c.StateDir, netconf.DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}, {&c.Version, "development"}} {
+	}{{&c.StateDir, netconf.DefaultStateDir}, {&c.MetricsAddr, DefaultMetricsAddr}, {&c.NetnsDir, DefaultNetnsDir}} {
 		if *f.target == "" {
 			*f.target = f.value
 		}

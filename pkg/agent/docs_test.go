@@ -18,7 +18,7 @@ func TestTheOperatorsPageHasEveryMetric(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, words := described(newMetrics("test", observed{}).registry)
+	want, words := described(newMetrics(observed{}).registry)
 	var got []string
 	for _, m := range regexp.MustCompile("(?m)^\\| `(detour_[a-z_]+)`").FindAllStringSubmatch(string(page), -1) {
 		got = append(got, m[1])

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"maps"
-	"runtime"
 	"slices"
 	"time"
 
@@ -10,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/build/metric"
 )
 
 // metrics are the agent's, in a registry of their own. No label has values that a pod or a user can choose.
@@ -22,6 +22,7 @@ type metrics struct {
 	installs     *prometheus.CounterVec
 	conflicts    prometheus.Counter
 	unprogrammed prometheus.Gauge
+	marked       *prometheus.GaugeVec // has no labels, and is absent until it is first set
 	repairs      *prometheus.CounterVec
 	events       *prometheus.CounterVec
 }
@@ -36,7 +37,7 @@ type observed struct {
 	tokenExpiry func() time.Time
 }
 
-func newMetrics(version string, now observed) *metrics {
+func newMetrics(now observed) *metrics {
 	counter := func(name, help string) prometheus.Counter {
 		return prometheus.NewCounter(prometheus.CounterOpts{Namespace: "detour", Name: name, Help: help})
 	}
@@ -61,15 +62,14 @@ func newMetrics(version string, now observed) *metrics {
 			Help: "Meshed pods of this node that run without redirection, at the last sweep.",
 		}),
 	}
+	m.marked = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Namespace: "detour", Name: "node_marked",
+		Help: "Whether the agent's last write or look left the label detour.io/ready on its node, with --mark-node.",
+	}, nil)
 	gauge := func(name, help string, value func() float64) prometheus.GaugeFunc {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "detour", Name: name, Help: help}, value)
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: "detour", Name: "build_info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
-	})
-	build.Set(1)
-	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.repairs, m.events, build,
+	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.marked, m.repairs, m.events, metric.Info(),
 		gauge("ready", "1 if the node can serve an ADD now, as /readyz says, else 0.", func() float64 {
 			if now.ready() {
 				return 1

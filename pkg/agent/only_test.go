@@ -46,21 +46,6 @@ func TestAFolderThatIsThereIsClosedToOthers(t *testing.T) {
 	}
 }
 
-// A taint is its key and its effect.
-func TestOnlyTheTaintWithTheEffectGoes(t *testing.T) {
-	t.Parallel()
-	s := agenttest.NewServer(t)
-	evicting := agenttest.Fields{"key": Taint, "effect": "NoExecute"}
-	s.Put(agenttest.NodePath, node(evicting, ours))
-	start(t, newTestAgent(t, s, func(c *Config) { c.RemoveTaint = true }))
-	agenttest.Eventually(t, "a taint goes", func() bool { return len(s.Written("PATCH", agenttest.NodePath)) > 0 })
-	for _, step := range s.Written("PATCH", agenttest.NodePath)[0].Patch {
-		if step["path"] != "/spec/taints/1" {
-			t.Errorf("patch %v", step)
-		}
-	}
-}
-
 // This holds even if the API server ignores the field selector.
 func TestOnlyTheConfigurationOfTheNameCounts(t *testing.T) {
 	t.Parallel()

@@ -2,15 +2,12 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/agent/agenttest"
 	"github.com/detour-cni/detour/pkg/kube"
@@ -166,60 +163,5 @@ func TestMetricsAreServed(t *testing.T) {
 	_, a := startServed(t, nil)
 	if code, _ := get(a, "/metrics"); code != 200 {
 		t.Error(code)
-	}
-}
-
-func node(taints ...agenttest.Fields) agenttest.Fields {
-	return agenttest.Fields{"kind": "Node", "apiVersion": "v1", "metadata": agenttest.Fields{"name": "n1"}, "spec": agenttest.Fields{"taints": taints}}
-}
-
-var (
-	ours   = agenttest.Fields{"key": "detour.io/not-ready", "effect": "NoSchedule"}
-	others = agenttest.Fields{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}
-)
-
-func TestTheTaintGoesWhenTheNodeIsReady(t *testing.T) {
-	t.Parallel()
-	s := agenttest.NewServer(t)
-	s.Put(agenttest.NodePath, node(others, agenttest.Fields{"key": "detour.io/not-ready", "effect": "NoExecute"}, ours))
-	var installed, conflicts atomic.Int64
-	s.Refuse["PATCH "+agenttest.NodePath] = func(w http.ResponseWriter, r *http.Request) {
-		if conflicts.Add(1) == 1 { // somebody was faster
-			s.Put(agenttest.NodePath, node(ours, others))
-			agenttest.Refusal(422, "Invalid")(w, r)
-			return
-		}
-		s.Accept(w, r)
-		s.Put(agenttest.NodePath, node(others))
-	}
-	a := newTestAgent(t, s, func(c *Config) {
-		c.RemoveTaint = true
-		c.Installed = func() (bool, string) { return installed.Load() > 0, "no" }
-	})
-	start(t, a)
-	agenttest.Eventually(t, "the cache is complete", func() bool { return a.cache.HasPods() })
-	time.Sleep(100 * time.Millisecond)
-	if s.Count("PATCH "+agenttest.NodePath) != 0 {
-		t.Fatal("the taint went before the node was ready")
-	}
-	installed.Store(1)
-	agenttest.Eventually(t, "the taint goes", func() bool { return len(s.Written("PATCH", agenttest.NodePath)) == 1 })
-	p := s.Written("PATCH", agenttest.NodePath)[0]
-	got, _ := json.Marshal(p.Patch)
-	want := `[{"op":"test","path":"/spec/taints/0","value":{"effect":"NoSchedule","key":"detour.io/not-ready"}},{"op":"remove","path":"/spec/taints/0"}]`
-	if string(got) != want || p.ContentType != string(types.JSONPatchType) {
-		t.Errorf("patch %s %s", p.ContentType, got)
-	}
-	s.Put(agenttest.NodePath, node(others, ours)) // the node was made anew
-	agenttest.Eventually(t, "the taint goes again", func() bool { return len(s.Written("PATCH", agenttest.NodePath)) == 2 })
-}
-
-func TestTheTaintStaysUnlessAsked(t *testing.T) {
-	t.Parallel()
-	s, _ := startServed(t, nil)
-	s.Put(agenttest.NodePath, node(ours))
-	time.Sleep(100 * time.Millisecond)
-	if n := s.Count("GET /api/v1/nodes"); n != 0 {
-		t.Errorf("the node was asked for %d times", n)
 	}
 }

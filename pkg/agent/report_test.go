@@ -65,7 +65,7 @@ func malformed(t testing.TB, socket string) {
 func TestReportsAreCounted(t *testing.T) {
 	t.Parallel()
 	_, a := startServed(t, func(c *Config) {
-		c.Version, c.ExcludeNamespaces = "v1.2.3", []string{"shop"}
+		c.ExcludeNamespaces = []string{"shop"}
 		c.TokenExpiry = func() time.Time { return time.Unix(1795, 0) }
 	})
 	tell(t, a, agentapi.Report{ID: pod.ID{Namespace: "shop", Name: "a", UID: "uid-a"}, Outcome: "programmed", Backend: "iptables-nft", Stages: map[string]float64{"total": 8.5, "apply": 4, "invented": 1, "lookup": -1}})
@@ -99,7 +99,7 @@ func TestReportsAreCounted(t *testing.T) {
 		`detour_token_expiry_timestamp_seconds 1795`,
 	)
 	_, text := get(a, "/metrics")
-	for _, words := range []string{`detour_build_info{goversion="go`, `version="v1.2.3"} 1`, "go_goroutines", "process_resident_memory_bytes"} {
+	for _, words := range []string{`detour_build_info{commit="unknown",goversion="go`, `version="development"} 1`, "go_goroutines", "process_resident_memory_bytes"} {
 		if !strings.Contains(text, words) {
 			t.Errorf("metrics lack %q", words)
 		}

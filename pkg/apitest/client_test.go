@@ -129,6 +129,7 @@ var plurals = map[string]string{
 	"ConfigMap":                        "configmaps",
 	"CustomResourceDefinition":         "customresourcedefinitions",
 	"DaemonSet":                        "daemonsets",
+	"Deployment":                       "deployments",
 	"MeshConfig":                       "meshconfigs",
 	"MutatingAdmissionPolicy":          "mutatingadmissionpolicies",
 	"MutatingAdmissionPolicyBinding":   "mutatingadmissionpolicybindings",
@@ -136,11 +137,15 @@ var plurals = map[string]string{
 	"Namespace":                        "namespaces",
 	"Node":                             "nodes",
 	"Pod":                              "pods",
+	"PodDisruptionBudget":              "poddisruptionbudgets",
 	"Role":                             "roles",
 	"RoleBinding":                      "rolebindings",
+	"Secret":                           "secrets",
+	"Service":                          "services",
 	"ServiceAccount":                   "serviceaccounts",
 	"ValidatingAdmissionPolicy":        "validatingadmissionpolicies",
 	"ValidatingAdmissionPolicyBinding": "validatingadmissionpolicybindings",
+	"ValidatingWebhookConfiguration":   "validatingwebhookconfigurations",
 }
 
 // collection returns the path under which objects of o's kind are.

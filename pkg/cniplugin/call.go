@@ -30,13 +30,13 @@ type call struct {
 }
 
 // newCall parses what the runtime gave, except for prevResult, which only ADD and CHECK use.
-func newCall(verb, version string, args *skel.CmdArgs) *call {
+func newCall(verb string, args *skel.CmdArgs) *call {
 	c := &call{verb: verb, netns: args.Netns, took: startStages()}
 	c.conf, c.confErr = netconf.Parse(args.StdinData)
 	c.pod, c.argsErr = parseArgs(args.Args)
 	c.key = attachment.Key{Network: c.conf.Name, ContainerID: args.ContainerID, IfName: args.IfName}
 	c.store = attachment.NewStore(c.conf.StateDir)
-	c.openLog(version)
+	c.openLog()
 	return c
 }
 

@@ -35,12 +35,18 @@ func startNode(t *testing.T, a *attachment) *node {
 // network is a chain of bridge, host-local and detour.
 func (n *node) network(version, name, bridge string, subnets ...string) *libcni.NetworkConfigList {
 	n.t.Helper()
+	return n.chain(version, name, bridge, subnets, maps.Clone(n.conf))
+}
+
+// chain is a chain of bridge, host-local and other plugins.
+func (n *node) chain(version, name, bridge string, subnets []string, behind ...any) *libcni.NetworkConfigList {
+	n.t.Helper()
 	var ranges [][]map[string]string
 	for _, s := range subnets {
 		ranges = append(ranges, []map[string]string{{"subnet": s}})
 	}
-	first := map[string]any{"type": "bridge", "bridge": bridge, "ipam": map[string]any{"type": "host-local", "dataDir": n.dir + "/ipam", "ranges": ranges}}
-	data, err := json.Marshal(map[string]any{"cniVersion": version, "name": name, "plugins": []any{first, maps.Clone(n.conf)}})
+	first := map[string]any{"type": "bridge", "bridge": bridge, "isGateway": true, "ipam": map[string]any{"type": "host-local", "dataDir": n.dir + "/ipam", "ranges": ranges}}
+	data, err := json.Marshal(map[string]any{"cniVersion": version, "name": name, "plugins": append([]any{first}, behind...)})
 	if err != nil {
 		n.t.Fatal(err)
 	}

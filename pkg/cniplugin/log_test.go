@@ -63,7 +63,7 @@ func TestEveryOutcomeHasItsLine(t *testing.T) {
 				t.Fatalf("%d lines: %v", len(lines), lines)
 			}
 			line := lines[len(lines)-1]
-			want := map[string]string{"event": event, "level": c.level, "msg": c.message, "verb": c.verb, "version": "development"}
+			want := map[string]string{"event": event, "level": c.level, "msg": c.message, "verb": c.verb, "version": "development", "commit": "unknown"}
 			if !c.nameless {
 				want["containerID"], want["netns"], want["pod"], want["podUID"] = "c1", a.env["CNI_NETNS"], "shop/web", "uid-1"
 			}

@@ -15,11 +15,11 @@ import (
 	"github.com/detour-cni/detour/pkg/netns"
 )
 
-// Funcs are the CNI verbs; build is the version that log lines carry.
-func Funcs(build string) skel.CNIFuncs {
+// Funcs are the CNI verbs.
+func Funcs() skel.CNIFuncs {
 	verb := func(name string, serve func(*call) error) func(*skel.CmdArgs) error {
 		return func(args *skel.CmdArgs) error {
-			c := newCall(name, build, args)
+			c := newCall(name, args)
 			defer c.logFile.Close()
 			if err := serve(c); err != nil {
 				return cniError(err)

@@ -70,11 +70,16 @@ func (o Options) Decide(in Input) (Decision, error) {
 	if uid := in.ID.UID; uid != "" && !facts.HasUID(uid) {
 		return Decision{}, fmt.Errorf("pod %s: the runtime starts UID %s, but the API server has UID %s: the pod was replaced meanwhile", in.ID, uid, facts.UID)
 	}
+	return o.DecidePod(facts, in)
+}
+
+// DecidePod is Decide for a pod that was read already. Of in, only configuration and addresses count.
+func (o Options) DecidePod(p pod.Pod, in Input) (Decision, error) {
 	wants, err := o.Dialect.Decide(mesh.Input{
-		Pod:        facts,
+		Pod:        p,
 		Config:     in.Config,
 		Addresses:  in.Addresses,
-		DirectInit: slices.Contains(o.DirectInit, in.ID.Namespace),
+		DirectInit: slices.Contains(o.DirectInit, p.Namespace),
 		Gated:      o.Gated,
 	})
 	if err != nil || wants.Skip != "" {

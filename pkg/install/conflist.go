@@ -34,23 +34,12 @@ func parseList(text []byte, name string) (list, error) {
 			l.ours = append(l.ours, i)
 		}
 	}
-	d := json.NewDecoder(bytes.NewReader(text))
-	if _, err := d.Token(); err != nil {
+	plugins, err := member(text, span{0, len(text)}, "plugins")
+	if err != nil {
 		return list{}, err
 	}
-	for d.More() {
-		key, err := d.Token()
-		if err != nil {
-			return list{}, err
-		}
-		if key == "plugins" { // if there are two, the last one counts, for libcni too
-			l.open, l.plugins, err = elements(d)
-		} else {
-			err = d.Decode(new(json.RawMessage))
-		}
-		if err != nil {
-			return list{}, err
-		}
+	if l.open, l.plugins, err = elements(text, plugins); err != nil {
+		return list{}, fmt.Errorf("plugins: %w", err)
 	}
 	if len(l.plugins) != len(conf.Plugins) {
 		return list{}, fmt.Errorf("%d plugins in the text, %d for libcni", len(l.plugins), len(conf.Plugins))
@@ -58,18 +47,47 @@ func parseList(text []byte, name string) (list, error) {
 	return l, nil
 }
 
-// elements reads a JSON array.
-func elements(d *json.Decoder) (open int, found []span, _ error) {
-	if t, err := d.Token(); err != nil || t != json.Delim('[') {
-		return 0, nil, errors.Join(fmt.Errorf("plugins: got %v, want a list", t), err)
+// member finds the value of a key of the object at that place. If there are two, the last one counts, for libcni too; if there is
+// none, the place is empty.
+func member(text []byte, at span, name string) (found span, _ error) {
+	d := json.NewDecoder(bytes.NewReader(text[at.start:at.end]))
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return span{}, errors.Join(fmt.Errorf("got %v, want an object", t), err)
 	}
-	open = int(d.InputOffset())
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return span{}, err
+		}
+		var raw json.RawMessage
+		if err := d.Decode(&raw); err != nil {
+			return span{}, err
+		}
+		if key == name {
+			end := at.start + int(d.InputOffset())
+			found = span{end - len(raw), end}
+		}
+	}
+	_, err := d.Token() // the closing brace
+	return found, err
+}
+
+// elements finds the elements of the array at that place, if it is not empty.
+func elements(text []byte, at span) (open int, found []span, _ error) {
+	if at == (span{}) {
+		return 0, nil, nil
+	}
+	d := json.NewDecoder(bytes.NewReader(text[at.start:at.end]))
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return 0, nil, errors.Join(fmt.Errorf("got %v, want a list", t), err)
+	}
+	open = at.start + int(d.InputOffset())
 	for d.More() {
 		var raw json.RawMessage
 		if err := d.Decode(&raw); err != nil {
 			return 0, nil, err
 		}
-		end := int(d.InputOffset())
+		end := at.start + int(d.InputOffset())
 		found = append(found, span{end - len(raw), end})
 	}
 	_, err := d.Token() // the closing bracket

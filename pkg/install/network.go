@@ -23,6 +23,8 @@ type network struct {
 	path string // of the file itself, if the one in the folder is a link
 	text []byte
 	info fs.FileInfo
+	// list is where the list of plugins is in the text: everywhere, unless it is a part of Multus's configuration.
+	list span
 	// single is true for a single plugin's configuration: only a .conflist can have more.
 	single bool
 }
@@ -115,6 +117,7 @@ func followed(dir, name, target string) (network, error) {
 
 // load loads the file as libcni does, for its network's name.
 func (n *network) load() error {
+	n.list = span{0, len(n.text)}
 	if filepath.Ext(n.file) == ".conflist" {
 		loaded, err := libcni.ConfListFromFile(n.path)
 		if err != nil {
@@ -136,6 +139,9 @@ func (n *network) load() error {
 // conflist adds the entry to the network that the runtime uses.
 func (i *Installer) conflist(r *round) error {
 	n, err := firstNetwork(i.conf.ConfDir)
+	if err == nil {
+		n, err = i.behindMultus(n)
+	}
 	if err != nil {
 		return err
 	}
@@ -143,7 +149,7 @@ func (i *Installer) conflist(r *round) error {
 	if n.single {
 		return i.convert(r, n)
 	}
-	edited, err := setEntry(n.text, i.entry)
+	edited, err := n.edit(setEntry, i.entry)
 	if err != nil {
 		return fmt.Errorf("install %s: %s: %w", PartConflist, r.Conflist, err)
 	}
@@ -154,6 +160,12 @@ func (i *Installer) conflist(r *round) error {
 	return r.ensure(PartConflist, r.Conflist, "", wrong, func() error {
 		return i.files.rewrite(n.path, edited, ownedBy(n.info), n.text)
 	})
+}
+
+// edit returns the text with the list edited.
+func (n network) edit(edit func(list []byte, e entry) ([]byte, error), e entry) ([]byte, error) {
+	edited, err := edit(n.text[n.list.start:n.list.end], e)
+	return slices.Concat(n.text[:n.list.start], edited, n.text[n.list.end:]), err
 }
 
 // convert makes a .conflist of a single plugin's configuration, which has no place for a second plugin. It keeps the configuration

@@ -172,10 +172,13 @@ func (i *Installer) dropFrom(name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := parseList(n.text, i.entry.name); err != nil {
-		return nil //nolint:nilerr // it is no list, so it has no entry
+	edited, err := dropDelegated(n, i.entry)
+	if err != nil {
+		return err
 	}
-	edited, err := dropEntry(n.text, i.entry)
+	if _, noList := parseList(edited, i.entry.name); noList == nil {
+		edited, err = dropEntry(edited, i.entry)
+	}
 	if err != nil || bytes.Equal(edited, n.text) {
 		return err
 	}

@@ -71,13 +71,13 @@ func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		out.Config, out.ConfigAbsent, configErr = a.config(both, r.Config)
+		out.Config, out.ConfigAbsent, configErr = a.Config(both, r.Config)
 		if configErr != nil && r.ConfigFor == nil { // else the pod may do without it
 			stop(errStopped)
 		}
 	}()
 	pod, podErr := a.pod(both, r.Namespace, r.Name)
-	own := r.configOf(pod)
+	own := r.ConfigOf(pod)
 	if podErr != nil || own.Name != r.Config.Name {
 		stop(errStopped)
 	}
@@ -87,7 +87,7 @@ func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
 	case podErr != nil && !errors.Is(podErr, errStopped):
 		return Objects{}, podErr
 	case own.Name != r.Config.Name:
-		out.Config, out.ConfigAbsent, configErr = a.config(ctx, own)
+		out.Config, out.ConfigAbsent, configErr = a.Config(ctx, own)
 	}
 	if configErr != nil {
 		return Objects{}, configErr
@@ -105,7 +105,7 @@ func (a *API) Ready(ctx context.Context, c mesh.ConfigRef) error {
 	if _, err := a.pod(ctx, cmp.Or(c.Namespace, defaultNamespace), probePod); err != nil && !errors.Is(err, ErrNotFound) {
 		return err
 	}
-	_, _, err := a.config(ctx, c)
+	_, _, err := a.Config(ctx, c)
 	return err
 }
 
@@ -113,9 +113,9 @@ func (a *API) pod(ctx context.Context, namespace, name string) ([]byte, error) {
 	return a.get(ctx, target{version: "v1", resource: "pods", namespace: namespace, name: name})
 }
 
-// config tries one version after the other until the server serves one. absent says why there is no configuration. A mesh without a
-// configuration object has neither, and costs no request.
-func (a *API) config(ctx context.Context, c mesh.ConfigRef) (body []byte, absent string, err error) {
+// Config tries one version after the other until the server serves one. absent says why there is no configuration. A mesh without a
+// configuration object has neither, and costs no request. It retries and fails as Lookup does.
+func (a *API) Config(ctx context.Context, c mesh.ConfigRef) (body []byte, absent string, err error) {
 	if c.IsZero() {
 		return nil, "", nil
 	}

@@ -51,8 +51,8 @@ func NewRequest(d mesh.Dialect, id pod.ID) Request {
 	return r
 }
 
-// configOf names the pod's configuration. It does not report a malformed pod.
-func (r Request) configOf(pod []byte) mesh.ConfigRef {
+// ConfigOf names the pod's configuration. It does not report a malformed pod.
+func (r Request) ConfigOf(pod []byte) mesh.ConfigRef {
 	var object struct {
 		Metadata struct{ Annotations, Labels map[string]string }
 	}

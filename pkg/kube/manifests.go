@@ -218,7 +218,7 @@ func (m *Manifests) Lookup(_ context.Context, r Request) (Objects, error) {
 	if !ok || pod.version != "v1" {
 		return Objects{}, fmt.Errorf("find pod %s/%s in %s: %w; %s", r.Namespace, r.Name, m.path, ErrNotFound, m.whatIsThere())
 	}
-	c := r.configOf(pod.json)
+	c := r.ConfigOf(pod.json)
 	if c.IsZero() {
 		return Objects{Pod: pod.json}, nil
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/redirect"
@@ -83,8 +84,7 @@ func (d Dialect) skip(p pod.Pod) (string, error) {
 	if _, ok := p.Find(d.Sidecar); !ok {
 		return fmt.Sprintf("it has no container %q", d.Sidecar), nil
 	}
-	// By its name alone, any init container could take its pod out of the mesh: only one that may program the pod counts.
-	if c, ok := p.FindInit(d.InitContainer); ok && c.NetAdmin {
+	if slices.ContainsFunc(p.InitContainers, d.IsInit) {
 		return fmt.Sprintf("its init container %q programs the pod itself", d.InitContainer), nil
 	}
 	return d.family.skip(d, p)

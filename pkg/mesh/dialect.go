@@ -22,11 +22,20 @@ type Dialect struct {
 	InitContainer string
 	// Helpers are the containers that the mesh injects beside its sidecar.
 	Helpers []string
+	// Validator is the helper that ends before the sidecar starts: it listens on the proxy's ports, and fails without redirection.
+	Validator string
+	// BareSidecar says that the injector sets the sidecar's user, and little else of its securityContext. The sidecar's name is a common
+	// word, so admission goes by the user, too.
+	BareSidecar bool
 	// Config is the object with the mesh's configuration; zero if the mesh has none.
 	Config ConfigRef
 	// Revision is the annotation, or else label, that names the revision of the control plane whose configuration a pod has;
 	// empty if all pods have Config.
 	Revision string
+	// Injection is the annotation, or label, by which a pod asks for the sidecar or declines it.
+	Injection string
+	// Marker is the annotation that the mesh writes into the pods that it injects; empty if it has none.
+	Marker string
 	// Prefixes begin the names of the annotations and labels that the mesh reads, slash included.
 	Prefixes []string
 	// Exclusions are what a user sets to keep traffic away from the proxy.

@@ -40,15 +40,15 @@ func (istioFamily) skip(d Dialect, p pod.Pod) (string, error) {
 	if args := sidecar.Args; len(args) > 1 && args[0] == "proxy" && args[1] != "sidecar" {
 		return fmt.Sprintf("container %q is a %s, not a sidecar", d.Sidecar, quote(args[1])), nil
 	}
-	inject, where := p.Labels[istioInject], "label"
+	inject, where := p.Labels[d.Injection], "label"
 	if inject == "" {
-		inject, where = p.Annotations[istioInject], "annotation"
+		inject, where = p.Annotations[d.Injection], "annotation"
 	}
 	if inject == "false" {
-		return fmt.Sprintf("its %s %s is %q", where, istioInject, inject), nil
+		return fmt.Sprintf("its %s %s is %q", where, d.Injection, inject), nil
 	}
-	if _, ok := p.Annotations[istioStatus]; !ok {
-		return fmt.Sprintf("it has no annotation %s: istio did not inject it", istioStatus), nil
+	if _, ok := p.Annotations[d.Marker]; !ok {
+		return fmt.Sprintf("it has no annotation %s: istio did not inject it", d.Marker), nil
 	}
 	if p.Annotations[istioMode] == "NONE" {
 		return fmt.Sprintf("its annotation %s is NONE", istioMode), nil
@@ -151,7 +151,7 @@ func (f istioFamily) policy(d Dialect, in Input, proxy redirect.Proxy, out *Deci
 // settings (mode, ports, ranges) into istio-init's arguments, and into annotations only if it knows of a CNI plugin.
 func (istioFamily) warnInjector(d Dialect, p pod.Pod, sidecar pod.Container, tproxy bool, out *Decision) {
 	var status struct{ InitContainers []string }
-	if err := json.Unmarshal([]byte(p.Annotations[istioStatus]), &status); err == nil && slices.Contains(status.InitContainers, d.InitContainer) {
+	if err := json.Unmarshal([]byte(p.Annotations[d.Marker]), &status); err == nil && slices.Contains(status.InitContainers, d.InitContainer) {
 		out.warn("istio injected init container %q, which was taken out: the mesh-wide interception mode, ports and ranges were its arguments and are lost; set pilot.cni.enabled=true for istiod, and it writes them as annotations instead", d.InitContainer)
 	}
 	its, ours := sidecar.Env["ISTIO_META_INTERCEPTION_MODE"], "REDIRECT"

@@ -11,8 +11,10 @@ var dialects = []Dialect{
 	{ // Open Service Mesh 0.9 to 0.11: the rules of its published troubleshooting guide
 		Name:          "osm",
 		Sidecar:       "envoy",
+		BareSidecar:   true,
 		InitContainer: "osm-init",
 		Config:        osmConfig,
+		Injection:     "openservicemesh.io/" + sidecarInjection,
 		Prefixes:      []string{"openservicemesh.io/"},
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
@@ -23,9 +25,11 @@ var dialects = []Dialect{
 	{ // Open Service Mesh 1.1 and 1.2: chains renamed, self-calls, inclusion, interfaces, PodIP mode
 		Name:          "osm-v1",
 		Sidecar:       "envoy",
+		BareSidecar:   true,
 		InitContainer: "osm-init",
 		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
+		Injection:     "openservicemesh.io/" + sidecarInjection,
 		Prefixes:      []string{"openservicemesh.io/"},
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000},
@@ -41,9 +45,11 @@ var dialects = []Dialect{
 	{ // osm-edge with Pipy: the guide's chains, the later rules, a DNS proxy
 		Name:          "osm-edge",
 		Sidecar:       "sidecar",
+		BareSidecar:   true,
 		InitContainer: "osm-init",
 		Helpers:       []string{"osm-healthcheck"}, // answers TCP probes
 		Config:        osmConfig,
+		Injection:     "openservicemesh.io/" + sidecarInjection,
 		Prefixes:      []string{"openservicemesh.io/"},
 		Exclusions:    osmExclusions("openservicemesh.io/"),
 		Proxy:         redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
@@ -54,6 +60,7 @@ var dialects = []Dialect{
 	{ // FSM, osm-edge's successor: an API group and names of its own
 		Name:          "fsm",
 		Sidecar:       "sidecar",
+		BareSidecar:   true,
 		InitContainer: "fsm-init",
 		Helpers:       []string{"fsm-healthcheck"}, // answers TCP probes
 		Config: ConfigRef{
@@ -64,6 +71,7 @@ var dialects = []Dialect{
 			Namespace: "fsm-system",
 			Name:      "fsm-mesh-config",
 		},
+		Injection:  "flomesh.io/" + sidecarInjection,
 		Prefixes:   []string{"flomesh.io/"},
 		Exclusions: osmExclusions("flomesh.io/"),
 		Proxy:      redirect.Proxy{UID: 1500, Inbound: 15003, Outbound: 15001, Admin: 15000, DNS: 5300},
@@ -80,7 +88,8 @@ var dialects = []Dialect{
 		Name:          "istio",
 		Sidecar:       "istio-proxy",
 		InitContainer: "istio-init",
-		Helpers:       []string{"istio-validation"}, // fails without redirection
+		Helpers:       []string{"istio-validation"},
+		Validator:     "istio-validation",
 		Config: ConfigRef{
 			Versions:  []string{"v1"},
 			Resource:  "configmaps",
@@ -88,8 +97,10 @@ var dialects = []Dialect{
 			Namespace: "istio-system",
 			Name:      "istio",
 		},
-		Revision: "istio.io/rev", // the annotation since 1.18
-		Prefixes: []string{"istio.io/", "sidecar.istio.io/", istioTraffic},
+		Revision:  "istio.io/rev", // the annotation since 1.18
+		Injection: istioInject,
+		Marker:    istioStatus,
+		Prefixes:  []string{"istio.io/", "sidecar.istio.io/", istioTraffic},
 		Exclusions: Exclusions{
 			OutboundPorts:  Setting{Annotation: istioTraffic + "excludeOutboundPorts"},
 			InboundPorts:   Setting{Annotation: istioTraffic + "excludeInboundPorts"},

@@ -33,7 +33,7 @@ const (
 )
 
 func (f osmFamily) skip(d Dialect, p pod.Pod) (string, error) {
-	name := d.Prefixes[0] + sidecarInjection
+	name := d.Injection
 	value, ok := p.Annotations[name]
 	if !ok {
 		return "", nil

@@ -68,7 +68,7 @@ func (d *Dialect) overrideNames(o Override, wrong *mistakes) {
 	domain, slash := strings.CutSuffix(o.AnnotationPrefix, "/")
 	set("annotationPrefix", o.AnnotationPrefix, &prefix, slash && IsName(domain) && len(d.Prefixes) == 1)
 	if prefix != "" {
-		d.Prefixes = []string{prefix}
+		d.Prefixes, d.Injection = []string{prefix}, prefix+sidecarInjection
 	}
 
 	c := o.MeshConfig

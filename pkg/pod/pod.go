@@ -4,6 +4,7 @@ package pod
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 )
@@ -91,15 +92,6 @@ func (p Pod) Find(name string) (Container, bool) {
 		}
 	}
 	return Container{}, false
-}
-
-// FindInit returns the init container called name, unless it is a native sidecar.
-func (p Pod) FindInit(name string) (Container, bool) {
-	i := slices.IndexFunc(p.InitContainers, func(c Container) bool { return c.Name == name && !c.Restarts })
-	if i < 0 {
-		return Container{}, false
-	}
-	return p.InitContainers[i], true
 }
 
 // wire is the part of a v1 Pod's JSON that Parse reads.
@@ -211,6 +203,15 @@ func (c securityContext) or(pod securityContext) securityContext {
 
 // Parse reads a v1 Pod from its JSON. It fails on anything that is not a Pod with a namespace, a name and a container.
 func Parse(data []byte) (Pod, error) {
+	p, err := ParseNew(data)
+	if err == nil && (p.Namespace == "" || p.Name == "") {
+		err = errors.New("decode Pod: it lacks a namespace or a name")
+	}
+	return p, err
+}
+
+// ParseNew is Parse for a pod that is being created: it may lack a namespace and a name.
+func ParseNew(data []byte) (Pod, error) {
 	var w wire
 	if err := json.Unmarshal(data, &w); err != nil {
 		return Pod{}, fmt.Errorf("decode Pod: %w", err)
@@ -218,8 +219,8 @@ func Parse(data []byte) (Pod, error) {
 	if w.Kind != "Pod" || w.APIVersion != "v1" {
 		return Pod{}, fmt.Errorf("decode Pod: got %q of %q, want \"Pod\" of \"v1\"", w.Kind, w.APIVersion)
 	}
-	if w.Metadata.Namespace == "" || w.Metadata.Name == "" || len(w.Spec.Containers) == 0 {
-		return Pod{}, fmt.Errorf("decode Pod: it lacks a namespace, a name or a container")
+	if len(w.Spec.Containers) == 0 {
+		return Pod{}, errors.New("decode Pod: it lacks a container")
 	}
 	return Pod{
 		Namespace:      w.Metadata.Namespace,

@@ -70,20 +70,8 @@ func TestWhoMayProgramThePodsNetwork(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c, ok := got.FindInit("osm-init"); !ok || c.NetAdmin != want {
-			t.Errorf("%s: %v, want %v", context, c.NetAdmin, want)
-		}
-	}
-}
-
-func TestOnlyAnInitContainerThatEndsIsOne(t *testing.T) {
-	p := Pod{
-		InitContainers: []Container{{Name: "native", Restarts: true}, {Name: "migrate"}},
-		Containers:     []Container{{Name: "app"}},
-	}
-	for name, want := range map[string]bool{"migrate": true, "native": false, "app": false, "other": false} {
-		if c, ok := p.FindInit(name); ok != want || ok && c.Name != name {
-			t.Errorf("%s: %v, want %v", name, ok, want)
+		if got := got.InitContainers[0].NetAdmin; got != want {
+			t.Errorf("%s: %v, want %v", context, got, want)
 		}
 	}
 }

@@ -39,7 +39,7 @@ import (
 	"github.com/detour-cni/detour/pkg/redirect"
 )
 
-var update = flag.Bool("update", false, "rewrite the want sections of testdata/cases with what comes out now")
+var update = flag.Bool("update", false, "rewrite the want sections of testdata with what comes out now")
 
 // Case is one scenario.
 type Case struct {
@@ -47,6 +47,7 @@ type Case struct {
 	Mesh    string
 	path    string
 	archive *txtar.Archive
+	wants   []string // the sections that -update writes, in their order
 }
 
 // Load reads all scenarios; root is the path to the repository's top folder.
@@ -64,7 +65,7 @@ func Load(t testing.TB, root string) []Case {
 		}
 		folder := filepath.Base(filepath.Dir(path))
 		name := folder + "/" + strings.TrimSuffix(filepath.Base(path), ".txtar")
-		c := Case{Name: name, Mesh: folder, path: path, archive: archive}
+		c := Case{Name: name, Mesh: folder, path: path, archive: archive, wants: wants}
 		if err := c.check(); err != nil {
 			t.Fatalf("scenario %s: %v", name, err)
 		}
@@ -232,7 +233,7 @@ func (c Case) rewrite(t *testing.T, got map[string]string) {
 			files = append(files, f)
 		}
 	}
-	for _, name := range wants {
+	for _, name := range c.wants {
 		text, ok := got[name]
 		if !ok { // another test's
 			text = c.Section(name)

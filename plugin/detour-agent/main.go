@@ -10,10 +10,9 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
-)
 
-// version is set by the build.
-var version = "development"
+	"github.com/detour-cni/detour/pkg/build"
+)
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
@@ -23,11 +22,11 @@ func run(args []string, stderr io.Writer) int {
 	root := &cobra.Command{
 		Use:           "detour-agent",
 		Short:         "detour-agent keeps the CNI plugin detour installed on a node and serves it",
-		Version:       version,
+		Version:       build.Get().String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(runCommand(), uninstallCommand())
+	root.AddCommand(runCommand(), uninstallCommand(), uninstallNodesCommand())
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fmt.Fprintln(stderr, "detour-agent: "+err.Error())

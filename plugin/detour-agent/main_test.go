@@ -16,7 +16,7 @@ func TestMain(m *testing.M) {
 	case os.Getenv(asAgent) != "":
 		main()
 	case os.Getenv("CNI_COMMAND") != "":
-		skel.PluginMainFuncs(cniplugin.Funcs("test"), cniplugin.Versions(), "")
+		skel.PluginMainFuncs(cniplugin.Funcs(), cniplugin.Versions(), "")
 		os.Exit(0)
 	}
 	os.Exit(nettest.Main(m))

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/agent"
 	"github.com/detour-cni/detour/pkg/agent/repair"
 	"github.com/detour-cni/detour/pkg/install"
@@ -39,7 +40,7 @@ type runOptions struct {
 	metrics     string
 	stateDir    string
 	repair      string
-	removeTaint bool
+	markNode    bool
 }
 
 func runCommand() *cobra.Command {
@@ -62,7 +63,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&o.metrics, "metrics", agent.DefaultMetricsAddr, "where metrics and health are served")
 	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "folder of the plugin's records and the agent's socket")
 	f.StringVar(&o.repair, "repair", string(repair.Report), "what to do with meshed pods that run without redirection: report, evict or in-place")
-	f.BoolVar(&o.removeTaint, "remove-taint", false, "remove the taint "+agent.Taint+" from the node once it can serve pods")
+	f.BoolVar(&o.markNode, "mark-node", false, "label the node "+admission.ReadyLabel+"=true, and remove its taint "+agent.Taint+", once it can serve pods")
 	return c
 }
 
@@ -137,7 +138,6 @@ func (o runOptions) agentConfig(netConf install.NetConf) (agent.Config, error) {
 		StateDir:    o.stateDir,
 		MetricsAddr: o.metrics,
 		Repair:      mode,
-		RemoveTaint: o.removeTaint,
-		Version:     version,
+		MarkNode:    o.markNode,
 	}, err
 }

@@ -4,10 +4,12 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/agent"
 	"github.com/detour-cni/detour/pkg/install"
 	"github.com/detour-cni/detour/pkg/netconf"
@@ -17,6 +19,7 @@ type uninstallOptions struct {
 	folders
 	stateDir, cacheDir string
 	once, wait         bool
+	unmarkNode         bool
 	pause              time.Duration
 }
 
@@ -33,6 +36,7 @@ func uninstallCommand() *cobra.Command {
 	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "folder of the plugin's records")
 	f.StringVar(&o.cacheDir, "cni-cache-dir", "/host/var/lib/cni/results", "where the runtime keeps its attachments, as mounted here")
 	f.BoolVar(&o.once, "once", false, "do what can be done now; leave the binary if pods still need it")
+	f.BoolVar(&o.unmarkNode, "unmark-node", false, "first take the label "+admission.ReadyLabel+" off the node, and wait until no pod there selects it")
 	f.BoolVar(&o.wait, "wait", false, "keep running afterwards, as a DaemonSet's container must")
 	return c
 }
@@ -46,6 +50,12 @@ func (o uninstallOptions) run(ctx context.Context, stderr io.Writer) error {
 		return err
 	}
 	log := slog.New(slog.NewJSONHandler(stderr, nil))
+	if o.unmarkNode {
+		//nolint:forbidigo // by the DaemonSet
+		if err := agent.Unmark(ctx, "", os.Getenv("NODE_NAME"), log); err != nil {
+			return err
+		}
+	}
 	done, err := i.UninstallAll(ctx, log, install.UninstallOptions{Once: o.once, Pause: o.pause, Socket: agent.DefaultSocket})
 	if done && o.wait {
 		<-ctx.Done()

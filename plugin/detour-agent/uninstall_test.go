@@ -255,6 +255,23 @@ func TestUninstallMayBeInterrupted(t *testing.T) {
 	n.wantUninstalled(false)
 }
 
+// With the label, the scheduler still sends pods that would start unmeshed.
+func TestUninstallLeavesEverythingIfTheLabelCanNotBeRemoved(t *testing.T) {
+	t.Parallel()
+	n := startRuntimeNode(t)
+	o := n.options()
+	o.unmarkNode = true
+	if err := o.run(t.Context(), t.Output()); err == nil || !strings.Contains(err.Error(), "take the label") {
+		t.Errorf("without a node's name and a credential: %v", err)
+	}
+	for _, p := range n.list().Plugins {
+		if p.Network.Type == "detour" && n.has("net.d/detour-token") && n.has("bin/detour") {
+			return
+		}
+	}
+	t.Error("the entry, the token or the binary is gone")
+}
+
 // After the node's restart nothing is left of the plugin's state, but a runtime may still end a pod with what libcni keeps of it.
 func TestUninstallKnowsWhatTheRuntimeKeeps(t *testing.T) {
 	t.Parallel()

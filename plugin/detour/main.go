@@ -7,16 +7,14 @@ import (
 
 	"github.com/containernetworking/cni/pkg/skel"
 
+	"github.com/detour-cni/detour/pkg/build"
 	"github.com/detour-cni/detour/pkg/cniplugin"
 )
-
-// version is set by the build.
-var version = "development"
 
 func main() { os.Exit(run()) }
 
 func run() int {
-	err := skel.PluginMainFuncsWithError(cniplugin.Funcs(version), cniplugin.Versions(), "CNI plugin detour "+version)
+	err := skel.PluginMainFuncsWithError(cniplugin.Funcs(), cniplugin.Versions(), "CNI plugin detour "+build.Get().String())
 	if err == nil {
 		return 0
 	}

@@ -8,10 +8,10 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
-)
 
-// version is set by the build.
-var version = "development"
+	"github.com/detour-cni/detour/pkg/build"
+	"github.com/detour-cni/detour/pkg/build/command"
+)
 
 // The exit codes of every verb. README.md beside this file says what each verb takes for a finding.
 const (
@@ -41,11 +41,11 @@ func run() int {
 	root := &cobra.Command{
 		Use:           "detourctl",
 		Short:         "detourctl explains what the CNI plugin detour does",
-		Version:       version,
+		Version:       build.Get().String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(renderCommand(), verifyCommand(), traceCommand(), probeCommand(), connsCommand())
+	root.AddCommand(renderCommand(), verifyCommand(), traceCommand(), probeCommand(), connsCommand(), command.Version())
 	root.SetErr(errorStream())
 	err := root.Execute()
 	if err == nil {

@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	_ "k8s.io/client-go/plugin/pkg/client/auth" // the ways to log in that a kubeconfig may name
 	"k8s.io/client-go/rest"
+
+	"github.com/detour-cni/detour/pkg/build"
 )
 
 // client makes the few requests that are needed. client-go's typed clientset would double the time of a start.
@@ -23,7 +25,7 @@ func newClient(access *rest.Config) (client, error) {
 		return client{}, err
 	}
 	c := rest.CopyConfig(access)
-	c.UserAgent = "kubectl-detour/" + version
+	c.UserAgent = "kubectl-detour/" + build.Version
 	c.QPS, c.Burst = 50, 300 // as kubectl
 	c.APIPath = "/api"
 	c.GroupVersion = &corev1.SchemeGroupVersion

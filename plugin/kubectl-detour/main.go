@@ -13,10 +13,10 @@ import (
 	"github.com/go-logr/logr"
 	"github.com/spf13/cobra"
 	"k8s.io/klog/v2"
-)
 
-// version is set by the build.
-var version = "development"
+	"github.com/detour-cni/detour/pkg/build"
+	"github.com/detour-cni/detour/pkg/build/command"
+)
 
 // The exit codes that are not detourctl's.
 const (
@@ -64,7 +64,7 @@ its exit code. The cluster need not run detour's agent.
 TARGET is pod/NAME, node/NAME or one of ` + workloadNames() + ` with /NAME. KIND/NAMESPACE/NAME names another namespace than -n.
 
 ` + rightsTable(),
-		Version:       version,
+		Version:       build.Get().String(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: "kubectl detour"},
@@ -74,6 +74,7 @@ TARGET is pod/NAME, node/NAME or one of ` + workloadNames() + ` with /NAME. KIND
 	for _, v := range verbs {
 		root.AddCommand(verbCommand(v, &o))
 	}
+	root.AddCommand(command.Version())
 	return root
 }
 

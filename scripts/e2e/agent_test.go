@@ -63,7 +63,7 @@ func TestPodsStartMeshedWhileTheAgentRestarts(t *testing.T) {
 func TestPodsStartMeshedDuringAnUpgrade(t *testing.T) {
 	installDetour(t)
 	namespace := newNamespace(t, "upgrade", restricted)
-	const next = "docker.io/library/detour:next"
+	const next = "ghcr.io/detour-cni/detour:next"
 	importDetour(t, next, nextVersion(t))
 	kubectl(t, "set", "image", "daemonset/detour-agent", "--namespace", "detour-system", "agent="+next)
 	upgraded := make(chan error, 1)

@@ -11,7 +11,7 @@ import (
 )
 
 // detourImage is the one that deploy/ names.
-const detourImage = "docker.io/library/detour:dev"
+const detourImage = "ghcr.io/detour-cni/detour:v0.1.0"
 
 // detourPrograms are those in it.
 var detourPrograms = []string{"detour", "detour-agent", "detourctl"}
@@ -42,12 +42,17 @@ func installDetour(t *testing.T) {
 	})
 }
 
-// importDetour makes an image of detour's programs in a folder.
+// importDetour puts detour's image on the first node.
 func importDetour(t *testing.T, name, from string) {
 	t.Helper()
+	must(t, image.Import(kubernetes.Shell(t.Context(), image.ImportScript), imageOf(name, from)))
+}
+
+// imageOf is an image of detour's programs in a folder.
+func imageOf(name, from string) image.Image {
 	i := image.Image{Name: name, Entrypoint: []string{"/detour-agent"}}
 	for _, program := range detourPrograms {
 		i.Files = append(i.Files, image.File{Path: "/" + program, From: filepath.Join(from, program)})
 	}
-	must(t, image.Import(kubernetes.Shell(t.Context(), image.ImportScript), i))
+	return i
 }

@@ -22,8 +22,10 @@ import (
 // Where Docker's policy drops what is forwarded, pods of another node can't be reached through their service. detourctl trace says
 // so of each packet that is dropped, and the rule that it advises lets it through.
 func TestTheNodesPath(t *testing.T) {
+	installDetour(t)
 	p := newPath(t)
 	p.wantReached(p.near, p.tunnel)
+	p.wantMeshedPods()
 	p.installDocker()
 	for _, kubeProxy := range []struct {
 		mode        string
@@ -194,10 +196,10 @@ type traced struct {
 	Advice string
 }
 
-// trace traces a packet on a node, which must have one way.
+// trace traces a packet on a node or in one of its pods; it must have one way.
 func (p nodePath) trace(n *cluster.Node, args ...string) (answer traced) {
 	p.t.Helper()
-	out, err := output(n.Shell(p.t.Context(), "/opt/detourctl trace --node -o json "+strings.Join(args, " ")))
+	out, err := output(n.Shell(p.t.Context(), "/opt/detourctl trace -o json "+strings.Join(args, " ")))
 	if jsonErr := json.Unmarshal([]byte(out), &answer); jsonErr != nil || len(answer.Ways) != 1 {
 		p.t.Fatalf("trace on %s with %q: %v: %v, %s, want one way", n.Name(), args, err, jsonErr, out)
 	}
@@ -207,7 +209,7 @@ func (p nodePath) trace(n *cluster.Node, args ...string) (answer traced) {
 // wantLeaves wants that trace sends a packet to the service from the near node's tunnel to the server.
 func (p nodePath) wantLeaves() {
 	p.t.Helper()
-	way := p.trace(p.near, "--out", "--to="+p.vip+":80").Ways[0]
+	way := p.trace(p.near, "--node", "--out", "--to="+p.vip+":80").Ways[0]
 	from, _, _ := strings.Cut(way.Packet.From, ":")
 	if way.Verdict != "accepted" || from != p.tunnel || way.Packet.To != p.server+":80" || way.Packet.Interface != "flannel.1" {
 		p.t.Errorf("trace on the near node: %+v, want that it goes from %s to %s port 80 by flannel.1", way, p.tunnel, p.server)
@@ -220,7 +222,7 @@ var advisedRule = regexp.MustCompile("`(iptables -A FORWARD [^`]*)`")
 // test.
 func (p nodePath) takeAdvice(n *cluster.Node, packet ...string) {
 	p.t.Helper()
-	answer := p.trace(n, packet...)
+	answer := p.trace(n, append(packet, "--node")...)
 	way := answer.Ways[0]
 	rule := advisedRule.FindStringSubmatch(answer.Advice)
 	if way.Verdict != "dropped" || way.At.Table != "filter" || way.At.Chain != "FORWARD" || !way.At.Policy || rule == nil {

@@ -32,18 +32,15 @@ type Options struct {
 // Cache has this node's pods and the configurations of their mesh. It is safe for concurrent use.
 type Cache struct {
 	Options
-	client    *Client
-	pods      cache.SharedIndexInformer
-	began     time.Time
-	heard     atomic.Int64 // how long after began the API server last said anything about the pods; a new wall time doesn't matter
-	usual     *configCache
-	revisions *revisions // the other configurations that pods have
+	*Configs
+	pods  cache.SharedIndexInformer
+	began time.Time
+	heard atomic.Int64 // how long after began the API server last said anything about the pods; a new wall time doesn't matter
 }
 
 // New returns an empty cache. It makes no request.
 func New(client *Client, o Options) *Cache {
-	c := &Cache{Options: o, client: client, usual: newConfigCache(o.Dialect.Config, o), began: time.Now()}
-	c.revisions = &revisions{options: o, caches: map[string]*configCache{}}
+	c := &Cache{Options: o, Configs: newConfigs(client, o), began: time.Now()}
 	source := client.listWatchPods("spec.nodeName="+o.Node, c.decode, c.hear)
 	c.pods = newInformer(source, &podObject{}, "pods", o.Log, func(error) {})
 	return c
@@ -51,15 +48,11 @@ func New(client *Client, o Options) *Cache {
 
 // Run keeps the cache equal to the API server until ctx ends, whatever the API server does.
 func (c *Cache) Run(ctx context.Context) {
-	ctx = withLog(ctx, c.Log)
 	var parts sync.WaitGroup
 	defer parts.Wait()
-	for _, run := range []func(context.Context){c.pods.RunWithContext, c.followUsual, c.followRevisions} {
-		parts.Go(func() { run(ctx) })
-	}
+	parts.Go(func() { c.pods.RunWithContext(withLog(ctx, c.Log)) })
+	c.Configs.run(ctx, func() []string { return revisionsOf(c.Pods(), c.Dialect.Config.Name) })
 }
-
-func (c *Cache) followUsual(ctx context.Context) { c.usual.run(ctx, c.client) }
 
 func (c *Cache) hear() { c.heard.Store(int64(time.Since(c.began))) }
 
@@ -90,24 +83,4 @@ func (c *Cache) Pods() []nodepod.Pod {
 }
 
 // ConfigOf returns what is known of the pod's configuration.
-func (c *Cache) ConfigOf(p nodepod.Pod) Config {
-	if p.Config == c.Dialect.Config.Name {
-		return c.usual.get()
-	}
-	return c.revisions.get(p.Config)
-}
-
-// HasConfig reports whether it is known what the mesh's usual configuration is, or that the API server serves none.
-func (c *Cache) HasConfig() bool { return c.usual.settled() }
-
-// KnowsConfig reports whether the mesh's usual configuration, or that it does not exist, is known.
-func (c *Cache) KnowsConfig() bool { return c.usual.get().Known }
-
-// ConfigRef names the mesh's usual configuration in the version that is served, or in all versions while that is unknown.
-func (c *Cache) ConfigRef() mesh.ConfigRef {
-	ref := c.Dialect.Config
-	if v := c.usual.servedVersion(); v != "" && c.usual.get().Known {
-		ref.Versions = []string{v}
-	}
-	return ref
-}
+func (c *Cache) ConfigOf(p nodepod.Pod) Config { return c.get(p.Config) }

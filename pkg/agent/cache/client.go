@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,12 +15,40 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/clientcmd"
 
+	"github.com/detour-cni/detour/pkg/kube"
 	"github.com/detour-cni/detour/pkg/mesh"
 )
 
 // requestTime bounds a request that is not a list or a watch.
 const requestTime = 10 * time.Second
+
+// RESTConfig reads the API server's address and credential; kubeconfig is a path, "" means the pod's ServiceAccount.
+func RESTConfig(kubeconfig string) (*rest.Config, error) {
+	read := rest.InClusterConfig
+	if kubeconfig != "" {
+		read = func() (*rest.Config, error) { return clientcmd.BuildConfigFromFlags("", kubeconfig) }
+	}
+	config, err := read()
+	if err != nil {
+		return nil, fmt.Errorf("read the API server's address and credential: %w", err)
+	}
+	return config, nil
+}
+
+// NewLive prepares lookups at the API server. origin names the configuration in errors.
+func NewLive(config *rest.Config, origin string) (*kube.API, error) {
+	server, _, err := rest.DefaultServerUrlFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("read the server's address in %s: %w", origin, err)
+	}
+	transport, err := rest.TransportFor(config)
+	if err != nil {
+		return nil, fmt.Errorf("prepare a client from %s: %w", origin, err)
+	}
+	return kube.NewAPIOver(transport, server, origin), nil
+}
 
 // Client makes the agent's own requests. What the plugin asks for goes through kube.API.
 type Client struct{ rest *rest.RESTClient }
@@ -27,7 +56,7 @@ type Client struct{ rest *rest.RESTClient }
 // NewClient prepares a client that also decodes the object that ref names. It makes no request.
 func NewClient(config *rest.Config, ref mesh.ConfigRef) (*Client, error) {
 	c := rest.CopyConfig(config)
-	c.UserAgent = "detour-agent"
+	c.UserAgent = cmp.Or(c.UserAgent, "detour-agent")
 	c.QPS, c.Burst = 20, 50 // repairs and Events have limits of their own
 	c.APIPath = "/"
 	c.GroupVersion = &schema.GroupVersion{Version: "v1"}
@@ -65,11 +94,11 @@ func (c *Client) listWatch(path, fields string) cache.ListerWatcher {
 	}
 }
 
-// Get reads the JSON at path into out.
+// Get reads the JSON at path, which may have a query, into out.
 func (c *Client) Get(ctx context.Context, path string, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	data, err := c.rest.Get().AbsPath(path).Do(ctx).Raw()
+	data, err := c.rest.Get().RequestURI(path).Do(ctx).Raw()
 	if err == nil {
 		err = json.Unmarshal(data, out)
 	}
@@ -87,6 +116,11 @@ func (c *Client) Create(ctx context.Context, path string, object any) error {
 // Patch patches the object at path, once.
 func (c *Client) Patch(ctx context.Context, path string, kind types.PatchType, patch any) error {
 	return c.send(ctx, "PATCH", path, string(kind), patch)
+}
+
+// Delete deletes the object at path, once.
+func (c *Client) Delete(ctx context.Context, path string) error {
+	return c.send(ctx, "DELETE", path, runtime.ContentTypeJSON, struct{}{})
 }
 
 func (c *Client) send(ctx context.Context, verb, path, contentType string, body any) error {

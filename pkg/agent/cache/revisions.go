@@ -2,7 +2,6 @@ package cache
 
 import (
 	"cmp"
-	"context"
 	"maps"
 	"slices"
 	"sync"
@@ -47,33 +46,6 @@ func (r *revisions) drop(name string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.caches, name)
-}
-
-// followRevisions follows the configurations that the node's pods name until ctx ends.
-func (c *Cache) followRevisions(ctx context.Context) {
-	var running sync.WaitGroup
-	defer running.Wait()
-	stops := map[string]context.CancelFunc{}
-	for ctx.Err() == nil {
-		wanted := revisionsOf(c.Pods(), c.Dialect.Config.Name)
-		for name, stop := range stops {
-			if !slices.Contains(wanted, name) {
-				stop()
-				delete(stops, name)
-				c.revisions.drop(name)
-			}
-		}
-		for _, name := range wanted {
-			if stops[name] != nil {
-				continue
-			}
-			config := c.revisions.add(name)
-			following, stop := context.WithCancel(ctx)
-			stops[name] = stop
-			running.Go(func() { config.run(following, c.client) })
-		}
-		pause(ctx, c.Recheck/2)
-	}
 }
 
 // revisionsOf returns the configurations other than the usual one that most of the pods name.

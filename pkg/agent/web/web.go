@@ -1,8 +1,9 @@
-// Package web serves the agent's metrics and health.
+// Package web serves metrics and health of the agent and the webhook, and the webhook itself.
 package web
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,14 +21,28 @@ import (
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
-		return nil, fmt.Errorf("serve metrics and health: %w", err)
+		return nil, fmt.Errorf("serve %s: %w", addr, err)
 	}
 	return l, nil
 }
 
 // Serve serves the handler until ctx ends. It closes the listener. Whatever connections others hold, a new one is served.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
-	server := &http.Server{
+	return serve(ctx, l, newServer(h, log), time.Second)
+}
+
+// ServeTLS is Serve with TLS. When ctx ends, it goes on for as long as drain says, and then lets the requests in flight end.
+func ServeTLS(ctx context.Context, l net.Listener, h http.Handler, conf *tls.Config, drain time.Duration, log *slog.Logger) error {
+	s := newServer(h, log)
+	s.TLSConfig = conf
+	draining, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(drain, stop) })()
+	return serve(draining, l, s, s.WriteTimeout)
+}
+
+func newServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
 		Handler:        h,
 		ReadTimeout:    5 * time.Second,
 		WriteTimeout:   10 * time.Second,
@@ -35,6 +50,10 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 		MaxHeaderBytes: 4 << 10,
 		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
+}
+
+// serve serves until ctx ends. Requests in flight then have so much time to end.
+func serve(ctx context.Context, l net.Listener, server *http.Server, patience time.Duration) error {
 	ended := make(chan struct{})
 	defer func() { <-ended }()
 	ctx, stop := context.WithCancel(ctx)
@@ -42,14 +61,18 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 	go func() {
 		defer close(ended)
 		<-ctx.Done()
-		patience, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 		defer cancel()
-		if server.Shutdown(patience) != nil {
+		if server.Shutdown(last) != nil {
 			server.Close() //nolint:errcheck // it ends either way
 		}
 	}()
-	if err := server.Serve(&fairListener{Listener: l, limit: maxConnections}); err != nil && !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve metrics and health: %w", err)
+	run := server.Serve
+	if server.TLSConfig != nil {
+		run = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
+	}
+	if err := run(&fairListener{Listener: l, limit: maxConnections}); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil
 }

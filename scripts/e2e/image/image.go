@@ -1,21 +1,139 @@
-// Package image writes container images without a registry or a builder: an OCI archive of one layer, which
-// `ctr images import`, `podman load` and `skopeo` read. The same content gives the same bytes.
+// Package image writes container images without a registry or a builder: an OCI archive of one index with one image of one layer
+// for each architecture. `ctr images import`, `podman load`, `skopeo` and, unpacked, `crane push` read it. The same content gives
+// the same bytes.
 package image
 
 import (
 	"archive/tar"
 	"bytes"
-	"crypto/sha256"
-	"encoding/json"
-	"errors"
+	"compress/gzip"
 	"fmt"
 	"io"
 	"os"
 	"path"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
+
+// Image is what an image of one architecture consists of. Its files are root's and everybody may read and execute them.
+type Image struct {
+	Name         string // with registry and tag, as containerd stores it
+	Labels       map[string]string
+	Created      time.Time
+	Files        []File
+	Entrypoint   []string
+	Architecture string // amd64, arm64; this host's if empty
+}
+
+// Write writes the image as an OCI archive.
+func (i Image) Write(w io.Writer) error {
+	_, err := Write(w, i)
+	return err
+}
+
+// Write writes images of one name as an OCI archive and returns the digest of their index, which has the first one's labels as
+// annotations.
+func Write(w io.Writer, images ...Image) (v1.Hash, error) {
+	first := images[0]
+	index, err := indexOf(images)
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("make image %s: %w", first.Name, err)
+	}
+	folder, err := os.MkdirTemp("", "image-*")
+	if err != nil {
+		return v1.Hash{}, err
+	}
+	defer os.RemoveAll(folder)
+	_, tag, _ := strings.Cut(path.Base(first.Name), ":")
+	whole, err := layout.Write(folder, empty.Index)
+	if err == nil {
+		err = whole.AppendIndex(index, layout.WithAnnotations(map[string]string{
+			"io.containerd.image.name": first.Name, "org.opencontainers.image.ref.name": tag,
+		}))
+	}
+	if err == nil {
+		err = tarOf(folder, w)
+	}
+	if err != nil {
+		return v1.Hash{}, fmt.Errorf("write image %s: %w", first.Name, err)
+	}
+	return index.Digest()
+}
+
+func indexOf(images []Image) (v1.ImageIndex, error) {
+	index := mutate.Annotations(empty.Index, images[0].Labels).(v1.ImageIndex) //nolint:errcheck // it returns what it is given
+	for _, i := range images {
+		made, err := i.make()
+		if err != nil {
+			return nil, err
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: made, Descriptor: v1.Descriptor{
+			Platform: &v1.Platform{OS: "linux", Architecture: i.architecture()},
+		}})
+	}
+	return index, nil
+}
+
+func (i Image) architecture() string {
+	if i.Architecture == "" {
+		return runtime.GOARCH
+	}
+	return i.Architecture
+}
+
+func (i Image) make() (v1.Image, error) {
+	content, err := layerOf(i.Files)
+	if err != nil {
+		return nil, err
+	}
+	layer, err := tarball.LayerFromOpener(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(content)), nil },
+		tarball.WithMediaType(types.OCILayer), tarball.WithCompressionLevel(gzip.DefaultCompression), tarball.WithCompressedCaching)
+	if err != nil {
+		return nil, err
+	}
+	made, err := mutate.ConfigFile(mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON),
+		&v1.ConfigFile{
+			OS: "linux", Architecture: i.architecture(), Created: v1.Time{Time: i.Created.UTC()},
+			RootFS: v1.RootFS{Type: "layers"},
+			Config: v1.Config{
+				Entrypoint: i.Entrypoint, Labels: i.Labels,
+				Env: []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+			},
+		})
+	if err != nil {
+		return nil, err
+	}
+	return mutate.AppendLayers(made, layer)
+}
+
+// tarOf writes the files of a folder in the order of their names.
+func tarOf(folder string, w io.Writer) error {
+	a := archive{tar.NewWriter(w)}
+	err := filepath.WalkDir(folder, func(name string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		content, err := os.ReadFile(name)
+		if err != nil {
+			return err
+		}
+		return a.file(strings.TrimPrefix(name, folder+"/"), content, 0o644)
+	})
+	if err != nil {
+		return err
+	}
+	return a.Close()
+}
 
 // File is a file of an image, made of a file of the host's or, if Link is not empty, a symbolic link.
 type File struct {
@@ -24,90 +142,9 @@ type File struct {
 	Link string
 }
 
-// Image is what an image consists of. Its files are root's and everybody may read and execute them.
-type Image struct {
-	Name         string // with registry and tag, as containerd stores it
-	Files        []File
-	Entrypoint   []string
-	Architecture string // amd64, arm64; this host's if empty
-}
-
-// The parts of an OCI image that are needed here: https://github.com/opencontainers/image-spec.
-type (
-	descriptor struct {
-		MediaType   string            `json:"mediaType"`
-		Digest      string            `json:"digest"`
-		Size        int               `json:"size"`
-		Platform    *platform         `json:"platform,omitempty"`
-		Annotations map[string]string `json:"annotations,omitempty"`
-	}
-	platform struct {
-		Architecture string `json:"architecture"`
-		OS           string `json:"os"`
-	}
-	index struct {
-		SchemaVersion int          `json:"schemaVersion"`
-		MediaType     string       `json:"mediaType"`
-		Manifests     []descriptor `json:"manifests"`
-	}
-	manifest struct {
-		SchemaVersion int          `json:"schemaVersion"`
-		MediaType     string       `json:"mediaType"`
-		Config        descriptor   `json:"config"`
-		Layers        []descriptor `json:"layers"`
-	}
-	config struct {
-		platform
-		Config struct {
-			Entrypoint []string
-			Env        []string
-		} `json:"config"`
-		RootFS struct {
-			Type    string   `json:"type"`
-			DiffIDs []string `json:"diff_ids"`
-		} `json:"rootfs"`
-	}
-)
-
-const media = "application/vnd.oci.image."
-
-// Write writes the image as an OCI archive, which it builds in memory.
-func (i Image) Write(w io.Writer) error {
-	layer, err := i.layer()
-	if err != nil {
-		return fmt.Errorf("make image %s: %w", i.Name, err)
-	}
-	p := platform{i.Architecture, "linux"}
-	if p.Architecture == "" {
-		p.Architecture = runtime.GOARCH
-	}
-	c := config{platform: p}
-	c.Config.Entrypoint = i.Entrypoint
-	c.Config.Env = []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-	c.RootFS.Type = "layers"
-	c.RootFS.DiffIDs = []string{digest(layer)} // of the layer before compression, and there is none
-
-	a := archive{tar.NewWriter(w)}
-	configured, err1 := a.blob(media+"config.v1+json", toJSON(c))
-	layered, err2 := a.blob(media+"layer.v1.tar", layer)
-	manifested, err3 := a.blob(media+"manifest.v1+json", toJSON(manifest{2, media + "manifest.v1+json", configured, []descriptor{layered}}))
-	manifested.Platform = &p
-	_, tag, _ := strings.Cut(path.Base(i.Name), ":")
-	manifested.Annotations = map[string]string{"io.containerd.image.name": i.Name, "org.opencontainers.image.ref.name": tag}
-	err = errors.Join(err1, err2, err3,
-		a.file("index.json", toJSON(index{2, media + "index.v1+json", []descriptor{manifested}}), 0o644),
-		a.file("oci-layout", []byte(`{"imageLayoutVersion":"1.0.0"}`), 0o644),
-		a.Close(),
-	)
-	if err != nil {
-		return fmt.Errorf("write image %s: %w", i.Name, err)
-	}
-	return nil
-}
-
-// layer is a tar of the files in the order of their paths, with the folders they need.
-func (i Image) layer() ([]byte, error) {
-	files := slices.SortedFunc(slices.Values(i.Files), func(a, b File) int { return strings.Compare(a.Path, b.Path) })
+// layerOf is a tar of the files in the order of their paths, with the folders they need.
+func layerOf(files []File) ([]byte, error) {
+	files = slices.SortedFunc(slices.Values(files), func(a, b File) int { return strings.Compare(a.Path, b.Path) })
 	var buffer bytes.Buffer
 	a := archive{tar.NewWriter(&buffer)}
 	made := map[string]bool{".": true}
@@ -153,19 +190,4 @@ func (a archive) file(name string, content []byte, mode int64) error {
 	}
 	_, err := a.Write(content)
 	return err
-}
-
-func (a archive) blob(mediaType string, content []byte) (descriptor, error) {
-	d := descriptor{MediaType: mediaType, Digest: digest(content), Size: len(content)}
-	return d, a.file("blobs/"+strings.Replace(d.Digest, ":", "/", 1), content, 0o644)
-}
-
-func digest(content []byte) string { return fmt.Sprintf("sha256:%x", sha256.Sum256(content)) }
-
-func toJSON(v any) []byte {
-	data, err := json.Marshal(v)
-	if err != nil {
-		panic(err) // the types above can be written
-	}
-	return data
 }

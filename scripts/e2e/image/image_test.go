@@ -3,39 +3,49 @@ package image
 import (
 	"archive/tar"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
-// write makes an image of two files and a link, given in this order.
-func write(t *testing.T, paths ...string) []byte {
+// write makes an index of two images of two files and a link, given in this order.
+func write(t *testing.T, paths ...string) ([]byte, v1.Hash) {
 	t.Helper()
 	from := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(from, []byte("content"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	i := Image{Name: "example.org/a/b:1", Entrypoint: []string{"/b/run"}, Architecture: "arm64"}
+	i := Image{
+		Name: "example.org/a/b:1", Entrypoint: []string{"/b/run"}, Architecture: "arm64",
+		Labels: map[string]string{"org.opencontainers.image.version": "1", "a": "b", "c": "d"}, Created: time.Unix(1e9, 0),
+	}
 	for _, path := range paths {
 		path, link, _ := strings.Cut(path, "->")
 		i.Files = append(i.Files, File{Path: path, From: from, Link: link})
 	}
+	second := i
+	second.Architecture = "amd64"
 	var out bytes.Buffer
-	if err := i.Write(&out); err != nil {
+	digest, err := Write(&out, i, second)
+	if err != nil {
 		t.Fatal(err)
 	}
-	return out.Bytes()
+	return out.Bytes(), digest
 }
 
 // unpack reads a tar into its entries' contents by name.
-func unpack(t *testing.T, data []byte) (names []string, contents map[string][]byte) {
+func unpack(t *testing.T, from io.Reader) (names []string, contents map[string][]byte) {
 	t.Helper()
 	contents = map[string][]byte{}
-	for r := tar.NewReader(bytes.NewReader(data)); ; {
+	for r := tar.NewReader(from); ; {
 		h, err := r.Next()
 		if errors.Is(err, io.EOF) {
 			return names, contents
@@ -55,36 +65,57 @@ func unpack(t *testing.T, data []byte) (names []string, contents map[string][]by
 }
 
 func TestTheSameFilesGiveTheSameBytes(t *testing.T) {
-	if !bytes.Equal(write(t, "/b/run", "/a", "/bin/sh->run"), write(t, "/bin/sh->run", "/a", "/b/run")) {
+	one, _ := write(t, "/b/run", "/a", "/bin/sh->run")
+	other, _ := write(t, "/bin/sh->run", "/a", "/b/run")
+	if !bytes.Equal(one, other) {
 		t.Error("two archives of the same files differ")
 	}
-	if bytes.Equal(write(t, "/b/run", "/a"), write(t, "/b/run", "/c")) {
+	third, _ := write(t, "/bin/sh->run", "/a", "/c/run")
+	if bytes.Equal(one, third) {
 		t.Error("archives of different files are the same")
 	}
 }
 
-func TestEveryDescriptorDescribesItsBlob(t *testing.T) {
-	_, files := unpack(t, write(t, "/b/run", "/bin/sh->run"))
-	blob := func(d descriptor) []byte {
-		content := files["blobs/"+strings.Replace(d.Digest, ":", "/", 1)]
-		if digest(content) != d.Digest || len(content) != d.Size {
-			t.Errorf("%s: %d bytes of %s, want %d of %s", d.MediaType, len(content), digest(content), d.Size, d.Digest)
+func TestTheArchiveIsAnOCILayoutOfAnIndex(t *testing.T) {
+	data, digest := write(t, "/b/run", "/bin/sh->run")
+	_, files := unpack(t, bytes.NewReader(data))
+	folder := t.TempDir()
+	for name, content := range files {
+		name = filepath.Join(folder, name)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(name), 0o700), os.WriteFile(name, content, 0o600)); err != nil {
+			t.Fatal(err)
 		}
-		return content
 	}
-	var i index
-	var m manifest
-	var c config
-	decode(t, files["index.json"], &i)
-	if len(i.Manifests) != 1 || i.Manifests[0].Annotations["io.containerd.image.name"] != "example.org/a/b:1" || i.Manifests[0].Platform.Architecture != "arm64" {
-		t.Fatalf("index %+v", i)
+	whole := must(layout.ImageIndexFromPath(folder))(t)
+	if err := validate.Index(whole); err != nil {
+		t.Error(err)
 	}
-	decode(t, blob(i.Manifests[0]), &m)
-	decode(t, blob(m.Config), &c)
-	if len(m.Layers) != 1 || c.RootFS.DiffIDs[0] != m.Layers[0].Digest || c.Config.Entrypoint[0] != "/b/run" {
-		t.Fatalf("manifest %+v, config %+v", m, c)
+	top := must(whole.IndexManifest())(t).Manifests
+	if len(top) != 1 || top[0].Digest != digest || top[0].Annotations["io.containerd.image.name"] != "example.org/a/b:1" {
+		t.Fatalf("index.json has %+v, want %s", top, digest)
 	}
-	names, contents := unpack(t, blob(m.Layers[0]))
+	index := must(whole.ImageIndex(digest))(t)
+	manifest := must(index.IndexManifest())(t)
+	if len(manifest.Manifests) != 2 || manifest.Annotations["org.opencontainers.image.version"] != "1" {
+		t.Fatalf("the index is %+v", manifest)
+	}
+	for n, architecture := range []string{"arm64", "amd64"} {
+		wantImage(t, must(index.Image(manifest.Manifests[n].Digest))(t), *manifest.Manifests[n].Platform, architecture)
+	}
+}
+
+func wantImage(t *testing.T, i v1.Image, platform v1.Platform, architecture string) {
+	t.Helper()
+	c := must(i.ConfigFile())(t)
+	if c.Architecture != architecture || platform.String() != "linux/"+architecture || c.Created.Unix() != 1e9 ||
+		c.Config.Entrypoint[0] != "/b/run" || c.Config.Labels["org.opencontainers.image.version"] != "1" {
+		t.Errorf("the image for %s is %+v", platform, c)
+	}
+	layers := must(i.Layers())(t)
+	if len(layers) != 1 {
+		t.Fatalf("%d layers", len(layers))
+	}
+	names, contents := unpack(t, must(layers[0].Uncompressed())(t))
 	if got, want := strings.Join(names, " "), "b/ b/run bin/ bin/sh->run"; got != want {
 		t.Errorf("the layer has %s, want %s", got, want)
 	}
@@ -93,10 +124,14 @@ func TestEveryDescriptorDescribesItsBlob(t *testing.T) {
 	}
 }
 
-func decode(t *testing.T, data []byte, into any) {
-	t.Helper()
-	if err := json.Unmarshal(data, into); err != nil {
-		t.Fatalf("%v: %s", err, data)
+// must returns a function that fails the test if there is an error.
+func must[T any](value T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
 	}
 }
 
