@@ -75,7 +75,7 @@ manifests() {
 	manifest uninstall "$1" uninstall
 }
 
-declare -rA components=([osm]=webhook [osm-v1]=webhook [fsm]=webhook [osm-edge]='' [istio]='')
+declare -rA components=([osm]='ready-node webhook' [osm-v1]='ready-node webhook' [fsm]='ready-node webhook' [osm-edge]='' [istio]='')
 
 # manifest NAME DIGEST RESOURCE [COMPONENTS]
 manifest() {

@@ -366,6 +366,17 @@ func manifestOf(t *testing.T, server, name, tag string) string {
 	return answer.Header.Get("Docker-Content-Digest")
 }
 
+func TestTheDocumentsInstallThisVersion(t *testing.T) {
+	for _, page := range []string{"README.md", "deploy/README.md"} {
+		named := regexp.MustCompile(`(?:releases/download/|[?]ref=|detour-cni/detour:|refs/tags/|git checkout )(v[\d.]+\d)`)
+		for _, m := range named.FindAllStringSubmatch(read(page), -1) {
+			if m[1] != version {
+				t.Errorf("%s has %s, the version is %s", page, m[0], version)
+			}
+		}
+	}
+}
+
 // Each mistake is refused in one sentence, and dist/ stays as it was.
 func TestAMistakeIsRefused(t *testing.T) {
 	before := output("sh", "-c", "sha256sum "+clone+"/dist/*")
