@@ -22,7 +22,7 @@ check() {
 	scripts/changelog.sh "$VERSION" >/dev/null || fail "CHANGELOG.md has no section for $VERSION"
 	local others
 	others=$(git grep -hoE "$image:v[0-9][0-9A-Za-z.-]*|^ +newTag: v.*|^appVersion: v[^ ]*" -- deploy/base deploy/components deploy/uninstall deploy/helm |
-		grep -vxE " *($image:|newTag: |appVersion: )$VERSION" | sort -u | xargs)
+		sed -E "\\#^ *($image:|newTag: |appVersion: )$VERSION\$#d" | sort -u | xargs)
 	[[ -z $others ]] || fail "deploy/ has $others; CONTRIBUTING.md says how to set it to $VERSION"
 }
 
