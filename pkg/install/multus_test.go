@@ -26,7 +26,11 @@ func TestMultusAndTheRealNetworkRewriteTheirFiles(t *testing.T) {
 		{"the real network starts again", map[string]string{"00-multus.conf": multusShim, "10-x.conflist": bridge}, map[string]string{"10-x.conflist": bridge}, "10-x.conflist"},
 		{"Multus copies a list without the entry", map[string]string{"00-multus.conflist": multusCopies}, map[string]string{"00-multus.conflist": multusCopies}, "00-multus.conflist"},
 		{"Multus copies a list with an older entry", map[string]string{"00-multus.conflist": multusCopies}, map[string]string{"00-multus.conflist": copies(stale)}, "00-multus.conflist"},
-		{"the copy has none of the network's plugins", map[string]string{"00-multus.conflist": copies(`{"cniVersion": "1.0.0", "name": "net", "type": "bridge"}`)}, nil, "00-multus.conflist"},
+		{"Multus copies a single plugin's configuration", map[string]string{"00-multus.conflist": copies(single)}, nil, "00-multus.conflist"},
+		{"Multus names a list that was made", map[string]string{"10-x.conf": single},
+			map[string]string{"00-multus.conf": strings.Replace(multusShim, "10-x", "10-x-detour", 1)}, "10-x-detour.conflist"},
+		{"Multus names a single plugin's configuration", map[string]string{"00-multus.conf": strings.Replace(multusShim, "10-x.conflist", "10-x.conf", 1), "10-x.conf": single},
+			nil, "00-multus-detour.conflist"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, c.before)
@@ -43,24 +47,29 @@ func TestMultusAndTheRealNetworkRewriteTheirFiles(t *testing.T) {
 				t.Errorf("the list is %s, want %s", r.Conflist, c.with)
 			}
 			entry := string(w.installer().entry.text)
-			for name, text := range w.files() {
+			files := w.files()
+			files[c.with] += "" // it has to be there
+			for name, text := range files {
 				want := 0
 				if name == c.with {
 					want = 1
 				}
-				if got := strings.Count(text, entry); got != want || strings.Contains(text, "istio") {
+				if got := strings.Count(compact(text), entry); got != want || strings.Contains(text, "istio") {
 					t.Errorf("%s has the entry %d times, want %d:\n%s", name, got, want, text)
 				}
 			}
 			w.uninstall()
 			for name, text := range w.files() {
-				if strings.Contains(text, "detour") {
+				if strings.Contains(compact(text), `"type":"detour"`) {
 					t.Errorf("after the uninstallation %s is %s", name, text)
 				}
 			}
 		})
 	}
 }
+
+// compact takes the blanks out of JSON, which has none in its strings.
+func compact(text string) string { return strings.Join(strings.Fields(text), "") }
 
 // A real network that is not there may come back at any moment: until then nothing is changed.
 func TestMultusNamesAFileThatIsNotThere(t *testing.T) {
