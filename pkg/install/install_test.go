@@ -312,7 +312,10 @@ func TestConfIsNotTheRuntimesAnyMore(t *testing.T) {
 		{"removed", "", false, func(w *world) { w.remove("10-x.conf") }},
 		{"another list comes first", "net: bridge portmap detour", false, func(w *world) { put(w.tb, w.path("05-y.conflist"), bridge) }},
 		{"another .conf comes first", "net: bridge detour", false, func(w *world) { put(w.tb, w.path("05-y.conf"), single) }},
-		{"a list takes its place", "net: bridge portmap detour", false, func(w *world) { w.remove("10-x.conf"); put(w.tb, w.path("10-x.conflist"), bridge) }},
+		{"a list takes its place", "net: bridge portmap detour", false, func(w *world) {
+			w.remove("10-x.conf")
+			put(w.tb, w.path("10-x.conflist"), bridge)
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, map[string]string{"10-x.conf": single})

@@ -42,8 +42,8 @@ func confFiles(dir string) ([]string, error) {
 }
 
 // firstNetwork returns the network that the runtime would use without us: the first configuration that libcni can load, and that
-// we have not made. It skips invalid ones as CRI-O does; containerd has no network while an invalid one is first. An unreadable file is an error, as the runtime may be
-// able to read it.
+// we have not made. It skips invalid ones as CRI-O does; containerd has no network while an invalid one is first. An unreadable
+// file is an error, as the runtime may be able to read it.
 func firstNetwork(dir string) (network, error) {
 	names, err := confFiles(dir)
 	if err != nil {

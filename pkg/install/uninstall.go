@@ -17,9 +17,10 @@ import (
 const maxConfSize = 2 << 20
 
 // Uninstall removes what is ours: the entry from every list in the folder, whatever the name of its file, then the credentials, then
-// the binary. It removes a list that was made of a .conf, too, unless another program has added a plugin to it. If an entry can't be
-// removed, the rest stays, as the runtime could start no pod otherwise. The binary stays while the runtime may call it for the DEL of a pod: pods has their names, and an Uninstall after
-// they have ended removes it. Uninstall is idempotent. No Run may be going on, here or in another process.
+// the binary. A list that was made of a .conf goes too, unless another program has added a plugin to it. If an entry can't be
+// removed, the rest stays, as the runtime could start no pod otherwise. The binary stays while the runtime may call it for the DEL
+// of a pod: pods has their names, and an Uninstall after they have ended removes it. Uninstall is idempotent. No Run may be going
+// on, here or in another process.
 func (i *Installer) Uninstall() (pods []string, _ error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
