@@ -82,7 +82,7 @@ func serveAdmission() error {
 		if name == "osm-again" { // after the policies; it adds what is not there
 			again = "IfNeeded"
 		}
-		webhooks = append(webhooks, webhook(name+".inject.test", server.URL+"/"+name, ca, "inject", name, again))
+		webhooks = append(webhooks, podsWebhook(name+".inject.test", server.URL+"/"+name, ca, "inject", name, again))
 	}
 	objects := []object{webhookConfiguration("injectors", webhooks)}
 	mux.HandleFunc("/mutate/{change}", serveMutate)
@@ -90,7 +90,7 @@ func serveAdmission() error {
 		webhooks = nil
 		for _, c := range all {
 			key, value, _ := strings.Cut(labelled(way, c)[0], "=")
-			webhooks = append(webhooks, webhook(string(c)+"."+way, server.URL+"/mutate/"+string(c), ca, key, value, "IfNeeded"))
+			webhooks = append(webhooks, podsWebhook(string(c)+"."+way, server.URL+"/mutate/"+string(c), ca, key, value, "IfNeeded"))
 		}
 		objects = append(objects, webhookConfiguration(way, webhooks))
 	}
@@ -119,8 +119,8 @@ func webhookConfiguration(name string, webhooks []any) object {
 	}}
 }
 
-// webhook is one of pods in namespaces with a label.
-func webhook(name, url string, ca []byte, key, value, reinvocation string) any {
+// podsWebhook is one for the pods in namespaces with a label.
+func podsWebhook(name, url string, ca []byte, key, value, reinvocation string) any {
 	return map[string]any{
 		"name":                    name,
 		"admissionReviewVersions": []any{"v1"},
