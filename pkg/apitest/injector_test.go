@@ -45,31 +45,17 @@ var injectors = map[string]injector.Webhook{
 		Sidecar: "{name: istio-proxy, image: proxy, restartPolicy: Always, securityContext: {runAsUser: 1337, " + strict + "}}",
 		Native:  true,
 	},
+	"istio-again": {
+		Init:    "{name: istio-init, image: proxy, securityContext: {runAsUser: 0, capabilities: {add: [NET_ADMIN, NET_RAW], drop: [ALL]}}}",
+		Sidecar: "{name: istio-proxy, image: proxy, securityContext: {runAsUser: 1337}}",
+		Again:   true,
+	},
 }
 
 const (
 	osmInitContext = "securityContext: {privileged: false, runAsUser: 0, runAsNonRoot: false, capabilities: {add: [NET_ADMIN]}}"
 	strict         = "runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}"
-	// Of every kind of field that an init container otherwise can't have, and of those that are easily lost.
-	osmSidecar = `
-name: envoy
-image: envoy
-imagePullPolicy: IfNotPresent
-command: [envoy]
-args: [--log-level, error]
-securityContext: {runAsUser: 1500}
-ports: [{name: proxy-admin, containerPort: 15000}, {name: proxy-inbound, containerPort: 15003}]
-volumeMounts: [{name: envoy-bootstrap-config-volume, readOnly: true, mountPath: /etc/envoy}]
-env:
-  - {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
-  - {name: LIMIT, valueFrom: {resourceFieldRef: {containerName: envoy, resource: limits.memory}}}
-resources: {requests: {cpu: 10m}, limits: {memory: 64Mi}}
-readinessProbe: {httpGet: {path: /ready, port: 15000}, periodSeconds: 3}
-livenessProbe: {tcpSocket: {port: 15000}}
-startupProbe: {exec: {command: [ready]}, failureThreshold: 30}
-lifecycle: {postStart: {exec: {command: [wait]}}, preStop: {sleep: {seconds: 1}}}
-terminationMessagePolicy: FallbackToLogsOnError
-`
+	osmSidecar     = "{name: envoy, image: envoy, securityContext: {runAsUser: 1500}}"
 )
 
 // serveAdmission installs the webhooks and deploy/'s policies. The server ends with the process.
@@ -81,7 +67,7 @@ func serveAdmission() error {
 	for name, hook := range injectors {
 		mux.Handle("/"+name, hook)
 		again := "Never"
-		if name == "osm-again" { // after the policies; it adds what is not there
+		if strings.HasSuffix(name, "-again") { // after the policies
 			again = "IfNeeded"
 		}
 		webhooks = append(webhooks, podsWebhook(name+".inject.test", server.URL+"/"+name, ca, "inject", name, again))
