@@ -3,13 +3,22 @@
 package apitest
 
 import (
+	"bytes"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
 
 	"github.com/detour-cni/detour/pkg/apitest/injector"
+	"github.com/detour-cni/detour/pkg/decision"
+	"github.com/detour-cni/detour/pkg/webhook"
 )
 
 // The injectors of the test's webhook server, by the value of the namespace label "inject". Each adds what its mesh adds to a
@@ -36,31 +45,17 @@ var injectors = map[string]injector.Webhook{
 		Sidecar: "{name: istio-proxy, image: proxy, restartPolicy: Always, securityContext: {runAsUser: 1337, " + strict + "}}",
 		Native:  true,
 	},
+	"istio-again": {
+		Init:    "{name: istio-init, image: proxy, securityContext: {runAsUser: 0, capabilities: {add: [NET_ADMIN, NET_RAW], drop: [ALL]}}}",
+		Sidecar: "{name: istio-proxy, image: proxy, securityContext: {runAsUser: 1337}}",
+		Again:   true,
+	},
 }
 
 const (
 	osmInitContext = "securityContext: {privileged: false, runAsUser: 0, runAsNonRoot: false, capabilities: {add: [NET_ADMIN]}}"
 	strict         = "runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}"
-	// Of every kind of field that an init container otherwise can't have, and of those that are easily lost.
-	osmSidecar = `
-name: envoy
-image: envoy
-imagePullPolicy: IfNotPresent
-command: [envoy]
-args: [--log-level, error]
-securityContext: {runAsUser: 1500}
-ports: [{name: proxy-admin, containerPort: 15000}, {name: proxy-inbound, containerPort: 15003}]
-volumeMounts: [{name: envoy-bootstrap-config-volume, readOnly: true, mountPath: /etc/envoy}]
-env:
-  - {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
-  - {name: LIMIT, valueFrom: {resourceFieldRef: {containerName: envoy, resource: limits.memory}}}
-resources: {requests: {cpu: 10m}, limits: {memory: 64Mi}}
-readinessProbe: {httpGet: {path: /ready, port: 15000}, periodSeconds: 3}
-livenessProbe: {tcpSocket: {port: 15000}}
-startupProbe: {exec: {command: [ready]}, failureThreshold: 30}
-lifecycle: {postStart: {exec: {command: [wait]}}, preStop: {sleep: {seconds: 1}}}
-terminationMessagePolicy: FallbackToLogsOnError
-`
+	osmSidecar     = "{name: envoy, image: envoy, securityContext: {runAsUser: 1500}}"
 )
 
 // serveAdmission installs the webhooks and deploy/'s policies. The server ends with the process.
@@ -69,30 +64,24 @@ func serveAdmission() error {
 	server := httptest.NewTLSServer(mux)
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 	var webhooks []any
-	for name, webhook := range injectors {
-		mux.Handle("/"+name, webhook)
-		hook := map[string]any{
-			"name":                    name + ".inject.test",
-			"admissionReviewVersions": []any{"v1"},
-			"sideEffects":             "None",
-			"failurePolicy":           "Fail",
-			"clientConfig":            map[string]any{"url": server.URL + "/" + name, "caBundle": ca},
-			"namespaceSelector":       map[string]any{"matchLabels": map[string]any{"inject": name}},
-			"rules": []any{map[string]any{
-				"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "resources": []any{"pods"}, "operations": []any{"CREATE"},
-			}},
+	for name, hook := range injectors {
+		mux.Handle("/"+name, hook)
+		again := "Never"
+		if strings.HasSuffix(name, "-again") { // after the policies
+			again = "IfNeeded"
 		}
-		if name == "osm-again" { // after the policies; it adds what is not there
-			hook["reinvocationPolicy"] = "IfNeeded"
-		}
-		webhooks = append(webhooks, hook)
+		webhooks = append(webhooks, podsWebhook(name+".inject.test", server.URL+"/"+name, ca, "inject", name, again))
 	}
-	objects := []object{{Object: map[string]any{
-		"apiVersion": "admissionregistration.k8s.io/v1",
-		"kind":       "MutatingWebhookConfiguration",
-		"metadata":   map[string]any{"name": "injectors"},
-		"webhooks":   webhooks,
-	}}}
+	objects := []object{webhookConfiguration("injectors", webhooks)}
+	mux.Handle("/mutate/", http.StripPrefix("/mutate", http.HandlerFunc(serveMutate)))
+	for _, way := range []string{"early.test", "late.test"} { // the API server calls them in the order of their names
+		webhooks = nil
+		for _, c := range all {
+			key, value, _ := strings.Cut(labelled(way, c)[0], "=")
+			webhooks = append(webhooks, podsWebhook(string(c)+"."+way, server.URL+"/mutate/"+string(c), ca, key, value, "IfNeeded"))
+		}
+		objects = append(objects, webhookConfiguration(way, webhooks))
+	}
 	for _, name := range []string{"remove-init", "native-sidecar", "restrict-sidecar"} {
 		more, err := readManifest("../../deploy/admission/v1beta1/" + name + ".yaml")
 		if err != nil {
@@ -107,6 +96,60 @@ func serveAdmission() error {
 		}
 	}
 	return nil
+}
+
+func webhookConfiguration(name string, webhooks []any) object {
+	return object{Object: map[string]any{
+		"apiVersion": "admissionregistration.k8s.io/v1",
+		"kind":       "MutatingWebhookConfiguration",
+		"metadata":   map[string]any{"name": name},
+		"webhooks":   webhooks,
+	}}
+}
+
+// podsWebhook is one for the pods in namespaces with a label.
+func podsWebhook(name, url string, ca []byte, key, value, reinvocation string) any {
+	return map[string]any{
+		"name":                    name,
+		"admissionReviewVersions": []any{"v1"},
+		"sideEffects":             "None",
+		"failurePolicy":           "Fail",
+		"reinvocationPolicy":      reinvocation,
+		"clientConfig":            map[string]any{"url": url, "caBundle": ca},
+		"namespaceSelector":       map[string]any{"matchLabels": map[string]any{key: value}},
+		"rules": []any{map[string]any{
+			"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "resources": []any{"pods"}, "operations": []any{"CREATE"},
+		}},
+	}
+}
+
+// mutators are the decision.Options of each namespace.
+var mutators sync.Map
+
+// serveMutate answers as the webhook does, with the net conf of the namespace.
+func serveMutate(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	var review admissionv1.AdmissionReview
+	if err == nil {
+		err = json.Unmarshal(body, &review)
+	}
+	if err != nil || review.Request == nil {
+		http.Error(w, fmt.Sprint("no review: ", err), http.StatusBadRequest)
+		return
+	}
+	options, ok := mutators.Load(review.Request.Namespace)
+	if !ok {
+		http.Error(w, "the test has no net conf for "+review.Request.Namespace, http.StatusInternalServerError)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	webhook.NewReviews(webhook.Judge{
+		Options:  options.(decision.Options),
+		Sidecars: func() (bool, string) { return true, "" },
+	}, webhook.Observer{
+		Done:    func(string, string, time.Duration) {},
+		Refused: func(string, *admissionv1.AdmissionRequest, string) {},
+	}).ServeHTTP(w, r)
 }
 
 // neverAgain returns the policy that removes the init container, and its binding, as they would be without the

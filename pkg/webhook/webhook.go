@@ -21,7 +21,7 @@ import (
 	"github.com/detour-cni/detour/pkg/webhook/certificate"
 )
 
-// Config is what a webhook is made of. All but Kubeconfig, Timing and Version is required.
+// Config is what a webhook is made of. All but Kubeconfig and Timing is required.
 type Config struct {
 	// Options are the net conf's.
 	decision.Options
@@ -33,9 +33,7 @@ type Config struct {
 	Kubeconfig string
 	// Drain is for how long the webhook serves on after it was told to stop: until no API server connects any more.
 	Drain time.Duration
-	// Version is the build's, for a metric.
-	Version string
-	Log     *slog.Logger
+	Log   *slog.Logger
 }
 
 // Server is the webhook's server.
@@ -76,8 +74,8 @@ func New(conf Config) (*Server, error) {
 		return nil, err
 	}
 	s.configs = cache.NewOnDemand(client, live, cache.Options{Dialect: conf.Dialect, Recheck: recheck, Log: conf.Log})
-	s.cluster = &cluster{get: client.Get, log: conf.Log}
-	s.metrics = newMetrics(conf.Version, s.keeper.Expiry)
+	s.cluster = &cluster{get: client.Get, pause: pause, log: conf.Log}
+	s.metrics = newMetrics(s.keeper.Expiry)
 	return s, nil
 }
 
@@ -120,11 +118,13 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-func (s *Server) handler() *reviews {
-	j := judge{options: s.conf.Options, configOf: s.configOf, sidecars: s.cluster.sidecars}
-	return newReviews(j.paths(), s.metrics.count, func(path string, r *admissionv1.AdmissionRequest, sentence string) {
-		s.conf.Log.Info("request refused", "event", "request-refused", "path", path, "kind", r.Kind.Kind,
-			"object", r.Namespace+"/"+nameOf(r), "user", r.UserInfo.Username, "reason", sentence)
+func (s *Server) handler() *Reviews {
+	return NewReviews(Judge{Options: s.conf.Options, ConfigOf: s.configOf, Sidecars: s.cluster.sidecars}, Observer{
+		Done: s.metrics.count,
+		Refused: func(path string, r *admissionv1.AdmissionRequest, sentence string) {
+			s.conf.Log.Info("request refused", "event", "request-refused", "path", path, "kind", r.Kind.Kind,
+				"object", r.Namespace+"/"+nameOf(r), "user", r.UserInfo.Username, "reason", sentence)
+		},
 	})
 }
 
