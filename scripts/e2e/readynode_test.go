@@ -21,12 +21,6 @@ func selectingPod(t *testing.T, namespace, name, spec, selector, addr string) st
 	return strings.Replace(pod, "\nspec:", fmt.Sprintf("\nspec:\n  %s\n  nodeSelector: {%s%s}", spec, readyNode, selector), 1)
 }
 
-// podField returns what a JSONPath finds in a pod.
-func podField(t *testing.T, namespace, pod, path string) string {
-	t.Helper()
-	return kubectl(t, "get", "pod", "--namespace", namespace, pod, "-o", "jsonpath="+path)
-}
-
 // wantLabelled wants that the node has the label, or hasn't, within some time.
 func wantLabelled(t *testing.T, node string, labelled bool) {
 	t.Helper()
@@ -68,7 +62,7 @@ func (p nodePath) wantNoPodWhereDetourIsNot(t *testing.T) {
 	}
 	for i := range anywhere {
 		wantMeshed(t, namespace, fmt.Sprint("anywhere-", i))
-		if got := podField(t, namespace, fmt.Sprint("anywhere-", i), "{.spec.nodeName}"); got != "node" {
+		if got := nodeOf(t, namespace, fmt.Sprint("anywhere-", i)); got != "node" {
 			t.Errorf("a pod that selects ready nodes is on %s", got)
 		}
 	}
@@ -77,7 +71,7 @@ func (p nodePath) wantNoPodWhereDetourIsNot(t *testing.T) {
 	wantLine(t, namespace, "careless", direct)
 	apply(t, selectingPod(t, namespace, "chosen", onNear, "", addr))
 	eventually(t, func() error {
-		got := podField(t, namespace, "chosen", "{.status.phase} {.status.reason}: {.status.message}")
+		got := kubectl(t, "get", "pod", "--namespace", namespace, "chosen", "-o", "jsonpath={.status.phase} {.status.reason}: {.status.message}")
 		if !strings.HasPrefix(got, "Failed NodeAffinity: ") {
 			return fmt.Errorf("the pod for a node without detour is %s", got)
 		}

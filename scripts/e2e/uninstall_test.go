@@ -20,7 +20,7 @@ func TestUninstallTakesOutExactlyWhatIsOurs(t *testing.T) {
 	kubectl(t, "apply", "-k", "../../deploy/uninstall")
 
 	// The label goes before the entry, which stays for a pod that selects it.
-	wantLabelled(t, "node", false)
+	wantLabelled(t, nodeOf(t, namespace, "web"), false)
 	eventually(t, func() error {
 		log, err := tryKubectl(t, "logs", "--namespace", "detour-system", "--selector="+agentLabel, "--container=uninstall", "--tail=-1")
 		if err == nil && !strings.Contains(log, `"pods":["`+namespace+`/selecting"]`) {
