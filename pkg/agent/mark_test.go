@@ -211,6 +211,20 @@ func TestTheLabelStaysAsLongAsThePluginIsCalled(t *testing.T) {
 	}
 }
 
+func TestAMarkThatFailsIsTriedAgainSoon(t *testing.T) {
+	t.Parallel()
+	n, a, installed := markedNode(t, labels{})
+	a.timing.node = 24 * time.Hour
+	refusal := agenttest.Refusal(403, "Forbidden")
+	n.refused.Store(&refusal)
+	installed.Store(true)
+	start(t, a)
+	agenttest.Eventually(t, "the node is marked", func() bool { return n.is(labels{readyLabel: "true"}) })
+	installed.Store(false)
+	n.refused.Store(&refusal)
+	agenttest.Eventually(t, "the label goes", func() bool { return n.is(labels{}) })
+}
+
 func refuseLookups(s *agenttest.Server) {
 	s.Refuse["GET /api/v1/pods"] = agenttest.Refusal(403, "Forbidden")
 	s.Refuse["GET /api/v1/namespaces/osm-system/pods/detour-status"] = agenttest.Refusal(403, "Forbidden")
