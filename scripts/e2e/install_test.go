@@ -14,7 +14,7 @@ import (
 const detourImage = "ghcr.io/detour-cni/detour:v0.1.0"
 
 // detourPrograms are those in it.
-var detourPrograms = []string{"detour", "detour-agent", "detourctl"}
+var detourPrograms = []string{"detour", "detour-agent", "detour-webhook", "detourctl"}
 
 var (
 	once      sync.Once

@@ -106,7 +106,7 @@ func programmed(t *testing.T, namespace, pod string) string {
 	return shell(t, "stat --format '%n %i %.9Y' /run/detour/attachments/*/"+add.ContainerID+"*; nsenter --net="+add.Netns+" nft --handle list ruleset | sed 's/packets.*bytes [0-9]*//'")
 }
 
-// The chart is installed, upgraded and rolled back below a pod that runs, and uninstalled without a trace.
+// The chart is installed, upgraded (from policies to the webhook) and rolled back below a pod that runs, and uninstalled without a trace.
 func TestHelm(t *testing.T) {
 	importDetour(t, detourImage, folder("BIN"))
 	installMesh(t)
@@ -141,7 +141,7 @@ func TestHelm(t *testing.T) {
 	const next = "docker.io/library/detour:next"
 	importDetour(t, next, nextVersion(t))
 	helm(t, "upgrade", "detour", chart, "--wait", "--timeout="+atMost.String(), "--reuse-values",
-		"--set=image.repository=docker.io/library/detour,image.tag=next,netConf.timeout=9s")
+		"--set=admission=webhook,image.repository=docker.io/library/detour,image.tag=next,netConf.timeout=9s")
 	rollout(t)
 	wantConf(`"timeout":"9s"`)
 	if got := shell(t, "tail -c 4 /opt/cni/bin/detour"); got != "next" {
@@ -171,5 +171,5 @@ func TestHelm(t *testing.T) {
 	eventually(t, func() error {
 		return different(footprint(t), before)
 	})
-	startServer(t, newNamespace(t, "after-helm", restricted))
+	startServer(t, newNamespace(t, "after-helm", restricted, "detour.io/remove-init=enabled"))
 }
