@@ -24,11 +24,20 @@ func startInjector(t *testing.T) {
 	deleteAtEnd(t, "mutatingwebhookconfiguration", "injector")
 }
 
+// policies is the folder of the admission policies for the cluster's version.
+func policies(t *testing.T) string {
+	t.Helper()
+	if _, err := tryKubectl(t, "get", "--raw", "/apis/admissionregistration.k8s.io/v1/mutatingadmissionpolicies"); err == nil {
+		return "../../deploy/admission/v1"
+	}
+	return "../../deploy/admission/v1beta1"
+}
+
 // TestInjectedPods has a pod injected as its mesh does, with an init container that programs it and a sidecar, in
 // namespaces with and without the labels of deploy/admission.
 func TestInjectedPods(t *testing.T) {
 	installDetour(t)
-	kubectl(t, "apply", "-k", "../../deploy/admission/v1beta1")
+	kubectl(t, "apply", "-k", policies(t))
 	startInjector(t)
 	ips, _ := startServer(t, newNamespace(t, "outside-injected"))
 	addr := ips[0] + ":8001"

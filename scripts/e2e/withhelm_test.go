@@ -37,7 +37,7 @@ func removeDetour(t *testing.T) {
 		kubectl(t, "apply", "-k", "../../deploy/uninstall")
 		rollout(t)
 	}
-	for _, part := range []string{"../../testdata/e2e/detour", "../../deploy/admission/v1beta1"} {
+	for _, part := range []string{"../../testdata/e2e/detour", policies(t)} {
 		kubectl(t, "delete", "-k", part, "--ignore-not-found")
 	}
 	newNamespace(t, "detour-system", "pod-security.kubernetes.io/enforce=privileged")
