@@ -34,12 +34,18 @@ func installDetour(t *testing.T) {
 	once.Do(func() {
 		untouched = cniFiles(t)
 		importDetour(t, detourImage, folder("BIN"))
-		kubectl(t, "apply", "-f", "../../testdata/api/meshconfig-crd.yaml")
-		kubectl(t, "wait", "--for=condition=Established", "crd/meshconfigs.config.openservicemesh.io")
-		apply(t, manifest(t, "mesh.yaml", nil))
+		installMesh(t)
 		kubectl(t, "apply", "-k", "../../testdata/e2e/detour")
 		rollout(t)
 	})
+}
+
+// installMesh gives the cluster the MeshConfig of an Open Service Mesh.
+func installMesh(t *testing.T) {
+	t.Helper()
+	kubectl(t, "apply", "-f", "../../testdata/api/meshconfig-crd.yaml")
+	kubectl(t, "wait", "--for=condition=Established", "crd/meshconfigs.config.openservicemesh.io")
+	apply(t, manifest(t, "mesh.yaml", nil))
 }
 
 // importDetour puts detour's image on the first node.
