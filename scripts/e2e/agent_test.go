@@ -44,8 +44,12 @@ func rollout(t *testing.T) {
 
 func tryRollout(t *testing.T) error {
 	t.Helper()
-	_, err := tryKubectl(t, "rollout", "status", "daemonset/detour-agent", "--namespace", "detour-system", "--timeout="+atMost.String())
-	return err
+	for _, what := range []string{"daemonset/detour-agent", "deployment/detour-webhook"} {
+		if _, err := tryKubectl(t, "rollout", "status", what, "--namespace", "detour-system", "--timeout="+atMost.String()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func TestPodsStartMeshedWhileTheAgentRestarts(t *testing.T) {

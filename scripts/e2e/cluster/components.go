@@ -54,9 +54,6 @@ var (
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + pki + "serviceaccount.key",
 		"--service-account-signing-key-file=" + pki + "serviceaccount.key",
-		// Until Kubernetes 1.36, which serves v1 by default.
-		"--feature-gates=MutatingAdmissionPolicy=true",
-		"--runtime-config=admissionregistration.k8s.io/v1beta1=true",
 	}}
 	controllerManager = component{name: "kube-controller-manager", args: []string{
 		"--kubeconfig=" + pki + "controller-manager.conf",
