@@ -69,5 +69,5 @@ fuzz: ## run every fuzz target for FUZZTIME (10s), and trace-judge with 10,000 p
 	scripts/fuzz.sh
 
 .PHONY: cases
-cases: ## write what comes out now into testdata/cases (read the diff)
-	go test -p 1 ./pkg/iptext ./pkg/backend -run TestEveryCaseGivesIts -update
+cases: ## write what comes out now into testdata/cases and testdata/admission (read the diff)
+	go test -p 1 ./pkg/iptext ./pkg/backend ./pkg/admission -run TestEveryCaseGivesIts -update

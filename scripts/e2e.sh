@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs detour on a real Kubernetes node made of namespaces, then stops the node. Needs root. Arguments go to the tests, such as
-# -run NAME. The first run builds the Kubernetes programs, which takes minutes. KEEP=1 keeps disks and logs.
+# -run NAME. The first run builds the Kubernetes programs, which takes minutes. KEEP=1 keeps disks and logs. CONTAINERD=2 takes
+# containerd 2, built from its Go module, instead of the installed one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +16,12 @@ DETOUR_E2E_PROGRAMS=$(scripts/kube-programs.sh kube-apiserver kube-controller-ma
 tools=$(scripts/tools.sh)
 flanneld=$(scripts/flanneld.sh)
 PATH=$PATH:$flanneld
+if [[ ${CONTAINERD:-} == 2 ]]; then
+	for program in containerd containerd-shim-runc-v2; do
+		built=$(scripts/go-tool.sh $program)
+		PATH=$(dirname "$built"):$PATH
+	done
+fi
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/detour-e2e-XXXXXX")
 

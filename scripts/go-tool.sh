@@ -4,6 +4,9 @@
 set -euo pipefail
 
 declare -A packages=(
+	[crane]=github.com/google/go-containerregistry/cmd/crane@v0.22.1
+	[containerd]=github.com/containerd/containerd/v2/cmd/containerd@v2.2.9
+	[containerd-shim-runc-v2]=github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.2.9
 	[golangci-lint]=github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 	[helm]=helm.sh/helm/v4/cmd/helm@v4.3.1
 	[kustomize]=sigs.k8s.io/kustomize/kustomize/v5@v5.8.2

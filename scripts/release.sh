@@ -19,8 +19,7 @@ fail() {
 check() {
 	[[ $VERSION =~ ^v[0-9]+\.[0-9]+\.[0-9]+(-[0-9A-Za-z.]+)?$ ]] || fail "VERSION is $VERSION, not of the form v1.2.3"
 	[[ -z $(git status --porcelain) ]] || fail "there are changes that are not committed: $(git status --porcelain | head -n 3 | xargs)"
-	local number=${VERSION#v}
-	grep -q "^## ${number%%-*}\b" CHANGELOG.md || fail "CHANGELOG.md has no section \"## ${number%%-*}\""
+	scripts/changelog.sh "$VERSION" >/dev/null || fail "CHANGELOG.md has no section for $VERSION"
 	local others
 	others=$(git grep -hoE "$image:v[0-9][0-9A-Za-z.-]*|newTag: v[0-9].*|^appVersion: v[^ ]*" -- deploy/base deploy/components deploy/uninstall deploy/helm |
 		grep -vxE "($image:|newTag: |appVersion: )$VERSION" | sort -u | xargs)

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"maps"
-	"runtime"
 	"slices"
 	"time"
 
@@ -10,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/detour-cni/detour/pkg/attachment"
-	"github.com/detour-cni/detour/pkg/build"
+	"github.com/detour-cni/detour/pkg/build/metric"
 )
 
 // metrics are the agent's, in a registry of their own. No label has values that a pod or a user can choose.
@@ -70,12 +69,7 @@ func newMetrics(now observed) *metrics {
 	gauge := func(name, help string, value func() float64) prometheus.GaugeFunc {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "detour", Name: name, Help: help}, value)
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: "detour", Name: "build_info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"version": build.Version, "commit": build.Commit, "goversion": runtime.Version()},
-	})
-	build.Set(1)
-	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.marked, m.repairs, m.events, build,
+	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.marked, m.repairs, m.events, metric.Info(),
 		gauge("ready", "1 if the node can serve an ADD now, as /readyz says, else 0.", func() float64 {
 			if now.ready() {
 				return 1

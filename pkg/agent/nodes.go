@@ -109,9 +109,10 @@ func (n Nodes) Uninstall(ctx context.Context) error {
 // errWaiting is the answer while the nodes are at it.
 var errWaiting = errors.New("the nodes are not done")
 
-func (n Nodes) try(ctx context.Context, c *cache.Client) error {
-	for _, path := range n.DeleteFirst {
-		if err := c.Delete(ctx, path); err != nil && !apierrors.IsNotFound(err) {
+// try does what is left to do, and returns nil when all is done.
+func (n *Nodes) try(ctx context.Context, c *cache.Client) error {
+	for ; len(n.DeleteFirst) > 0; n.DeleteFirst = n.DeleteFirst[1:] {
+		if err := c.Delete(ctx, n.DeleteFirst[0]); err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}

@@ -6,14 +6,21 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/detour-cni/detour/pkg/admission"
+	"github.com/detour-cni/detour/pkg/decision"
+	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/netconf"
+	"github.com/detour-cni/detour/pkg/testcase"
 )
 
 // The labels of deploy/admission.
@@ -94,13 +101,22 @@ func admitting(t *testing.T, labels ...string) string {
 		if err := serveAdmission(); err != nil {
 			t.Fatal(err)
 		}
-		const inject = "inject=osm"
-		waitForShape(t, newNamespace(t, inject), app, "osm-init | app envoy", false)
-		waitForShape(t, newNamespace(t, inject, removeInit), app, "| app envoy", false)
-		waitForShape(t, newNamespace(t, inject, nativeSidecar), app, "envoy* | app", false)
-		waitForShape(t, newNamespace(t, inject, restrictSidecar), app, "osm-init | app envoy", true)
+		waitForShape(t, admitted(t), app, "osm-init | app envoy", false)
+		for _, way := range ways {
+			waitForShape(t, admitted(t, labelled(way, all[0])...), app, "| app envoy", false)
+			waitForShape(t, admitted(t, labelled(way, all[1])...), app, "envoy* | app", false)
+			waitForShape(t, admitted(t, labelled(way, all[2])...), app, "osm-init | app envoy", true)
+		}
 	})
 	return newNamespace(t, labels...)
+}
+
+// admitted makes a namespace whose pods are injected for mesh osm.
+func admitted(t *testing.T, labels ...string) string {
+	t.Helper()
+	namespace := newNamespace(t, append(labels, "inject=osm")...)
+	mutators.Store(namespace, decision.Options{Dialect: dialectOf(t, "osm")})
+	return namespace
 }
 
 // waitForShape makes pods until they have the shape, and, if the last container has to be restricted, that is.
@@ -121,99 +137,163 @@ func waitForShape(t *testing.T, namespace, spec, want string, restricted bool) {
 	}
 }
 
-func TestInjectedPods(t *testing.T) {
-	t.Parallel()
-	tests := []struct {
-		inject, spec string
-		untouched    string // in a namespace without a label
-		removed      string // with remove-init
-		native       string // with native-sidecar, or with both
-	}{
-		{"osm", app, "osm-init | app envoy", "| app envoy", "envoy* | app"},
-		{"osm", appAndInit, "migrate warm osm-init | app envoy", "migrate warm | app envoy", "envoy* migrate warm | app"},
-		{"osm-again", app, "osm-init | app envoy", "| app envoy", "envoy* | app"},
-		{"osm-again", appAndInit, "migrate warm osm-init | app envoy", "migrate warm | app envoy", "envoy* migrate warm | app"},
-		{"fsm", appAndInit, "migrate warm fsm-init | app sidecar", "migrate warm | app sidecar", "sidecar* migrate warm | app"},
-		{"istio", appAndInit, "migrate warm istio-init | app istio-proxy", "migrate warm | app istio-proxy", "istio-proxy* migrate warm | app"},
-		{"istio-native", app, "istio-init istio-proxy* | app", "istio-proxy* | app", "istio-proxy* | app"},
-		{"istio-native", appAndInit, "migrate warm istio-init istio-proxy* | app", "migrate warm istio-proxy* | app", "istio-proxy* migrate warm | app"},
-		// Somebody else's native sidecar stays where it is.
-		{
-			"osm", "initContainers: [{name: vault, image: app, restartPolicy: Always}], " + app,
-			"vault* osm-init | app envoy", "vault* | app envoy", "envoy* vault* | app",
-		},
+// ways are how the changes are made: by policies, by a webhook behind the mesh's, and by one ahead of it. Each has the labels of its own
+// namespaces.
+var ways = []string{"detour.io", "late.test", "early.test"}
+
+// labelled are the labels with which a way makes the changes.
+func labelled(way string, changes ...admission.Change) (labels []string) {
+	for _, c := range changes {
+		labels = append(labels, way+"/"+string(c)+"=enabled")
 	}
-	for _, tt := range tests {
-		t.Run(tt.inject+", "+tt.untouched, func(t *testing.T) {
+	return labels
+}
+
+var all = []admission.Change{admission.RemoveInit, admission.NativeSidecar, admission.RestrictSidecar}
+
+// Every pod of testdata/admission comes out of the policies as out of the webhook, and as the API server stores what is wanted.
+func TestEveryAdmittedPod(t *testing.T) {
+	t.Parallel()
+	plain := admitting(t)
+	for _, row := range testcase.LoadAdmitted(t, "../..") {
+		t.Run(row.Name, func(t *testing.T) {
 			t.Parallel()
-			inject := "inject=" + tt.inject
-			for _, in := range []struct {
-				labels []string
-				want   string
-			}{
-				{[]string{inject}, tt.untouched},
-				{[]string{inject, "detour.io/remove-init=disabled", "detour.io/native-sidecar="}, tt.untouched},
-				{[]string{inject, removeInit}, tt.removed},
-				{[]string{inject, nativeSidecar}, tt.native},
-				{[]string{inject, removeInit, nativeSidecar, restrictSidecar}, tt.native},
-			} {
-				pod := createPod(t, admitting(t, in.labels...), "web", tt.spec)
-				if got := shape(pod); got != in.want {
-					t.Errorf("%q: %s, want %s", in.labels, got, in.want)
+			for _, changes := range [][]admission.Change{all[:1], all[1:2], all[2:], all} {
+				name := fmt.Sprintf("%s-%d%d", row.Name, len(changes), slices.Index(all, changes[0]))
+				for _, way := range ways[:2] {
+					if way == ways[0] && !row.OnlyMesh(t) {
+						continue // no policy knows the net conf
+					}
+					labels := labelled(way, changes...)
+					if row.Restricted() && len(changes) == len(all) {
+						labels = append(labels, "pod-security.kubernetes.io/enforce=restricted")
+					}
+					namespace := admitting(t, labels...)
+					conf, err := netconf.Parse(row.NetConf(t, namespace))
+					if err != nil {
+						t.Fatal(err)
+					}
+					mutators.Store(namespace, conf.Options)
+					got := mustStore(t, namespace, name, row.PodJSON(t))
+					want := mustStore(t, plain, name+"-"+strings.ReplaceAll(way, ".", "-"), mutated(t, conf.Options, namespace, row.PodJSON(t), changes...))
+					if got != want {
+						t.Errorf("%q: it is\n%s\nand not\n%s", labels, got, want)
+					}
 				}
 			}
 		})
 	}
 }
 
-// Pods that nobody injects into, or has injected into by hand, under all policies.
-func TestOtherPods(t *testing.T) {
-	t.Parallel()
-	const envoy = "{name: envoy, image: envoy, securityContext: {runAsUser: 1500}}"
-	const validation = "{name: istio-validation, image: proxy, securityContext: {runAsUser: 1337, " + strict + "}}"
-	const osmInit = "{name: osm-init, image: app, " + osmInitContext + "}"
-	const native = "{name: envoy, image: envoy, restartPolicy: Always, securityContext: {runAsUser: 1500}}"
-	tests := []struct{ name, spec, want string }{
-		{"not meshed", app, "| app"},
-		{"not meshed, with init containers", appAndInit, "migrate warm | app"},
-		{"an init container of that name and no sidecar", "initContainers: [" + osmInit + "], " + app, "osm-init | app"},
-		{"an init container of that name that may not program the pod", "initContainers: [{name: osm-init, image: app}, " + native + "], " + app, "envoy* osm-init | app"},
-		{"a native sidecar of that name", "initContainers: [{name: osm-init, image: app, restartPolicy: Always, " + osmInitContext + "}, " + native + "], " + app, "envoy* osm-init* | app"},
-		{"a privileged one", "initContainers: [{name: osm-init, image: app, securityContext: {privileged: true}}, " + native + "], " + app, "envoy* | app"},
-		{"an application container of that name", "containers: [{name: osm-init, image: app, " + osmInitContext + "}, " + envoy + "]", "envoy* | osm-init"},
-		{"a container of that name that is not the proxy", "containers: [{name: app, image: app}, {name: envoy, image: envoy}]", "| app envoy"},
-		{"a gateway, whose only container is the proxy", "containers: [" + envoy + "]", "| envoy"},
-		{"a sidecar before the application", "containers: [" + envoy + ", {name: app, image: app}]", "envoy* | app"},
-		{"already native", "initContainers: [" + native + ", {name: warm, image: app}], " + app, "envoy* warm | app"},
-		{"already native, the only one", "initContainers: [" + native + "], " + app, "envoy* | app"},
-		{"native, and not the first", "initContainers: [{name: warm, image: app}, " + native + "], " + app, "envoy* warm | app"},
-		{"native, behind osm-init", "initContainers: [" + osmInit + ", " + native + "], " + app, "envoy* | app"},
-		{
-			"beside istio's validator, which listens where the proxy does and has to be through before it",
-			"initContainers: [" + validation + ", {name: warm, image: app}], containers: [{name: app, image: app}, {name: istio-proxy, image: proxy}]", "istio-validation istio-proxy* warm | app",
-		},
-		{
-			"native, behind istio's validator and another",
-			"initContainers: [" + validation + ", {name: warm, image: app}, {name: istio-proxy, image: proxy, restartPolicy: Always}], " + app, "istio-validation istio-proxy* warm | app",
-		},
-		{
-			"native, behind istio's validator",
-			"initContainers: [" + validation + ", {name: istio-proxy, image: proxy, restartPolicy: Always}, {name: warm, image: app}], " + app, "istio-validation istio-proxy* warm | app",
-		},
-		{
-			"native, ahead of istio's validator, where nobody puts it",
-			"initContainers: [{name: warm, image: app}, {name: istio-proxy, image: proxy, restartPolicy: Always}, " + validation + "], " + app, "warm istio-proxy* istio-validation | app",
-		},
-		{"in the host's network", "hostNetwork: true, initContainers: [" + osmInit + "], containers: [{name: app, image: app}, " + envoy + "]", "osm-init | app envoy"},
+// mutated is the pod with the changes, as TestEveryCaseGivesItsPod of pkg/admission compares them with the rows.
+func mutated(t *testing.T, o decision.Options, namespace string, pod []byte, changes ...admission.Change) []byte {
+	t.Helper()
+	for _, c := range changes {
+		ops, _, err := admission.Mutate(o, c, namespace, pod)
+		if err != nil {
+			t.Fatal(err)
+		}
+		patch, err := jsonpatch.DecodePatch(mustJSON(t, ops))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if pod, err = patch.Apply(pod); err != nil {
+			t.Fatal(err)
+		}
 	}
-	namespace := admitting(t, removeInit, nativeSidecar, restrictSidecar)
-	for i, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			if got := shape(createPod(t, namespace, fmt.Sprintf("pod-%d", i), tt.spec)); got != tt.want {
-				t.Errorf("%s, want %s", got, tt.want)
-			}
-		})
+	return pod
+}
+
+var tokenVolume = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`)
+
+// mustStore creates a pod and returns what was stored, but for what no two pods have in common.
+func mustStore(t *testing.T, namespace, name string, pod []byte) string {
+	t.Helper()
+	var o object
+	if err := json.Unmarshal(pod, &o.Object); err != nil {
+		t.Fatal(err)
+	}
+	o.SetNamespace(namespace)
+	if o.GetGenerateName() == "" {
+		o.SetName(name)
+	}
+	answer, err := kubernetes.admin.expect(http.MethodPost, podsOf(namespace), o.Object, http.StatusCreated)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored object
+	if err := json.Unmarshal(answer, &stored.Object); err != nil {
+		t.Fatal(err)
+	}
+	compared := []any{stored.GetLabels(), stored.GetAnnotations(), stored.Object["spec"]}
+	return tokenVolume.ReplaceAllString(string(mustJSON(t, compared)), "token")
+}
+
+// The mesh's webhook injects after the policies, and before or after detour's: who sees the pod too early is called again.
+func TestInjectedPods(t *testing.T) {
+	t.Parallel()
+	tests := []struct{ inject, untouched, removed, native string }{
+		{"osm", "migrate warm osm-init | app envoy", "migrate warm | app envoy", "envoy* migrate warm | app"},
+		{"osm-again", "migrate warm osm-init | app envoy", "migrate warm | app envoy", "envoy* migrate warm | app"},
+		{"fsm", "migrate warm fsm-init | app sidecar", "migrate warm | app sidecar", "sidecar* migrate warm | app"},
+		{"istio", "migrate warm istio-init | app istio-proxy", "migrate warm | app istio-proxy", "istio-proxy* migrate warm | app"},
+		{"istio-native", "migrate warm istio-init istio-proxy* | app", "migrate warm istio-proxy* | app", "istio-proxy* migrate warm | app"},
+	}
+	for _, tt := range tests {
+		for _, way := range ways {
+			t.Run(tt.inject+" "+way, func(t *testing.T) {
+				t.Parallel()
+				for _, in := range []struct {
+					labels []string
+					want   string
+				}{
+					{nil, tt.untouched},
+					{[]string{way + "/remove-init=disabled", way + "/native-sidecar="}, tt.untouched},
+					{labelled(way, all[0]), tt.removed},
+					{labelled(way, all[1]), tt.native},
+					{labelled(way, all...), tt.native},
+				} {
+					namespace := admitting(t, append(in.labels, "inject="+tt.inject)...)
+					mutators.Store(namespace, decision.Options{Dialect: dialectOf(t, tt.inject)})
+					pod := createPod(t, namespace, "web", appAndInit)
+					if got := shape(pod); got != in.want {
+						t.Errorf("%q: %s, want %s", in.labels, got, in.want)
+					}
+					selector, _, _ := unstructured.NestedStringMap(pod.Object, "spec", "nodeSelector")
+					if (selector[admission.ReadyLabel] == "true") != (in.want != tt.untouched) {
+						t.Errorf("%q: the node selector is %v", in.labels, selector)
+					}
+				}
+			})
+		}
+	}
+}
+
+// dialectOf is the mesh that an injector injects for.
+func dialectOf(t *testing.T, injector string) mesh.Dialect {
+	t.Helper()
+	name, _, _ := strings.Cut(injector, "-")
+	d, ok := mesh.Find(name)
+	if !ok {
+		t.Fatalf("there is no mesh %s", name)
+	}
+	return d
+}
+
+// A pod with 100 init containers costs the policies no more than they may cost.
+func TestAPodWithManyInitContainers(t *testing.T) {
+	t.Parallel()
+	var inits []string
+	for i := range 100 {
+		inits = append(inits, fmt.Sprintf("{name: init-%d, image: app}", i))
+	}
+	spec := "initContainers: [" + strings.Join(inits, ", ") + "], " + app
+	for _, way := range ways {
+		namespace := admitting(t, append(labelled(way, all...), "inject=osm")...)
+		mutators.Store(namespace, decision.Options{Dialect: dialectOf(t, "osm")})
+		if got := shape(createPod(t, namespace, "web", spec)); !strings.HasPrefix(got, "envoy* init-0 ") || !strings.HasSuffix(got, " init-99 | app") {
+			t.Errorf("%s: %s", way, got)
+		}
 	}
 }
 
@@ -227,25 +307,6 @@ func TestWithoutReinvocationThePolicySeesNoInjection(t *testing.T) {
 	// The policy itself works.
 	injected := "initContainers: [{name: osm-init, image: app, " + osmInitContext + "}], containers: [{name: app, image: app}, {name: envoy, image: envoy, securityContext: {runAsUser: 1500}}]"
 	waitForShape(t, newNamespace(t, "never-again=enabled"), injected, "| app envoy", false)
-}
-
-func TestTheNativeSidecarKeepsAllThatWasInjected(t *testing.T) {
-	t.Parallel()
-	const spec = "automountServiceAccountToken: false, " + app
-	plain := containersOf(createPod(t, admitting(t, "inject=osm"), "web", spec), "containers")[1]
-	native := containersOf(createPod(t, admitting(t, "inject=osm", nativeSidecar), "web", spec), "initContainers")[0]
-	if native["restartPolicy"] != "Always" {
-		t.Errorf("restartPolicy is %v", native["restartPolicy"])
-	}
-	delete(native, "restartPolicy")
-	for _, field := range []string{"lifecycle", "readinessProbe", "livenessProbe", "startupProbe", "env", "ports", "resources", "volumeMounts"} {
-		if plain[field] == nil {
-			t.Errorf("the injected sidecar has no %s: the test would not see that it is lost", field)
-		}
-	}
-	if !reflect.DeepEqual(native, plain) {
-		t.Errorf("native sidecar\n%v\nwas injected as\n%v", native, plain)
-	}
 }
 
 func TestTheNativeSidecarHasTheServiceAccountsToken(t *testing.T) {
@@ -302,33 +363,6 @@ func TestInARestrictedNamespace(t *testing.T) {
 			for _, word := range append(tt.refused, "403") {
 				if !strings.Contains(refused, word) {
 					t.Errorf("not refused for %s: %s %s", word, shape(pod), refused)
-				}
-			}
-		})
-	}
-}
-
-// What the sidecar's injector has said itself stays.
-func TestTheRestrictedSidecar(t *testing.T) {
-	t.Parallel()
-	namespace := admitting(t, restrictSidecar)
-	tests := []struct{ name, given, want string }{
-		{"bare", "{runAsUser: 1500}", "{runAsUser: 1500, allowPrivilegeEscalation: false, runAsNonRoot: true, capabilities: {drop: [ALL]}, seccompProfile: {type: RuntimeDefault}}"},
-		{"with its own", "{runAsUser: 1500, runAsNonRoot: false, capabilities: {add: [NET_RAW]}, seccompProfile: {type: Unconfined}, readOnlyRootFilesystem: true}",
-			"{runAsUser: 1500, runAsNonRoot: false, capabilities: {add: [NET_RAW]}, seccompProfile: {type: Unconfined}, readOnlyRootFilesystem: true, allowPrivilegeEscalation: false}"},
-		{"not the proxy's user", "{runAsUser: 1000}", "{runAsUser: 1000}"},
-	}
-	for i, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			want := mustParse(t, tt.want).Object
-			for list, spec := range map[string]string{
-				"containers":     "containers: [{name: app, image: app}, {name: envoy, image: envoy, securityContext: %s}]",
-				"initContainers": "initContainers: [{name: warm, image: app}, {name: envoy, image: envoy, restartPolicy: Always, securityContext: %s}], " + app,
-			} {
-				pod := createPod(t, namespace, fmt.Sprintf("%s-%d", strings.ToLower(list), i), fmt.Sprintf(spec, tt.given))
-				if got := containersOf(pod, list)[1]["securityContext"]; !sameJSON(mustJSON(t, got), mustJSON(t, want)) {
-					t.Errorf("%s: %v, want %v", list, got, want)
 				}
 			}
 		})

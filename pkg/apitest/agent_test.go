@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/agent"
 	"github.com/detour-cni/detour/pkg/agent/repair"
 	"github.com/detour-cni/detour/pkg/agentapi"
@@ -26,7 +27,7 @@ import (
 )
 
 // agentRules are the rights that the agent needs: for the cache and live lookups, the configuration, Events, --repair=evict
-// and the taint.
+// and the node's label and taint.
 const agentRules = `
 - {apiGroups: [""], resources: [pods], verbs: [get, list, watch]}
 - {apiGroups: [config.openservicemesh.io], resources: [meshconfigs], resourceNames: [osm-mesh-config], verbs: [get, list, watch]}
@@ -79,17 +80,21 @@ subjects: [{kind: ServiceAccount, name: default, namespace: %[1]s}]
 		Kubeconfig: filepath.Join(dir, "kubeconfig"),
 		Log:        slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
-	kubeconfig := fmt.Sprintf(`apiVersion: v1
+	if err := os.WriteFile(s.conf.Kubeconfig, []byte(kubeconfigOf(token)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// kubeconfigOf is a kubeconfig with the token.
+func kubeconfigOf(token string) string {
+	return fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters: [{name: here, cluster: {server: "%s", certificate-authority: "%s"}}]
 users: [{name: agent, user: {token: "%s"}}]
 contexts: [{name: agent, context: {cluster: here, user: agent}}]
 current-context: agent
 `, kubernetes.server, kubernetes.file("ca.crt"), token)
-	if err := os.WriteFile(s.conf.Kubeconfig, []byte(kubeconfig), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return s
 }
 
 // flow makes a YAML list one that fits into a line.
@@ -302,9 +307,11 @@ func TestTheAgentRepairsAndReportsAtARealAPIServer(t *testing.T) {
 		p := s.get(podsOf(s.pods) + "/free")
 		return p == nil || p["metadata"].(map[string]any)["deletionTimestamp"] != nil
 	})
-	s.eventually("the taint goes", func() bool {
-		taints, _ := json.Marshal(s.get("/api/v1/nodes/" + s.node)["spec"].(map[string]any)["taints"])
-		return strings.Contains(string(taints), "other") && strings.Contains(string(taints), "NoExecute") && strings.Count(string(taints), agent.Taint) == 1
+	s.eventually("the label comes and the taint goes", func() bool {
+		n := s.get("/api/v1/nodes/" + s.node)
+		labels, _ := n["metadata"].(map[string]any)["labels"].(map[string]any)
+		taints, _ := json.Marshal(n["spec"].(map[string]any)["taints"])
+		return labels[admission.ReadyLabel] == "true" && strings.Contains(string(taints), "other") && strings.Contains(string(taints), "NoExecute") && strings.Count(string(taints), agent.Taint) == 1
 	})
 	report := agentapi.Report{ID: pod.ID{Namespace: s.pods, Name: "refused", UID: string(refused.GetUID())}, Outcome: "failed", Code: 100, Reason: "annotation x: no"}
 	s.eventually("the socket", func() bool {

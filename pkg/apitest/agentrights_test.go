@@ -207,59 +207,6 @@ spec: {nodeName: %s, serviceAccountName: detour-agent, containers: [{name: agent
 	return answer.Status.Token
 }
 
-func TestWithTheTaintComponentTheAgentMayTakeItsOwnNodesTaintOff(t *testing.T) {
-	t.Parallel()
-	namespace := install(t, "overlays/osm", "components/ready-node")
-	own, other := "own-"+namespace, "other-"+namespace
-	taint := func(key string) map[string]any { return map[string]any{"key": key, "effect": "NoSchedule"} }
-	for _, name := range []string{own, other} {
-		node := mustParse(t, "{apiVersion: v1, kind: Node, metadata: {name: "+name+"}}")
-		node.Object["spec"] = map[string]any{"taints": []any{taint("detour.io/not-ready"), taint("gpu")}}
-		mustApply(t, node)
-	}
-	bound := kubernetes.as(nodeToken(t, namespace, own))
-	path := "/api/v1/nodes/" + own
-	if err := bound.waitFor(path, http.StatusOK); err != nil {
-		t.Fatal(err)
-	}
-	const dry = "?dryRun=All"
-	taints := func(list ...any) any { return map[string]any{"spec": map[string]any{"taints": list}} }
-	cordon := map[string]any{"spec": map[string]any{"unschedulable": true}}
-	for deadline := time.Now().Add(settleTime); ; time.Sleep(pollTime) { // until the policy is in effect
-		code, answer, err := bound.sendAs("application/merge-patch+json", http.MethodPatch, path+dry, cordon)
-		if err != nil || time.Now().After(deadline) {
-			t.Fatalf("%d %s %v", code, answer, err)
-		}
-		if code != http.StatusOK {
-			break
-		}
-	}
-	answers(t, bound, []request{
-		{"PATCH", path + dry, cordon, 422},
-		{"PATCH", path + dry, taints(taint("detour.io/not-ready")), 422}, // the other taint
-		{"PATCH", path + dry, taints(taint("gpu"), taint("detour.io/not-ready"), taint("mine")), 422},
-		{"PATCH", path + dry, map[string]any{"metadata": map[string]any{"labels": map[string]any{"role": "db"}}}, 422},
-		{"PATCH", path + dry, map[string]any{"metadata": map[string]any{"annotations": map[string]any{"a": "b"}}}, 422},
-		{"PATCH", path + "/status", map[string]any{}, 403},
-		{"PATCH", "/api/v1/nodes/" + other, taints(taint("gpu")), 422},
-		{"GET", "/api/v1/nodes", nil, 403},
-		{"DELETE", path, nil, 403},
-		{"POST", "/api/v1/nodes", map[string]any{}, 403},
-	})
-	// A token that is of no pod, as one that was made by hand, may nothing.
-	answers(t, kubernetes.as(agentToken(t, namespace)), []request{{"PATCH", path, taints(taint("gpu")), 422}})
-	// As the agent does it.
-	code, answer, err := bound.sendAs("application/json-patch+json", http.MethodPatch, path, []any{
-		map[string]any{"op": "test", "path": "/spec/taints/0", "value": taint("detour.io/not-ready")},
-		map[string]any{"op": "remove", "path": "/spec/taints/0"},
-	})
-	if err != nil || code != http.StatusOK {
-		t.Errorf("%d %s %v", code, answer, err)
-	}
-	// Everybody else may change nodes as before.
-	mustApply(t, mustParse(t, "{apiVersion: v1, kind: Node, metadata: {name: "+other+", labels: {role: db}}}"))
-}
-
 func TestWithTheEvictComponentTheAgentMayEvictAndNotDelete(t *testing.T) {
 	t.Parallel()
 	namespace := install(t, "overlays/osm", "components/repair-evict")

@@ -80,6 +80,7 @@ func (c *cluster) start() error {
 		"--audit-policy-file="+policy,
 		"--audit-log-path="+c.file("audit.log"),
 		"--audit-log-mode=blocking", // a request is in the log before it is served
+		"--allow-privileged",
 		// beta and off in 1.34
 		"--feature-gates=MutatingAdmissionPolicy=true",
 		"--runtime-config=admissionregistration.k8s.io/v1beta1=true",

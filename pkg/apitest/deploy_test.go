@@ -80,6 +80,10 @@ func TestTheAPIServerTakesAllOfDeploy(t *testing.T) {
 		t.Parallel()
 		dryRun(t, customize(t, []string{"overlays/istio"}, []string{"components/ready-node", "components/repair-in-place", "components/no-api-fallback"}, ""))
 	})
+	t.Run("uninstalling with the node's label", func(t *testing.T) {
+		t.Parallel()
+		dryRun(t, customize(t, []string{"overlays/osm"}, []string{"components/ready-node", "components/uninstall"}, ""))
+	})
 	t.Run("another namespace", func(t *testing.T) {
 		t.Parallel()
 		dryRun(t, customize(t, []string{"overlays/osm"}, []string{"components/ready-node"}, "namespace: default\n"))
@@ -218,7 +222,7 @@ func TestAnInstalledAgentBecomesItsOwnRemoval(t *testing.T) {
 	t.Parallel()
 	namespace := newNamespace(t)
 	path := "/apis/apps/v1/namespaces/" + namespace + "/daemonsets/detour-agent"
-	for _, components := range [][]string{{"components/repair-in-place"}, {"components/uninstall"}} {
+	for _, components := range [][]string{{"components/ready-node", "components/repair-in-place"}, {"components/ready-node", "components/uninstall"}} {
 		for _, o := range render(t, customize(t, []string{"overlays/osm"}, components, "namespace: "+namespace+"\n")) {
 			if o.GetKind() != "DaemonSet" { // the rest would be everybody's
 				continue
@@ -245,22 +249,27 @@ func TestAnInstalledAgentBecomesItsOwnRemoval(t *testing.T) {
 		t.Errorf("its containers are %s", got)
 	}
 	folders := []string{"--cni-bin-dir=/host/opt/cni/bin", "--cni-conf-dir=/host/etc/cni/net.d", "--cni-cache-dir=/host/var/lib/cni/results"}
-	for list, last := range map[string]string{"initContainers": "--once", "containers": "--wait"} {
+	// Only what takes the label off needs the node's name and the credential.
+	for list, want := range map[string]struct {
+		args        []string
+		env, mounts int
+	}{"initContainers": {[]string{"--once", "--unmark-node"}, 1, 6}, "containers": {[]string{"--wait"}, 0, 5}} {
 		c := containersOf(pod, list)[0]
 		args, _, _ := unstructured.NestedStringSlice(c, "args")
-		if want := slices.Concat([]string{"uninstall"}, folders, []string{last}); !slices.Equal(args, want) {
+		if want := slices.Concat([]string{"uninstall"}, folders, want.args); !slices.Equal(args, want) {
 			t.Errorf("%s: args %q, want %q", list, args, want)
 		}
-		if mounts := c["volumeMounts"].([]any); len(mounts) != 5 {
-			t.Errorf("%s: mounts %v", list, mounts)
+		env, _ := c["env"].([]any)
+		if mounts := c["volumeMounts"].([]any); len(mounts) != want.mounts || len(env) != want.env {
+			t.Errorf("%s: mounts %v, env %v", list, mounts, env)
 		}
-		for _, field := range []string{"env", "ports", "readinessProbe", "livenessProbe"} {
+		for _, field := range []string{"ports", "readinessProbe", "livenessProbe"} {
 			if c[field] != nil {
 				t.Errorf("%s: %s is %v", list, field, c[field])
 			}
 		}
 	}
-	if volumes, _, _ := unstructured.NestedSlice(pod.Object, "spec", "volumes"); len(volumes) != 5 {
+	if volumes, _, _ := unstructured.NestedSlice(pod.Object, "spec", "volumes"); len(volumes) != 6 {
 		t.Errorf("volumes %v", volumes)
 	}
 }

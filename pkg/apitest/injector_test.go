@@ -3,13 +3,20 @@
 package apitest
 
 import (
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 
+	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/apitest/injector"
+	"github.com/detour-cni/detour/pkg/decision"
 )
 
 // The injectors of the test's webhook server, by the value of the namespace label "inject". Each adds what its mesh adds to a
@@ -69,30 +76,24 @@ func serveAdmission() error {
 	server := httptest.NewTLSServer(mux)
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
 	var webhooks []any
-	for name, webhook := range injectors {
-		mux.Handle("/"+name, webhook)
-		hook := map[string]any{
-			"name":                    name + ".inject.test",
-			"admissionReviewVersions": []any{"v1"},
-			"sideEffects":             "None",
-			"failurePolicy":           "Fail",
-			"clientConfig":            map[string]any{"url": server.URL + "/" + name, "caBundle": ca},
-			"namespaceSelector":       map[string]any{"matchLabels": map[string]any{"inject": name}},
-			"rules": []any{map[string]any{
-				"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "resources": []any{"pods"}, "operations": []any{"CREATE"},
-			}},
-		}
+	for name, hook := range injectors {
+		mux.Handle("/"+name, hook)
+		again := "Never"
 		if name == "osm-again" { // after the policies; it adds what is not there
-			hook["reinvocationPolicy"] = "IfNeeded"
+			again = "IfNeeded"
 		}
-		webhooks = append(webhooks, hook)
+		webhooks = append(webhooks, podsWebhook(name+".inject.test", server.URL+"/"+name, ca, "inject", name, again))
 	}
-	objects := []object{{Object: map[string]any{
-		"apiVersion": "admissionregistration.k8s.io/v1",
-		"kind":       "MutatingWebhookConfiguration",
-		"metadata":   map[string]any{"name": "injectors"},
-		"webhooks":   webhooks,
-	}}}
+	objects := []object{webhookConfiguration("injectors", webhooks)}
+	mux.HandleFunc("/mutate/{change}", serveMutate)
+	for _, way := range []string{"early.test", "late.test"} { // the API server calls them in the order of their names
+		webhooks = nil
+		for _, c := range all {
+			key, value, _ := strings.Cut(labelled(way, c)[0], "=")
+			webhooks = append(webhooks, podsWebhook(string(c)+"."+way, server.URL+"/mutate/"+string(c), ca, key, value, "IfNeeded"))
+		}
+		objects = append(objects, webhookConfiguration(way, webhooks))
+	}
 	for _, name := range []string{"remove-init", "native-sidecar", "restrict-sidecar"} {
 		more, err := readManifest("../../deploy/admission/v1beta1/" + name + ".yaml")
 		if err != nil {
@@ -107,6 +108,60 @@ func serveAdmission() error {
 		}
 	}
 	return nil
+}
+
+func webhookConfiguration(name string, webhooks []any) object {
+	return object{Object: map[string]any{
+		"apiVersion": "admissionregistration.k8s.io/v1",
+		"kind":       "MutatingWebhookConfiguration",
+		"metadata":   map[string]any{"name": name},
+		"webhooks":   webhooks,
+	}}
+}
+
+// podsWebhook is one for the pods in namespaces with a label.
+func podsWebhook(name, url string, ca []byte, key, value, reinvocation string) any {
+	return map[string]any{
+		"name":                    name,
+		"admissionReviewVersions": []any{"v1"},
+		"sideEffects":             "None",
+		"failurePolicy":           "Fail",
+		"reinvocationPolicy":      reinvocation,
+		"clientConfig":            map[string]any{"url": url, "caBundle": ca},
+		"namespaceSelector":       map[string]any{"matchLabels": map[string]any{key: value}},
+		"rules": []any{map[string]any{
+			"apiGroups": []any{""}, "apiVersions": []any{"v1"}, "resources": []any{"pods"}, "operations": []any{"CREATE"},
+		}},
+	}
+}
+
+// mutators are the decision.Options of each namespace.
+var mutators sync.Map
+
+// serveMutate answers with the change that the path names.
+func serveMutate(w http.ResponseWriter, r *http.Request) {
+	var review admissionv1.AdmissionReview
+	if err := json.NewDecoder(r.Body).Decode(&review); err != nil || review.Request == nil {
+		http.Error(w, fmt.Sprint("no review: ", err), http.StatusBadRequest)
+		return
+	}
+	options, ok := mutators.Load(review.Request.Namespace)
+	if !ok {
+		http.Error(w, "the test has no net conf for "+review.Request.Namespace, http.StatusInternalServerError)
+		return
+	}
+	ops, warnings, err := admission.Mutate(options.(decision.Options), admission.Change(r.PathValue("change")), review.Request.Namespace, review.Request.Object.Raw)
+	review.Response = &admissionv1.AdmissionResponse{UID: review.Request.UID, Allowed: err == nil, Warnings: warnings}
+	if err != nil {
+		review.Response.Result = &metav1.Status{Message: err.Error()}
+	}
+	if len(ops) > 0 {
+		review.Response.PatchType = new(admissionv1.PatchTypeJSONPatch)
+		if review.Response.Patch, err = json.Marshal(ops); err != nil {
+			panic(err)
+		}
+	}
+	_ = json.NewEncoder(w).Encode(review) // the API server has gone, or it tells
 }
 
 // neverAgain returns the policy that removes the init container, and its binding, as they would be without the

@@ -108,12 +108,15 @@ func TestTheTokenHasTheRightsInDeployAndThoseOfEverybody(t *testing.T) {
 }
 
 // rulesOf asks, as the token's owner, what it may do.
-func rulesOf(t *testing.T, token string) []string {
+func rulesOf(t *testing.T, token string) []string { t.Helper(); return rulesIn(t, token, "default") }
+
+// rulesIn is rulesOf for one namespace.
+func rulesIn(t *testing.T, token, namespace string) []string {
 	t.Helper()
 	review := map[string]any{
 		"apiVersion": "authorization.k8s.io/v1",
 		"kind":       "SelfSubjectRulesReview",
-		"spec":       map[string]any{"namespace": "default"},
+		"spec":       map[string]any{"namespace": namespace},
 	}
 	body, err := kubernetes.as(token).expect(http.MethodPost, "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", review, http.StatusCreated)
 	if err != nil {

@@ -39,7 +39,7 @@ import (
 	"github.com/detour-cni/detour/pkg/redirect"
 )
 
-var update = flag.Bool("update", false, "rewrite the want sections of testdata/cases with what comes out now")
+var update = flag.Bool("update", false, "rewrite the want sections of testdata with what comes out now")
 
 // Case is one scenario.
 type Case struct {

@@ -1,11 +1,12 @@
 package webhook
 
 import (
-	"runtime"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/detour-cni/detour/pkg/build/metric"
 )
 
 // metrics are the webhook's, in a registry of their own. No label has values that a pod or a user can choose.
@@ -18,7 +19,7 @@ type metrics struct {
 // secondsBuckets: a review takes a fraction of a millisecond, 2 s at most if it has to ask the API server.
 var secondsBuckets = []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1, .5, 1, 2, 5}
 
-func newMetrics(version string, expiry func() time.Time) *metrics {
+func newMetrics(expiry func() time.Time) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -28,12 +29,7 @@ func newMetrics(version string, expiry func() time.Time) *metrics {
 			Namespace: "detour", Subsystem: "webhook", Name: "request_seconds", Buckets: secondsBuckets, Help: "Time of each request, by path.",
 		}, []string{"path"}),
 	}
-	build := prometheus.NewGauge(prometheus.GaugeOpts{
-		Namespace: "detour", Name: "build_info", Help: "Always 1.",
-		ConstLabels: prometheus.Labels{"version": version, "goversion": runtime.Version()},
-	})
-	build.Set(1)
-	m.registry.MustRegister(m.requests, m.seconds, build,
+	m.registry.MustRegister(m.requests, m.seconds, metric.Info(),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "detour", Subsystem: "webhook", Name: "certificate_expiry_timestamp_seconds",
 			Help: "When the certificate that is served expires, as a Unix time; 0 if there is none.",

@@ -21,7 +21,7 @@ import (
 	"github.com/detour-cni/detour/pkg/webhook/certificate"
 )
 
-// Config is what a webhook is made of. All but Kubeconfig, Timing and Version is required.
+// Config is what a webhook is made of. All but Kubeconfig and Timing is required.
 type Config struct {
 	// Options are the net conf's.
 	decision.Options
@@ -33,9 +33,7 @@ type Config struct {
 	Kubeconfig string
 	// Drain is for how long the webhook serves on after it was told to stop: until no API server connects any more.
 	Drain time.Duration
-	// Version is the build's, for a metric.
-	Version string
-	Log     *slog.Logger
+	Log   *slog.Logger
 }
 
 // Server is the webhook's server.
@@ -77,7 +75,7 @@ func New(conf Config) (*Server, error) {
 	}
 	s.configs = cache.NewOnDemand(client, live, cache.Options{Dialect: conf.Dialect, Recheck: recheck, Log: conf.Log})
 	s.cluster = &cluster{get: client.Get, log: conf.Log}
-	s.metrics = newMetrics(conf.Version, s.keeper.Expiry)
+	s.metrics = newMetrics(s.keeper.Expiry)
 	return s, nil
 }
 

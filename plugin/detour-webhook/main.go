@@ -14,13 +14,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/detour-cni/detour/pkg/build"
 	"github.com/detour-cni/detour/pkg/install"
 	"github.com/detour-cni/detour/pkg/webhook"
 	"github.com/detour-cni/detour/pkg/webhook/certificate"
 )
-
-// version is set by the build.
-var version = "development"
 
 func main() { os.Exit(run(os.Args[1:], os.Stderr)) }
 
@@ -49,7 +47,7 @@ func command(stderr io.Writer) *cobra.Command {
 	c := &cobra.Command{
 		Use:           "detour-webhook",
 		Short:         "detour-webhook changes injected pods at admission, and checks what ADD would refuse",
-		Version:       version,
+		Version:       build.Get().String(),
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
@@ -99,7 +97,6 @@ func (o options) webhook(log *slog.Logger) (webhook.Config, error) {
 		Addr:        o.listen,
 		MetricsAddr: o.metrics,
 		Drain:       o.drain,
-		Version:     version,
 		Log:         log,
 	}, err
 }

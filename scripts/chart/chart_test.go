@@ -90,8 +90,8 @@ var options = []option{
 	{name: "beta policies", values: "admission: policies", components: []string{readyNode}, policies: "v1beta1", args: []string{fmt.Sprintf(serves, "v1beta1")}},
 	{name: "stable policies", values: "admission: policies", components: []string{readyNode}, policies: "v1", args: []string{fmt.Sprintf(serves, "v1"), fmt.Sprintf(serves, "v1beta1")}},
 	{
-		name: "all together", values: "{readyNode: true, repair: in-place, apiFallback: false, admission: webhook}",
-		components: []string{readyNode, "repair-in-place", "no-api-fallback", "webhook"},
+		name: "all together", values: "{readyNode: true, repair: in-place, apiFallback: false, admission: webhook, podMonitor: true, alerts: true, dashboard: true}",
+		components: []string{readyNode, "repair-in-place", "no-api-fallback", "webhook", "monitoring"},
 	},
 	{name: "backend", values: "backend: nftables", netConf: `"backend": "nftables"`},
 	{
@@ -103,32 +103,34 @@ var options = []option{
 		name: "digest", values: "image: {digest: sha256:" + digest + "}",
 		fields: "images: [{name: ghcr.io/detour-cni/detour, digest: sha256:" + digest + "}]",
 	},
-	{name: "pull", values: "image: {pullPolicy: Always, pullSecrets: [{name: a}, {name: b}]}", fields: patch("DaemonSet", `
-      - {op: replace, path: /spec/template/spec/containers/0/imagePullPolicy, value: Always}
-      - {op: add, path: /spec/template/spec/imagePullSecrets, value: [{name: a}, {name: b}]}`)},
-	{name: "where it runs", values: "{tolerations: [{key: k, operator: Exists}], nodeSelector: {zone: a}, resources: {limits: {memory: 1Gi}}}", fields: patch("DaemonSet", `
-      - {op: replace, path: /spec/template/spec/tolerations, value: [{key: k, operator: Exists}]}
-      - {op: add, path: /spec/template/spec/nodeSelector/zone, value: a}
-      - {op: replace, path: /spec/template/spec/containers/0/resources/limits/memory, value: 1Gi}`)},
+	{name: "pull", values: "image: {pullPolicy: Always, pullSecrets: [{name: a}, {name: b}]}", fields: patchOf("DaemonSet", `
+- {op: replace, path: /spec/template/spec/containers/0/imagePullPolicy, value: Always}
+- {op: add, path: /spec/template/spec/imagePullSecrets, value: [{name: a}, {name: b}]}`)},
+	{name: "where it runs", values: "{tolerations: [{key: k, operator: Exists}], nodeSelector: {zone: a}, resources: {limits: {memory: 1Gi}}}", fields: patchOf("DaemonSet", `
+- {op: replace, path: /spec/template/spec/tolerations, value: [{key: k, operator: Exists}]}
+- {op: add, path: /spec/template/spec/nodeSelector/zone, value: a}
+- {op: replace, path: /spec/template/spec/containers/0/resources/limits/memory, value: 1Gi}`)},
 	{
 		name: "more webhooks", values: "{admission: webhook, webhook: {replicas: 3, resources: {requests: {cpu: 1}}}}", components: []string{readyNode, "webhook"},
-		fields: patch("Deployment", `
-      - {op: replace, path: /spec/replicas, value: 3}
-      - {op: replace, path: /spec/template/spec/containers/0/resources/requests/cpu, value: 1}`),
+		fields: patchOf("Deployment", `
+- {op: replace, path: /spec/replicas, value: 3}
+- {op: replace, path: /spec/template/spec/containers/0/resources/requests/cpu, value: 1}`),
 	},
-	{name: "folders", values: "cni: {binDir: /usr/lib/cni, confDir: /srv/cni/net.d}", fields: patch("DaemonSet", `
-      - {op: replace, path: /spec/template/spec/volumes/0/hostPath/path, value: /usr/lib/cni}
-      - {op: replace, path: /spec/template/spec/volumes/1/hostPath/path, value: /srv/cni/net.d}
-      - {op: replace, path: /spec/template/spec/containers/0/args/4, value: --host-cni-conf-dir=/srv/cni/net.d}`)},
+	{name: "monitoring", values: "{podMonitor: true, alerts: true, dashboard: true}", components: []string{"monitoring"}},
+	{name: "folders", values: "cni: {binDir: /usr/lib/cni, confDir: /srv/cni/net.d}", fields: patchOf("DaemonSet", `
+- {op: replace, path: /spec/template/spec/volumes/0/hostPath/path, value: /usr/lib/cni}
+- {op: replace, path: /spec/template/spec/volumes/1/hostPath/path, value: /srv/cni/net.d}
+- {op: replace, path: /spec/template/spec/containers/0/args/4, value: --host-cni-conf-dir=/srv/cni/net.d}`)},
 }
 
 // readyNode is the component that labels nodes.
-const readyNode = "taint"
+const readyNode = "ready-node"
 
 var digest = strings.Repeat("0123456789abcdef", 4)
 
-func patch(kind, operations string) string {
-	return "patches:\n  - target: {kind: " + kind + "}\n    patch: |" + operations
+// patchOf is a kustomization's field that patches the objects of a kind; operations begin with a line's end.
+func patchOf(kind, operations string) string {
+	return "patches:\n- target: {kind: " + kind + "}\n  patch: |" + strings.ReplaceAll(operations, "\n", "\n    ")
 }
 
 func TestTheChartIsWhatKustomizeBuilds(t *testing.T) {
@@ -136,7 +138,7 @@ func TestTheChartIsWhatKustomizeBuilds(t *testing.T) {
 		for _, o := range options {
 			t.Run(m+"/"+o.name, func(t *testing.T) {
 				t.Parallel()
-				args := append([]string{"--namespace=detour-system", "--set=mesh=" + m, "--values=" + put(t, "values.yaml", o.values+"\n")}, o.args...)
+				args := append([]string{"--namespace=detour-system", "--set=mesh=" + m, "--values=" + valuesFile(t, o.values)}, o.args...)
 				same(t, helmObjects(t, args...), o.build(t, m))
 			})
 		}
@@ -277,11 +279,17 @@ func helmObjects(t *testing.T, args ...string) map[string]string {
 	return normalized(t, helmTemplate(t, args...))
 }
 
-func put(t *testing.T, name, text string) string {
+// valuesFile writes YAML for --values, which splits a path at commas.
+func valuesFile(t *testing.T, text string) string {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	f, err := os.CreateTemp("", "values-*.yaml")
+	if err != nil {
 		t.Fatal(err)
 	}
-	return path
+	defer f.Close()
+	t.Cleanup(func() { os.Remove(f.Name()) })
+	if _, err := f.WriteString(text + "\n"); err != nil {
+		t.Fatal(err)
+	}
+	return f.Name()
 }

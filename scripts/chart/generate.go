@@ -48,7 +48,9 @@ func (k kustomize) sets() ([]set, error) {
 		if err != nil {
 			return nil, err
 		}
-		added := slices.DeleteFunc(all, func(o object) bool { return slices.ContainsFunc(first, o.is) })
+		added := slices.DeleteFunc(all, func(o object) bool {
+			return slices.ContainsFunc(first, o.is) || p.kind != "" && p.kind != o.kind
+		})
 		if len(added) > 0 {
 			sets = append(sets, set{part: p, objects: added})
 		}
@@ -66,7 +68,7 @@ func (k kustomize) sets() ([]set, error) {
 func (s *set) compare(k kustomize, parts []part) error {
 	s.changed = map[int][]variant{}
 	for _, p := range parts {
-		if p == s.part || s.part != base && p.isMesh() && s.isMesh() {
+		if p.folder == s.folder || s.part != base && p.isMesh() && s.isMesh() {
 			continue
 		}
 		objects, err := k.build(s.part, p)

@@ -7,6 +7,7 @@ type part struct {
 	folder string // in deploy/
 	when   string // a condition in the language of templates
 	file   string // the template of the objects that the part adds
+	kind   string // of these objects; empty for all of them
 }
 
 func (p part) isMesh() bool { return strings.HasPrefix(p.folder, "overlays/") }
@@ -20,17 +21,20 @@ var base = part{folder: "overlays/osm", file: "agent.yaml"}
 // meshes exclude each other; components don't, and are applied in this order.
 var (
 	meshes = []part{
-		{"overlays/osm-v1", `eq .Values.mesh "osm-v1"`, "mesh.yaml"},
-		{"overlays/osm-edge", `eq .Values.mesh "osm-edge"`, "mesh.yaml"},
-		{"overlays/fsm", `eq .Values.mesh "fsm"`, "mesh.yaml"},
-		{"overlays/istio", `eq .Values.mesh "istio"`, "mesh.yaml"},
+		{folder: "overlays/osm-v1", when: `eq .Values.mesh "osm-v1"`, file: "mesh.yaml"},
+		{folder: "overlays/osm-edge", when: `eq .Values.mesh "osm-edge"`, file: "mesh.yaml"},
+		{folder: "overlays/fsm", when: `eq .Values.mesh "fsm"`, file: "mesh.yaml"},
+		{folder: "overlays/istio", when: `eq .Values.mesh "istio"`, file: "mesh.yaml"},
 	}
 	components = []part{
-		{"components/taint", `include "detour.readyNode" .`, "ready-node.yaml"},
-		{"components/repair-evict", `eq .Values.repair "evict"`, "repair-evict.yaml"},
-		{"components/repair-in-place", `eq .Values.repair "in-place"`, "repair-in-place.yaml"},
-		{"components/no-api-fallback", `not .Values.apiFallback`, "no-api-fallback.yaml"},
-		{"components/webhook", `eq .Values.admission "webhook"`, "webhook.yaml"},
+		{folder: "components/ready-node", when: `include "detour.readyNode" .`, file: "ready-node.yaml"},
+		{folder: "components/repair-evict", when: `eq .Values.repair "evict"`, file: "repair-evict.yaml"},
+		{folder: "components/repair-in-place", when: `eq .Values.repair "in-place"`, file: "repair-in-place.yaml"},
+		{folder: "components/no-api-fallback", when: `not .Values.apiFallback`, file: "no-api-fallback.yaml"},
+		{folder: "components/webhook", when: `eq .Values.admission "webhook"`, file: "webhook.yaml"},
+		{folder: "components/monitoring", when: `.Values.podMonitor`, file: "pod-monitor.yaml", kind: "PodMonitor"},
+		{folder: "components/monitoring", when: `.Values.alerts`, file: "alerts.yaml", kind: "PrometheusRule"},
+		{folder: "components/monitoring", when: `.Values.dashboard`, file: "dashboard.yaml", kind: "ConfigMap"},
 		pullSecrets,
 	}
 )
@@ -40,7 +44,7 @@ var pullSecrets = part{folder: "../scripts/chart/pull-secrets", when: `.Values.i
 
 // The policies are the same in both versions of their API.
 var (
-	policies = part{"admission/v1beta1", `eq .Values.admission "policies"`, "policies.yaml"}
+	policies = part{folder: "admission/v1beta1", when: `eq .Values.admission "policies"`, file: "policies.yaml"}
 	stable   = part{folder: "admission/v1", when: `eq (include "detour.policyVersion" .) "v1"`}
 )
 

@@ -18,8 +18,8 @@ var replacements = []struct {
 	{regexp.MustCompile(`(?m)([:-] )detour-system$`), `$1{{ .Release.Namespace | quote }}`},
 	{regexp.MustCompile(`detour-system`), `{{ .Release.Namespace }}`},
 	// The rights to the mesh's configuration follow the net conf.
-	{regexp.MustCompile(`(resourceNames:\n +- )(\S+)`), `$1{{ dig "meshConfig" "name" "$2" .Values.netConf }}`},
-	{regexp.MustCompile(`(namespace: )istio-system`), `$1{{ dig "meshConfig" "namespace" "istio-system" .Values.netConf }}`},
+	{regexp.MustCompile(`(?m)^( +- )(osm-mesh-config|fsm-mesh-config|istio)$`), `$1{{ dig "meshConfig" "name" "$2" .Values.netConf }}`},
+	{regexp.MustCompile(`((?:namespace|kubernetes.io/metadata.name): )istio-system`), `$1{{ dig "meshConfig" "namespace" "istio-system" .Values.netConf }}`},
 	{regexp.MustCompile(`(?m)^( *)imagePullSecrets:\n.*$`), `${1}imagePullSecrets: << toYaml .Values.image.pullSecrets >>`},
 	// << EXPRESSION >>, whole values that are not scalars in lines of their own.
 	{regexp.MustCompile(`(?m)^( *)(.*:) '?<< toYaml (.*) >>'?$`), `$1$2{{ toYaml $3 | nindent INDENT${1}END }}`},

@@ -338,7 +338,7 @@ func TestAMistakeIsRefused(t *testing.T) {
 	before := output("sh", "-c", "sha256sum "+clone+"/dist/*")
 	for _, tt := range []struct{ name, change, version, want string }{
 		{"no version", "true", "1.2", "VERSION is 1.2, not of the form v1.2.3"},
-		{"nothing in the changelog", "true", "v99.0.0", `CHANGELOG.md has no section "## 99.0.0"`},
+		{"nothing in the changelog", "true", "v99.0.0", "CHANGELOG.md has no section for v99.0.0"},
 		{"deploy/ names another version", "true", version + "-rc.1", "deploy/ has"},
 		{"a change", "echo >>README.md", version, "there are changes that are not committed: M README.md"},
 		{"a new file", "touch new", version, "there are changes that are not committed: ?? new"},

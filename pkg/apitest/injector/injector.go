@@ -21,7 +21,7 @@ type Webhook struct {
 // patch is the JSON patch that injects into a pod, nothing if it is injected already.
 func (h Webhook) patch(pod []byte) ([]any, error) {
 	var p struct {
-		Metadata struct{ Labels map[string]string }
+		Metadata struct{ Labels, Annotations map[string]string }
 		Spec     struct{ InitContainers, Containers, Volumes []any }
 	}
 	if err := json.Unmarshal(pod, &p); err != nil {
@@ -45,10 +45,13 @@ func (h Webhook) patch(pod []byte) ([]any, error) {
 	}
 	labels := map[string]string{"osm-proxy-uuid": "0000"}
 	maps.Copy(labels, p.Metadata.Labels)
+	annotations := map[string]string{"sidecar.istio.io/status": "{}"}
+	maps.Copy(annotations, p.Metadata.Annotations)
 	volume := map[string]any{"name": "envoy-bootstrap-config-volume", "secret": map[string]any{"secretName": "envoy-bootstrap-config-0000"}}
 	add := func(path string, value any) any { return map[string]any{"op": "add", "path": path, "value": value} }
 	return []any{
 		add("/metadata/labels", labels),
+		add("/metadata/annotations", annotations),
 		add("/spec/volumes", append(p.Spec.Volumes, volume)),
 		add("/spec/initContainers", p.Spec.InitContainers),
 		add("/spec/containers", p.Spec.Containers),

@@ -73,7 +73,7 @@ type Keeper struct {
 // New prepares a Keeper. It makes no request.
 func New(config *rest.Config, o Options) (*Keeper, error) {
 	o.Timing = o.Timing.withDefaults()
-	k := &Keeper{o: o, changed: make(chan struct{}, 1), problem: errors.New("the API server has not been asked yet")}
+	k := &Keeper{o: o, changed: make(chan struct{}, 1), problem: notSent("anything")}
 	var err error
 	if k.core, err = newClient(config, corev1.SchemeGroupVersion, "/api"); err != nil {
 		return nil, err
@@ -100,7 +100,7 @@ func (k *Keeper) Run(ctx context.Context) {
 		k.problem = err
 		k.mu.Unlock()
 		now := ""
-		if err != nil {
+		if err != nil && !errors.As(err, new(notSent)) {
 			now = err.Error()
 		}
 		if now != "" && now != said && ctx.Err() == nil {
@@ -110,6 +110,11 @@ func (k *Keeper) Run(ctx context.Context) {
 		k.pause(ctx)
 	}
 }
+
+// notSent is what the API server has not sent yet. If it refuses to, the log says so.
+type notSent string
+
+func (n notSent) Error() string { return "the API server has not sent " + string(n) + " yet" }
 
 // calm is the least time between two looks, so that nobody who undoes every change keeps the replicas busy.
 const calm = 100 * time.Millisecond

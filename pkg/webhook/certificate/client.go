@@ -106,7 +106,7 @@ func (k *Keeper) followHooks(config *rest.Config) ([]hooks, error) {
 // lacking returns the webhooks whose caBundle lacks one of the authorities, in no order. A configuration that does not exist has none.
 func (h hooks) lacking(authorities [][]byte) ([]string, error) {
 	if !h.objects.HasSynced() {
-		return nil, fmt.Errorf("the API server has not sent the %s yet", h.resource)
+		return nil, notSent("the " + h.resource)
 	}
 	var names []string
 	for _, object := range h.objects.GetStore().List() {

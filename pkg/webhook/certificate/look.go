@@ -43,7 +43,7 @@ func (k *Keeper) look(ctx context.Context, now time.Time) error {
 // stored returns the Secret.
 func (k *Keeper) stored() (*corev1.Secret, error) {
 	if !k.secret.HasSynced() {
-		return nil, fmt.Errorf("the API server has not sent Secret %s/%s yet", k.o.Namespace, k.o.Secret)
+		return nil, notSent("Secret " + k.o.Namespace + "/" + k.o.Secret)
 	}
 	object, exists, err := k.secret.GetStore().GetByKey(k.o.Namespace + "/" + k.o.Secret)
 	if err != nil || !exists {

@@ -1,6 +1,9 @@
 package cluster
 
-import "context"
+import (
+	"context"
+	"os"
+)
 
 // The addresses. Nothing outside the machines sees them. Pods of the first node are known from the start; controller manager
 // and flannel give the nodes that join theirs.
@@ -71,7 +74,8 @@ var (
 )
 
 // The components of a node's machine. containerd is the first to start, and flannel the last: it needs the node's pod range.
-var containerd = component{name: "containerd", ready: askContainerd} // its configuration is at the default path
+// Its configuration is at the default path; its shim comes from where it comes from itself.
+var containerd = component{name: "containerd", ready: askContainerd, env: []string{"PATH=" + os.Getenv("PATH")}}
 
 func (n *Node) kubelet() component {
 	return component{name: "kubelet", ready: raw("/api/v1/nodes/" + n.name + "/proxy/healthz"), args: []string{

@@ -18,7 +18,6 @@
   path: /spec/template/spec/containers/0/readinessProbe
 - op: remove
   path: /spec/template/spec/containers/0/livenessProbe
-# Uninstalling needs neither configuration nor credential, which may be gone already.
 - op: replace
   path: /spec/template/spec/containers/0/volumeMounts
   value:
@@ -60,6 +59,18 @@
       hostPath:
         path: /var/lib/cni/results
         type: DirectoryOrCreate
+    - name: credential
+      projected:
+        defaultMode: 0600
+        sources:
+          - serviceAccountToken:
+              path: token
+              expirationSeconds: 3600
+          - configMap:
+              name: kube-root-ca.crt
+              items:
+                - key: ca.crt
+                  path: ca.crt
 - op: add
   path: /spec/template/spec/initContainers
   value: []
@@ -72,6 +83,23 @@
 - op: add
   path: /spec/template/spec/initContainers/0/args/-
   value: --once
+# Only the init container has a credential: it takes the label detour.io/ready off the node while the entry is still there.
+- op: add
+  path: /spec/template/spec/initContainers/0/args/-
+  value: --unmark-node
+- op: add
+  path: /spec/template/spec/initContainers/0/env
+  value:
+    - name: NODE_NAME
+      valueFrom:
+        fieldRef:
+          fieldPath: spec.nodeName
+- op: add
+  path: /spec/template/spec/initContainers/0/volumeMounts/-
+  value:
+    name: credential
+    mountPath: /var/run/secrets/kubernetes.io/serviceaccount
+    readOnly: true
 - op: add
   path: /spec/template/spec/containers/0/args/-
   value: --wait
