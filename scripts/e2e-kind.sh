@@ -27,6 +27,8 @@ kind create cluster --name "$name" --config "$work/kind.yaml" --kubeconfig "$wor
 mkdir "$work/bin"
 CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "-s -w" -o "$work/bin/" ./plugin/... ./scripts/e2e/workload
 programs=$(scripts/kube-programs.sh kubectl)
+DETOUR_E2E_HELM=$(scripts/go-tool.sh helm)
+export DETOUR_E2E_HELM
 export DETOUR_E2E_BIN=$work/bin DETOUR_E2E_PROGRAMS=$programs
 export DETOUR_E2E_KIND_NODE=$name-control-plane DETOUR_E2E_KUBECONFIG=$work/kubeconfig
 go test -tags e2e -count=1 -v -timeout 60m "$@" ./scripts/e2e

@@ -14,5 +14,7 @@ export TMPDIR
 export DETOUR_KUBE_APISERVER=$folder/kube-apiserver
 DETOUR_ETCD=$(command -v etcd)
 export DETOUR_ETCD
+DETOUR_HELM=$(scripts/go-tool.sh helm)
+export DETOUR_HELM
 
 go test -tags kubeapi -count=1 "$@" ./pkg/apitest/...

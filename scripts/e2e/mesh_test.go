@@ -26,11 +26,17 @@ var (
 // install gives the cluster the mesh's configuration and detour for it.
 func (m mesh) install(t *testing.T) {
 	t.Helper()
+	m.configure(t)
+	kubectl(t, "apply", "-k", "../../testdata/e2e/"+m.detour)
+	rollout(t)
+}
+
+// configure gives the cluster the mesh's configuration.
+func (m mesh) configure(t *testing.T) {
+	t.Helper()
 	crd, err := os.ReadFile("../../testdata/api/meshconfig-crd.yaml")
 	must(t, err)
 	apply(t, m.own.Replace(string(crd)))
 	kubectl(t, "wait", "--for=condition=Established", m.own.Replace("crd/meshconfigs.config.openservicemesh.io"))
 	apply(t, m.own.Replace(manifest(t, "mesh.yaml", nil)))
-	kubectl(t, "apply", "-k", "../../testdata/e2e/"+m.detour)
-	rollout(t)
 }
