@@ -73,7 +73,7 @@ func TestInjectedPods(t *testing.T) {
 // After Open Service Mesh, another mesh takes over the cluster for a while.
 func TestInjectedPodsOfFSM(t *testing.T) {
 	installDetour(t)
-	t.Cleanup(func() { osm.install(t) })
+	defer osm.install(t)
 	fsm.install(t)
 	testInjected(t, fsm, injectedPods[2:])
 }
