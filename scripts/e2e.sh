@@ -13,6 +13,8 @@ fi
 export PATH=$PATH:/usr/sbin:/sbin:/usr/local/go/bin
 scripts/deps.sh containerd runc etcd busybox iptables nft ip nsenter
 DETOUR_E2E_PROGRAMS=$(scripts/kube-programs.sh kube-apiserver kube-controller-manager kube-scheduler kube-proxy kubectl kubelet)
+DETOUR_E2E_HELM=$(scripts/go-tool.sh helm)
+export DETOUR_E2E_HELM
 tools=$(scripts/tools.sh)
 flanneld=$(scripts/flanneld.sh)
 PATH=$PATH:$flanneld

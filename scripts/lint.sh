@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lints Go and shell.
+# Lints Go, shell and the workflows.
 set -eu
 cd "$(dirname "$0")/.."
 lint=$(scripts/go-tool.sh golangci-lint)
@@ -7,6 +7,9 @@ lint=$(scripts/go-tool.sh golangci-lint)
 "$lint" run --build-tags kubeapi ./pkg/apitest/...
 "$lint" run --build-tags chart ./scripts/chart/...
 "$lint" run --build-tags e2e ./scripts/e2e/...
+"$lint" run --build-tags release ./scripts/release/...
 (cd scripts/conformance && "$lint" run ./...)
+(cd scripts/monitoring && "$lint" run ./...)
 scripts/deps.sh shellcheck
 git ls-files 'scripts/*.sh' .ci/run | xargs shellcheck
+"$(scripts/go-tool.sh actionlint)" .github/workflows/*.yaml # which runs shellcheck for their scripts

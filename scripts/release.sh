@@ -21,8 +21,8 @@ check() {
 	[[ -z $(git status --porcelain) ]] || fail "there are changes that are not committed: $(git status --porcelain | head -n 3 | xargs)"
 	scripts/changelog.sh "$VERSION" >/dev/null || fail "CHANGELOG.md has no section for $VERSION"
 	local others
-	others=$(git grep -hoE "$image:v[0-9][0-9A-Za-z.-]*|newTag: v[0-9].*|^appVersion: v[^ ]*" -- deploy/base deploy/components deploy/uninstall deploy/helm |
-		grep -vxE "($image:|newTag: |appVersion: )$VERSION" | sort -u | xargs)
+	others=$(git grep -hoE "$image:v[0-9][0-9A-Za-z.-]*|^ +newTag: v.*|^appVersion: v[^ ]*" -- deploy/base deploy/components deploy/uninstall deploy/helm |
+		sed -E "\\#^ *($image:|newTag: |appVersion: )$VERSION\$#d" | sort -u | xargs)
 	[[ -z $others ]] || fail "deploy/ has $others; CONTRIBUTING.md says how to set it to $VERSION"
 }
 
@@ -75,7 +75,7 @@ manifests() {
 	manifest uninstall "$1" uninstall
 }
 
-declare -rA components=([osm]=webhook [osm-v1]=webhook [fsm]=webhook [osm-edge]='' [istio]='')
+declare -rA components=([osm]='ready-node webhook' [osm-v1]='ready-node webhook' [fsm]='ready-node webhook' [osm-edge]='' [istio]='')
 
 # manifest NAME DIGEST RESOURCE [COMPONENTS]
 manifest() {

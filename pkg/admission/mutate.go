@@ -107,19 +107,32 @@ func (s *subject) native() []Op {
 	inits := s.pod.InitContainers
 	to := 1 + slices.IndexFunc(inits, s.mesh.IsValidator)
 	at := slices.IndexFunc(s.pod.Containers, s.mesh.IsSidecar)
-	if at >= 0 && len(s.pod.Containers) > 1 {
-		var ops []Op
-		if s.raw.Spec.InitContainers == nil {
-			ops = []Op{{Op: "add", Path: "/spec/initContainers", Value: []any{}}}
-		}
-		return append(ops,
-			Op{Op: "move", From: container(at), Path: initContainer(to)},
-			Op{Op: "add", Path: initContainer(to) + "/restartPolicy", Value: "Always"})
-	}
-	if at = slices.IndexFunc(inits, func(c pod.Container) bool { return s.mesh.IsSidecar(c) && c.Restarts }); at > to {
-		return []Op{{Op: "move", From: initContainer(at), Path: initContainer(to)}}
+	nativeAt := slices.IndexFunc(inits, func(c pod.Container) bool { return s.mesh.IsSidecar(c) && c.Restarts })
+	switch {
+	case at >= 0 && len(s.pod.Containers) > 1:
+		return s.makeNative(at, to, nativeAt)
+	case nativeAt > to:
+		return []Op{{Op: "move", From: initContainer(nativeAt), Path: initContainer(to)}}
 	}
 	return nil
+}
+
+// makeNative moves a container to the init containers. If there is a native sidecar already, the injector was called again and has
+// injected another: the new one takes its place.
+func (s *subject) makeNative(at, to, nativeAt int) (ops []Op) {
+	if s.raw.Spec.InitContainers == nil {
+		ops = []Op{{Op: "add", Path: "/spec/initContainers", Value: []any{}}}
+	}
+	ops = append(ops,
+		Op{Op: "move", From: container(at), Path: initContainer(to)},
+		Op{Op: "add", Path: initContainer(to) + "/restartPolicy", Value: "Always"})
+	if nativeAt >= to {
+		nativeAt++
+	}
+	if nativeAt >= 0 {
+		ops = append(ops, Op{Op: "remove", Path: initContainer(nativeAt)})
+	}
+	return ops
 }
 
 func (s *subject) selectReady() []Op {

@@ -174,8 +174,8 @@ func TestEveryAdmittedPod(t *testing.T) {
 						t.Fatal(err)
 					}
 					mutators.Store(namespace, conf.Options)
-					got := mustStore(t, namespace, name, row.PodJSON(t))
-					want := mustStore(t, plain, name+"-"+strings.ReplaceAll(way, ".", "-"), mutated(t, conf.Options, namespace, row.PodJSON(t), changes...))
+					got := storedAs(t, namespace, name, row.PodJSON(t))
+					want := storedAs(t, plain, name+"-"+strings.ReplaceAll(way, ".", "-"), mutated(t, conf.Options, namespace, row.PodJSON(t), changes...))
 					if got != want {
 						t.Errorf("%q: it is\n%s\nand not\n%s", labels, got, want)
 					}
@@ -206,8 +206,9 @@ func mutated(t *testing.T, o decision.Options, namespace string, pod []byte, cha
 
 var tokenVolume = regexp.MustCompile(`kube-api-access-[a-z0-9]{5}`)
 
-// mustStore creates a pod and returns what was stored, but for what no two pods have in common.
-func mustStore(t *testing.T, namespace, name string, pod []byte) string {
+// storedAs creates a pod and returns what was stored, but for what no two pods have in common. A pod that has two containers of one
+// name, which not every change mends, is refused.
+func storedAs(t *testing.T, namespace, name string, pod []byte) string {
 	t.Helper()
 	var o object
 	if err := json.Unmarshal(pod, &o.Object); err != nil {
@@ -217,9 +218,15 @@ func mustStore(t *testing.T, namespace, name string, pod []byte) string {
 	if o.GetGenerateName() == "" {
 		o.SetName(name)
 	}
-	answer, err := kubernetes.admin.expect(http.MethodPost, podsOf(namespace), o.Object, http.StatusCreated)
+	code, answer, err := kubernetes.admin.send(http.MethodPost, podsOf(namespace), o.Object)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if code == http.StatusUnprocessableEntity && strings.Contains(string(answer), "Duplicate value") {
+		return "two containers have the same name"
+	}
+	if code != http.StatusCreated {
+		t.Fatalf("%s: %d %s", namespace, code, answer)
 	}
 	var stored object
 	if err := json.Unmarshal(answer, &stored.Object); err != nil {
@@ -265,6 +272,22 @@ func TestInjectedPods(t *testing.T) {
 					}
 				}
 			})
+		}
+	}
+}
+
+// istio's injector may be called again after all changes but those of a webhook behind it, and then undoes them.
+func TestAnInjectorThatInjectsAgain(t *testing.T) {
+	t.Parallel()
+	for _, way := range ways {
+		namespace := admitting(t, append(labelled(way, all...), "inject=istio-again")...)
+		mutators.Store(namespace, decision.Options{Dialect: dialectOf(t, "istio")})
+		pod, refused := tryPod(t, namespace, "web", appAndInit)
+		if way == "late.test" && (refused != "" || shape(pod) != "istio-proxy* migrate warm | app") {
+			t.Errorf("%s: %s %s", way, shape(pod), refused)
+		}
+		if way != "late.test" && !strings.Contains(refused, `Duplicate value: \"istio-proxy\"`) {
+			t.Errorf("%s is not refused: %s %s", way, shape(pod), refused)
 		}
 	}
 }

@@ -3,20 +3,22 @@
 package apitest
 
 import (
+	"bytes"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
-	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/apitest/injector"
 	"github.com/detour-cni/detour/pkg/decision"
+	"github.com/detour-cni/detour/pkg/webhook"
 )
 
 // The injectors of the test's webhook server, by the value of the namespace label "inject". Each adds what its mesh adds to a
@@ -43,31 +45,17 @@ var injectors = map[string]injector.Webhook{
 		Sidecar: "{name: istio-proxy, image: proxy, restartPolicy: Always, securityContext: {runAsUser: 1337, " + strict + "}}",
 		Native:  true,
 	},
+	"istio-again": {
+		Init:    "{name: istio-init, image: proxy, securityContext: {runAsUser: 0, capabilities: {add: [NET_ADMIN, NET_RAW], drop: [ALL]}}}",
+		Sidecar: "{name: istio-proxy, image: proxy, securityContext: {runAsUser: 1337}}",
+		Again:   true,
+	},
 }
 
 const (
 	osmInitContext = "securityContext: {privileged: false, runAsUser: 0, runAsNonRoot: false, capabilities: {add: [NET_ADMIN]}}"
 	strict         = "runAsNonRoot: true, allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}"
-	// Of every kind of field that an init container otherwise can't have, and of those that are easily lost.
-	osmSidecar = `
-name: envoy
-image: envoy
-imagePullPolicy: IfNotPresent
-command: [envoy]
-args: [--log-level, error]
-securityContext: {runAsUser: 1500}
-ports: [{name: proxy-admin, containerPort: 15000}, {name: proxy-inbound, containerPort: 15003}]
-volumeMounts: [{name: envoy-bootstrap-config-volume, readOnly: true, mountPath: /etc/envoy}]
-env:
-  - {name: POD_UID, valueFrom: {fieldRef: {fieldPath: metadata.uid}}}
-  - {name: LIMIT, valueFrom: {resourceFieldRef: {containerName: envoy, resource: limits.memory}}}
-resources: {requests: {cpu: 10m}, limits: {memory: 64Mi}}
-readinessProbe: {httpGet: {path: /ready, port: 15000}, periodSeconds: 3}
-livenessProbe: {tcpSocket: {port: 15000}}
-startupProbe: {exec: {command: [ready]}, failureThreshold: 30}
-lifecycle: {postStart: {exec: {command: [wait]}}, preStop: {sleep: {seconds: 1}}}
-terminationMessagePolicy: FallbackToLogsOnError
-`
+	osmSidecar     = "{name: envoy, image: envoy, securityContext: {runAsUser: 1500}}"
 )
 
 // serveAdmission installs the webhooks and deploy/'s policies. The server ends with the process.
@@ -79,13 +67,13 @@ func serveAdmission() error {
 	for name, hook := range injectors {
 		mux.Handle("/"+name, hook)
 		again := "Never"
-		if name == "osm-again" { // after the policies; it adds what is not there
+		if strings.HasSuffix(name, "-again") { // after the policies
 			again = "IfNeeded"
 		}
 		webhooks = append(webhooks, podsWebhook(name+".inject.test", server.URL+"/"+name, ca, "inject", name, again))
 	}
 	objects := []object{webhookConfiguration("injectors", webhooks)}
-	mux.HandleFunc("/mutate/{change}", serveMutate)
+	mux.Handle("/mutate/", http.StripPrefix("/mutate", http.HandlerFunc(serveMutate)))
 	for _, way := range []string{"early.test", "late.test"} { // the API server calls them in the order of their names
 		webhooks = nil
 		for _, c := range all {
@@ -138,10 +126,14 @@ func podsWebhook(name, url string, ca []byte, key, value, reinvocation string) a
 // mutators are the decision.Options of each namespace.
 var mutators sync.Map
 
-// serveMutate answers with the change that the path names.
+// serveMutate answers as the webhook does, with the net conf of the namespace.
 func serveMutate(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
 	var review admissionv1.AdmissionReview
-	if err := json.NewDecoder(r.Body).Decode(&review); err != nil || review.Request == nil {
+	if err == nil {
+		err = json.Unmarshal(body, &review)
+	}
+	if err != nil || review.Request == nil {
 		http.Error(w, fmt.Sprint("no review: ", err), http.StatusBadRequest)
 		return
 	}
@@ -150,18 +142,14 @@ func serveMutate(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the test has no net conf for "+review.Request.Namespace, http.StatusInternalServerError)
 		return
 	}
-	ops, warnings, err := admission.Mutate(options.(decision.Options), admission.Change(r.PathValue("change")), review.Request.Namespace, review.Request.Object.Raw)
-	review.Response = &admissionv1.AdmissionResponse{UID: review.Request.UID, Allowed: err == nil, Warnings: warnings}
-	if err != nil {
-		review.Response.Result = &metav1.Status{Message: err.Error()}
-	}
-	if len(ops) > 0 {
-		review.Response.PatchType = new(admissionv1.PatchTypeJSONPatch)
-		if review.Response.Patch, err = json.Marshal(ops); err != nil {
-			panic(err)
-		}
-	}
-	_ = json.NewEncoder(w).Encode(review) // the API server has gone, or it tells
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	webhook.NewReviews(webhook.Judge{
+		Options:  options.(decision.Options),
+		Sidecars: func() (bool, string) { return true, "" },
+	}, webhook.Observer{
+		Done:    func(string, string, time.Duration) {},
+		Refused: func(string, *admissionv1.AdmissionRequest, string) {},
+	}).ServeHTTP(w, r)
 }
 
 // neverAgain returns the policy that removes the init container, and its binding, as they would be without the

@@ -382,6 +382,23 @@ func TestAMeshConfigThatADDCantReadIsRefused(t *testing.T) {
 	}
 }
 
+// A controller leaves the name to the API server, which gives the pod one before it is checked.
+func TestAPodWithAGeneratedNameIsChecked(t *testing.T) {
+	t.Parallel()
+	serveMeshConfigs(t)
+	s := newHookScene(t)
+	s.start()
+	namespace := newNamespace(t, s.label("check", "enforce"))
+	for annotations, want := range map[string]string{"{}": "", badExclusion: "pod " + namespace + "/web-"} {
+		pod := mustParse(t, fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, generateName: web-, annotations: %s}, spec: {%s}}",
+			namespace, annotations, strings.Replace(injectedByOSM, "name: osm-init", "name: other", 1)))
+		code, answer, err := kubernetes.admin.send(http.MethodPost, podsOf(namespace), pod.Object)
+		if err != nil || (code == http.StatusCreated) != (want == "") || !strings.Contains(string(answer), want) {
+			t.Errorf("%d %s %v, want %q", code, answer, err, want)
+		}
+	}
+}
+
 // Whatever a pod has, the answer comes.
 func TestAPodWithAHundredInitContainers(t *testing.T) {
 	t.Parallel()

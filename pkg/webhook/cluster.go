@@ -24,6 +24,7 @@ const (
 // cluster knows which Kubernetes this is. It is safe for concurrent use.
 type cluster struct {
 	get   func(ctx context.Context, path string, out any) error
+	pause func(context.Context, time.Duration)
 	log   *slog.Logger
 	known atomic.Pointer[version.Info]
 }
@@ -43,10 +44,15 @@ func (c *cluster) run(ctx context.Context) {
 			c.log.Warn("the cluster's version is not known; trying again", "event", "version-failed", "error", now)
 		}
 		said = now
-		select {
-		case <-ctx.Done():
-		case <-time.After(next):
-		}
+		c.pause(ctx, next)
+	}
+}
+
+// pause waits for d or until ctx ends.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 

@@ -40,8 +40,8 @@ var (
 	workloads = []string{"CronJob", "DaemonSet", "Deployment", "Job", "StatefulSet"}
 )
 
-// paths are the changes and the checks.
-func (j judge) paths() map[string]path {
+// paths are what it answers: the changes and the checks.
+func (j Judge) paths() map[string]path {
 	return map[string]path{
 		"/remove-init":      {pods, j.change(admission.RemoveInit)},
 		"/native-sidecar":   {pods, j.native},
@@ -53,42 +53,43 @@ func (j judge) paths() map[string]path {
 	}
 }
 
-// judge answers requests.
-type judge struct {
-	options decision.Options
-	// configOf returns what is known of a mesh configuration: neither if it is unknown.
-	configOf func(mesh.ConfigRef) (config []byte, absent string)
-	// sidecars says whether the cluster has native sidecars, and what it is.
-	sidecars func() (native bool, version string)
+// Judge answers requests.
+type Judge struct {
+	// Options are the net conf's.
+	decision.Options
+	// ConfigOf returns what is known of a mesh's configuration: neither if it is unknown.
+	ConfigOf func(mesh.ConfigRef) (config []byte, absent string)
+	// Sidecars says whether the cluster has native sidecars, or why not, as half a sentence.
+	Sidecars func() (native bool, why string)
 }
 
-func (j judge) change(c admission.Change) func(*admissionv1.AdmissionRequest) (answer, error) {
+func (j Judge) change(c admission.Change) func(*admissionv1.AdmissionRequest) (answer, error) {
 	return func(r *admissionv1.AdmissionRequest) (answer, error) {
-		ops, warnings, err := admission.Mutate(j.options, c, r.Namespace, r.Object.Raw)
+		ops, warnings, err := admission.Mutate(j.Options, c, r.Namespace, r.Object.Raw)
 		return answer{admission.Verdict{Warnings: warnings}, ops}, err
 	}
 }
 
 // native makes the sidecar a native one where the cluster has them. Elsewhere the API server would drop restartPolicy, and the pod would
 // wait for the end of its proxy.
-func (j judge) native(r *admissionv1.AdmissionRequest) (answer, error) {
-	native, version := j.sidecars()
+func (j Judge) native(r *admissionv1.AdmissionRequest) (answer, error) {
+	native, why := j.Sidecars()
 	if native {
 		return j.change(admission.NativeSidecar)(r)
 	}
 	a, err := j.change(admission.RemoveInit)(r)
 	if len(a.patch) > 0 {
-		a.Warnings = append(a.Warnings, fmt.Sprintf("pod %s/%s: its sidecar is no native one, as %s: only the mesh's init container was removed", r.Namespace, nameOf(r), version))
+		a.Warnings = append(a.Warnings, fmt.Sprintf("pod %s/%s: its sidecar is no native one, as %s: only the mesh's init container was removed", r.Namespace, nameOf(r), why))
 	}
 	return a, err
 }
 
-func (j judge) check(r *admissionv1.AdmissionRequest) (answer, error) {
-	return answer{Verdict: admission.CheckPod(j.options, j.input(r, r.Object.Raw))}, nil
+func (j Judge) check(r *admissionv1.AdmissionRequest) (answer, error) {
+	return answer{Verdict: admission.CheckPod(j.Options, j.input(r, r.Object.Raw))}, nil
 }
 
 // warn is check, but denies nothing.
-func (j judge) warn(r *admissionv1.AdmissionRequest) (answer, error) {
+func (j Judge) warn(r *admissionv1.AdmissionRequest) (answer, error) {
 	a, err := j.check(r)
 	if a.Denial != "" {
 		a.Warnings = append([]string{"it will not start: " + a.Denial}, a.Warnings...)
@@ -97,25 +98,25 @@ func (j judge) warn(r *admissionv1.AdmissionRequest) (answer, error) {
 	return a, err
 }
 
-func (j judge) checkTemplate(r *admissionv1.AdmissionRequest) (answer, error) {
+func (j Judge) checkTemplate(r *admissionv1.AdmissionRequest) (answer, error) {
 	pod, err := admission.PodOf(r.Object.Raw)
 	if err != nil || pod == nil {
 		return answer{}, err
 	}
-	v := admission.CheckTemplate(j.options, j.input(r, pod))
+	v := admission.CheckTemplate(j.Options, j.input(r, pod))
 	return answer{Verdict: v}, nil
 }
 
-func (j judge) checkConfig(r *admissionv1.AdmissionRequest) (answer, error) {
-	return answer{Verdict: admission.CheckConfig(j.options.Dialect, r.OldObject.Raw, r.Object.Raw)}, nil
+func (j Judge) checkConfig(r *admissionv1.AdmissionRequest) (answer, error) {
+	return answer{Verdict: admission.CheckConfig(j.Dialect, r.OldObject.Raw, r.Object.Raw)}, nil
 }
 
 // input is what is known of a pod when it is created: no address and no UID.
-func (j judge) input(r *admissionv1.AdmissionRequest, object []byte) decision.Input {
+func (j Judge) input(r *admissionv1.AdmissionRequest, object []byte) decision.Input {
 	var p struct {
 		Metadata struct{ Annotations, Labels map[string]string }
 	}
 	json.Unmarshal(object, &p) //nolint:errcheck // the check says so
-	config, absent := j.configOf(j.options.Dialect.ConfigFor(p.Metadata.Annotations, p.Metadata.Labels))
+	config, absent := j.ConfigOf(j.Dialect.ConfigFor(p.Metadata.Annotations, p.Metadata.Labels))
 	return decision.Input{ID: pod.ID{Namespace: r.Namespace, Name: nameOf(r)}, Pod: object, Config: config, ConfigAbsent: absent}
 }

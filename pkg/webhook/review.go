@@ -44,19 +44,24 @@ func (a answer) verdict() string {
 	return "allowed"
 }
 
-// reviews serves the paths of the webhook.
-type reviews struct {
+// Reviews serves the webhook's paths. It is made by NewReviews.
+type Reviews struct {
 	paths map[string]path
 	slots chan struct{}
-	done  func(path, verdict string, took time.Duration)
-	log   logger
+	o     Observer
 }
 
-// logger is what is done with a denial.
-type logger func(path string, request *admissionv1.AdmissionRequest, sentence string)
+// Observer hears of each request. Both functions must be safe for concurrent use.
+type Observer struct {
+	// Done is told the path, "other" if there is no such path, and a verdict: allowed, warned, patched, denied or malformed.
+	Done func(path, verdict string, took time.Duration)
+	// Refused is told what is denied, and the sentence.
+	Refused func(path string, request *admissionv1.AdmissionRequest, sentence string)
+}
 
-func newReviews(paths map[string]path, done func(string, string, time.Duration), log logger) *reviews {
-	return &reviews{paths: paths, slots: make(chan struct{}, maxReviews), done: done, log: log}
+// NewReviews returns the handler of reviews.
+func NewReviews(j Judge, o Observer) *Reviews {
+	return &Reviews{paths: j.paths(), slots: make(chan struct{}, maxReviews), o: o}
 }
 
 // badInput is a request that is no review. The API server sends none.
@@ -70,7 +75,7 @@ func bad(code int, format string, args ...any) error {
 }
 
 // ServeHTTP answers one review.
-func (s *reviews) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+func (s *Reviews) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	name, verdict := r.URL.Path, "malformed"
 	answer, err := s.review(w, r)
@@ -88,7 +93,7 @@ func (s *reviews) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if _, known := s.paths[name]; !known {
 		name = "other" // no label has a value that somebody else can choose
 	}
-	s.done(name, verdict, time.Since(began))
+	s.o.Done(name, verdict, time.Since(began))
 }
 
 // response is an answer on its way.
@@ -97,7 +102,7 @@ type response struct {
 	verdict string
 }
 
-func (s *reviews) review(w http.ResponseWriter, r *http.Request) (response, error) {
+func (s *Reviews) review(w http.ResponseWriter, r *http.Request) (response, error) {
 	path, ok := s.paths[r.URL.Path]
 	switch {
 	case !ok:
@@ -117,7 +122,7 @@ func (s *reviews) review(w http.ResponseWriter, r *http.Request) (response, erro
 	}
 	a := path.answer(request)
 	if a.Denial != "" {
-		s.log(r.URL.Path, request, a.Denial)
+		s.o.Refused(r.URL.Path, request, a.Denial)
 	}
 	body, err := encode(request, a)
 	return response{body, a.verdict()}, err

@@ -74,7 +74,7 @@ func New(conf Config) (*Server, error) {
 		return nil, err
 	}
 	s.configs = cache.NewOnDemand(client, live, cache.Options{Dialect: conf.Dialect, Recheck: recheck, Log: conf.Log})
-	s.cluster = &cluster{get: client.Get, log: conf.Log}
+	s.cluster = &cluster{get: client.Get, pause: pause, log: conf.Log}
 	s.metrics = newMetrics(s.keeper.Expiry)
 	return s, nil
 }
@@ -118,11 +118,13 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-func (s *Server) handler() *reviews {
-	j := judge{options: s.conf.Options, configOf: s.configOf, sidecars: s.cluster.sidecars}
-	return newReviews(j.paths(), s.metrics.count, func(path string, r *admissionv1.AdmissionRequest, sentence string) {
-		s.conf.Log.Info("request refused", "event", "request-refused", "path", path, "kind", r.Kind.Kind,
-			"object", r.Namespace+"/"+nameOf(r), "user", r.UserInfo.Username, "reason", sentence)
+func (s *Server) handler() *Reviews {
+	return NewReviews(Judge{Options: s.conf.Options, ConfigOf: s.configOf, Sidecars: s.cluster.sidecars}, Observer{
+		Done: s.metrics.count,
+		Refused: func(path string, r *admissionv1.AdmissionRequest, sentence string) {
+			s.conf.Log.Info("request refused", "event", "request-refused", "path", path, "kind", r.Kind.Kind,
+				"object", r.Namespace+"/"+nameOf(r), "user", r.UserInfo.Username, "reason", sentence)
+		},
 	})
 }
 

@@ -16,7 +16,7 @@ import (
 // Every flag and every reason of an Event has a row in deploy/README.md, and every such row is of one that exists.
 func TestTheOperatorsPageHasEveryFlagAndEvent(t *testing.T) {
 	var flags []string
-	for _, c := range []*cobra.Command{runCommand(), uninstallCommand()} {
+	for _, c := range []*cobra.Command{runCommand(), uninstallCommand(), uninstallNodesCommand()} {
 		c.Flags().VisitAll(func(f *pflag.Flag) { flags = append(flags, f.Name) })
 	}
 	reasons := found(sources(t, "../../pkg"), `"(Detour[A-Z][A-Za-z]+)"`)

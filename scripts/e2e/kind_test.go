@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"os"
 	"os/exec"
 )
 
@@ -12,6 +13,12 @@ type kind struct{ kubectl, kubeconfig, node string }
 
 func (k kind) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
 	return exec.CommandContext(ctx, k.kubectl, append([]string{"--kubeconfig=" + k.kubeconfig}, args...)...)
+}
+
+func (k kind) Client(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+k.kubeconfig)
+	return cmd
 }
 
 func (k kind) Shell(ctx context.Context, script string) *exec.Cmd {

@@ -21,6 +21,8 @@ import (
 var kubernetes interface {
 	// Kubectl returns a kubectl command of the administrator; its files are this host's.
 	Kubectl(ctx context.Context, args ...string) *exec.Cmd
+	// Client returns a command of another program that finds the cluster by KUBECONFIG.
+	Client(ctx context.Context, program string, args ...string) *exec.Cmd
 	// Shell returns a command that runs a script as root on the node, which has bash and ctr.
 	Shell(ctx context.Context, script string) *exec.Cmd
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"net/http"
+	"slices"
 
 	"sigs.k8s.io/yaml"
 )
@@ -16,6 +17,8 @@ type Webhook struct {
 	Init, Sidecar string
 	// Native makes the sidecar an init container, the very last.
 	Native bool
+	// Again makes it add what is missing to a pod that has been injected into, as istio's does.
+	Again bool
 }
 
 // patch is the JSON patch that injects into a pod, nothing if it is injected already.
@@ -27,7 +30,7 @@ func (h Webhook) patch(pod []byte) ([]any, error) {
 	if err := json.Unmarshal(pod, &p); err != nil {
 		return nil, err
 	}
-	if p.Metadata.Labels["osm-proxy-uuid"] != "" {
+	if p.Metadata.Labels["osm-proxy-uuid"] != "" && !h.Again {
 		return []any{}, nil
 	}
 	var init, sidecar map[string]any
@@ -37,24 +40,30 @@ func (h Webhook) patch(pod []byte) ([]any, error) {
 	if err := yaml.UnmarshalStrict([]byte(h.Sidecar), &sidecar); err != nil {
 		return nil, err
 	}
-	p.Spec.InitContainers = append(p.Spec.InitContainers, init)
+	add := func(list *[]any, named map[string]any) {
+		if !slices.ContainsFunc(*list, func(c any) bool { return c.(map[string]any)["name"] == named["name"] }) {
+			*list = append(*list, named)
+		}
+	}
+	add(&p.Spec.InitContainers, init)
 	if h.Native {
-		p.Spec.InitContainers = append(p.Spec.InitContainers, sidecar)
+		add(&p.Spec.InitContainers, sidecar)
 	} else {
-		p.Spec.Containers = append(p.Spec.Containers, sidecar)
+		add(&p.Spec.Containers, sidecar)
 	}
 	labels := map[string]string{"osm-proxy-uuid": "0000"}
 	maps.Copy(labels, p.Metadata.Labels)
 	annotations := map[string]string{"sidecar.istio.io/status": "{}"}
 	maps.Copy(annotations, p.Metadata.Annotations)
 	volume := map[string]any{"name": "envoy-bootstrap-config-volume", "secret": map[string]any{"secretName": "envoy-bootstrap-config-0000"}}
-	add := func(path string, value any) any { return map[string]any{"op": "add", "path": path, "value": value} }
+	add(&p.Spec.Volumes, volume)
+	set := func(path string, value any) any { return map[string]any{"op": "add", "path": path, "value": value} }
 	return []any{
-		add("/metadata/labels", labels),
-		add("/metadata/annotations", annotations),
-		add("/spec/volumes", append(p.Spec.Volumes, volume)),
-		add("/spec/initContainers", p.Spec.InitContainers),
-		add("/spec/containers", p.Spec.Containers),
+		set("/metadata/labels", labels),
+		set("/metadata/annotations", annotations),
+		set("/spec/volumes", p.Spec.Volumes),
+		set("/spec/initContainers", p.Spec.InitContainers),
+		set("/spec/containers", p.Spec.Containers),
 	}, nil
 }
 

@@ -108,6 +108,13 @@ func (c *Cluster) Kubectl(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// Client returns a command of a program that finds the cluster, as its administrator, by KUBECONFIG. Its files are the host's.
+func (c *Cluster) Client(ctx context.Context, program string, args ...string) *exec.Cmd {
+	cmd := c.control.machine.NetCommand(ctx, program, args...)
+	cmd.Env = append(os.Environ(), "KUBECONFIG="+c.control.disk(pki, "admin.conf"))
+	return cmd
+}
+
 // raw returns the question of a component that is ready if a path of the API server, which passes some on, can be had.
 func raw(path string) func(context.Context, *host) error {
 	return func(ctx context.Context, h *host) error { return run(h.cluster.Kubectl(ctx, "get", "--raw", path)) }

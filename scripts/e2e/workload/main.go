@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/signal"
@@ -166,6 +167,7 @@ func serve(socket net.Listener, banner nettest.Banner) {
 		go func() {
 			defer conn.Close()
 			fmt.Fprintln(conn, banner(conn.(*net.TCPConn)))
+			_, _ = io.Copy(conn, conn) // whoever stays gets back what it sends
 		}()
 	}
 }

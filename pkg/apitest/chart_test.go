@@ -1,0 +1,156 @@
+//go:build kubeapi
+
+package apitest
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+
+	"github.com/detour-cni/detour/pkg/mesh"
+)
+
+// renderChart returns what helm makes of the Helm chart, hooks included.
+func renderChart(t *testing.T, args ...string) []object {
+	t.Helper()
+	helm := os.Getenv("DETOUR_HELM")
+	if helm == "" {
+		t.Fatal("DETOUR_HELM is not set: run scripts/test-api.sh (make test-api)")
+	}
+	all := append([]string{"template", "detour", "../../deploy/helm/detour", "--api-versions=admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy"}, args...)
+	out, err := exec.Command(helm, all...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("helm %q: %v: %s", all, err, out)
+	}
+	objects, err := parseManifest("helm template", out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return objects
+}
+
+func TestTheAPIServerTakesTheChart(t *testing.T) {
+	t.Parallel()
+	for _, name := range mesh.Names() {
+		for admission, values := range map[string]string{
+			"none": "", "policies": ",repair=evict", "webhook": ",repair=in-place,apiFallback=false,image.pullSecrets[0].name=registry",
+		} {
+			t.Run(name+"/"+admission, func(t *testing.T) {
+				t.Parallel()
+				var text strings.Builder
+				for _, o := range renderChart(t, "--namespace=detour-system", "--set=mesh="+name+",admission="+admission+values) {
+					fmt.Fprintf(&text, "---\n%s\n", mustJSON(t, o.Object))
+				}
+				path := filepath.Join(t.TempDir(), "chart.yaml")
+				if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := kubectl(t, "apply", "--dry-run=server", "-f", path); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	}
+}
+
+// The hook of `helm uninstall`, with its own rights and no other: it patches the agents' DaemonSet, names the nodes that are not
+// done, and ends when all are.
+func TestTheChartsHookUninstalls(t *testing.T) {
+	t.Parallel()
+	namespace := newNamespace(t)
+	var stored object
+	hook := map[string]object{}
+	for _, o := range renderChart(t, "--namespace="+namespace, "--set=mesh=osm,admission=none,uninstall.timeout=3s") {
+		_, isHook := o.GetAnnotations()["helm.sh/hook"]
+		switch {
+		case isHook:
+			hook[o.GetKind()] = o
+			if slices.Contains([]string{"ServiceAccount", "Role", "RoleBinding"}, o.GetKind()) {
+				mustApply(t, o)
+			}
+		case o.GetKind() == "DaemonSet":
+			stored = mustApply(t, o)
+		}
+	}
+	uninstall := hookCommand(t, hook, namespace)
+
+	// There are no controllers here.
+	pod := podOf(t, stored, namespace, "agent-of-a")
+	pod.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: stored.GetName(), UID: stored.GetUID()}})
+	pod.Object["spec"].(map[string]any)["nodeName"] = "node-a"
+	mustApply(t, mustParse(t, "{apiVersion: v1, kind: ServiceAccount, metadata: {name: detour-agent, namespace: "+namespace+"}}"))
+	if _, err := kubernetes.admin.expect(http.MethodPost, podsOf(namespace), pod.Object, http.StatusCreated); err != nil {
+		t.Fatal(err)
+	}
+	const want = "after 3s these may still start pods with it: node-a;"
+	if out, err := uninstall(); err == nil || !strings.Contains(out, want) {
+		t.Errorf("%v: %s\nwant %s", err, out, want)
+	}
+
+	path := "/apis/apps/v1/namespaces/" + namespace + "/daemonsets/detour-agent"
+	status := map[string]any{"status": map[string]any{
+		"observedGeneration": 2, "desiredNumberScheduled": 1, "currentNumberScheduled": 1, "updatedNumberScheduled": 1, "numberAvailable": 1,
+		"numberReady": 1, "numberMisscheduled": 0,
+	}}
+	if code, answer, err := kubernetes.admin.sendAs("application/merge-patch+json", http.MethodPatch, path+"/status", status); err != nil || code != http.StatusOK {
+		t.Fatalf("%d %s %v", code, answer, err)
+	}
+	if out, err := uninstall(); err != nil {
+		t.Errorf("%v: %s", err, out)
+	}
+	body, err := kubernetes.admin.expect(http.MethodGet, path, nil, http.StatusOK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	patched, err := parseObject(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	generation, _, _ := unstructured.NestedFieldNoCopy(patched.Object, "metadata", "generation")
+	if got := shape(podOf(t, patched, namespace, "agent")); got != "uninstall | agent" || fmt.Sprint(generation) != "2" {
+		t.Errorf("the agents' containers are %s, generation %v", got, generation)
+	}
+}
+
+// hookCommand returns what runs the Job's command with the ConfigMap's patch, as the Job's ServiceAccount.
+func hookCommand(t *testing.T, hook map[string]object, namespace string) func() (string, error) {
+	t.Helper()
+	dir := t.TempDir()
+	program := filepath.Join(dir, "detour-agent")
+	if out, err := exec.Command("go", "build", "-o", program, "../../plugin/detour-agent").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	token, err := kubernetes.token(namespace, "detour-uninstall")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := kubernetes.waitUntilAllowed(token, "/apis/apps/v1/namespaces/"+namespace+"/daemonsets/detour-agent", podsOf(namespace)); err != nil {
+		t.Fatal(err)
+	}
+	patch, _, _ := unstructured.NestedString(hook["ConfigMap"].Object, "data", "patch.yaml")
+	kubeconfig := fmt.Sprintf(`{"clusters": [{"name": "here", "cluster": {"server": %q, "certificate-authority": %q}}], "users": [{"name": "hook", "user": {"token": %q}}],
+"contexts": [{"name": "here", "context": {"cluster": "here", "user": "hook"}}], "current-context": "here"}`, kubernetes.server, kubernetes.file("ca.crt"), token)
+	for name, text := range map[string]string{"patch.yaml": patch, "kubeconfig": kubeconfig} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	job := podOf(t, hook["Job"], namespace, "uninstall")
+	args, _, _ := unstructured.NestedStringSlice(containersOf(job, "containers")[0], "args")
+	for i, arg := range args {
+		args[i] = strings.ReplaceAll(arg, "/etc/detour/", dir+"/")
+	}
+	args = append(args, "--kubeconfig="+filepath.Join(dir, "kubeconfig"))
+	return func() (string, error) {
+		out, err := exec.Command(program, args...).CombinedOutput()
+		return string(out), err
+	}
+}
