@@ -37,9 +37,7 @@ func removeDetour(t *testing.T) {
 		kubectl(t, "apply", "-k", "../../deploy/uninstall")
 		rollout(t)
 	}
-	for _, part := range []string{"../../testdata/e2e/detour", "../../deploy/admission/v1beta1"} {
-		kubectl(t, "delete", "-k", part, "--ignore-not-found")
-	}
+	kubectl(t, "delete", "-k", "../../testdata/e2e/detour", "--ignore-not-found")
 	newNamespace(t, "detour-system", "pod-security.kubernetes.io/enforce=privileged")
 }
 
@@ -109,11 +107,11 @@ func programmed(t *testing.T, namespace, pod string) string {
 		shell(t, "nsenter --net="+add.Netns+" nft --handle list ruleset | sed 's/packets.*bytes [0-9]*//'")
 }
 
-// The chart is installed, upgraded (from policies to the webhook) and rolled back below a pod that runs, and uninstalled without
-// a trace.
+// The chart is installed, upgraded (now with the webhook) and rolled back below a pod that runs, and uninstalled without a
+// trace.
 func TestHelm(t *testing.T) {
 	importDetour(t, detourImage, folder("BIN"))
-	installMesh(t)
+	osm.configure(t)
 	removeDetour(t)
 	namespace := newNamespace(t, "by-helm", restricted)
 	for _, each := range []string{namespace, "detour-system"} {
@@ -122,7 +120,7 @@ func TestHelm(t *testing.T) {
 	before := footprint(t)
 
 	helm(t, "install", "detour", chart, "--wait", "--timeout="+atMost.String(),
-		"--set=mesh=osm,admission=policies,netConf.logFile=/var/log/detour.log,netConf.timeout=8s")
+		"--set=mesh=osm,readyNode=true,netConf.logFile=/var/log/detour.log,netConf.timeout=8s")
 	rollout(t)
 	wantConf := func(want string) {
 		t.Helper()
