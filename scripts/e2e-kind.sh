@@ -2,9 +2,8 @@
 # Runs the cases of scripts/e2e on a kind cluster, except those that stop parts of the node or add another one. Arguments go to the
 # tests. Needs docker and root. Builds kind and the pods' images itself.
 #
-# It has never run where detour is developed, because Docker can't run there. Known from kind's sources only: the node's programs (bash,
-# ctr, nsenter, iptables, nft, pgrep), kindnet's configuration (CNI 0.3.1, ptp), and that Kubernetes 1.37 needs no switch for
-# deploy/admission/v1. kubectl is older than the API server by more versions than Kubernetes supports.
+# This script has not been run yet. Known from kind's sources only: the node's programs (bash, ctr, nsenter, iptables, nft, pgrep) and
+# kindnet's configuration (CNI 0.3.1, ptp). kubectl is older than the API server by more versions than Kubernetes supports.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

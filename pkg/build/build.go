@@ -1,7 +1,10 @@
 // Package build says which version of detour a program is.
 package build
 
-import "runtime"
+import (
+	"runtime"
+	"strings"
+)
 
 // Version and Commit are set by the linker (scripts/build.sh). Version is git's tag, or what git describe makes of it between two
 // tags; Commit is git's full hash.
@@ -9,6 +12,14 @@ var (
 	Version = "development"
 	Commit  = "unknown"
 )
+
+// Image is the published image of this version, "" for what was built between two releases.
+func Image() string {
+	if !strings.HasPrefix(Version, "v") || strings.Contains(Version, "-") {
+		return ""
+	}
+	return "ghcr.io/detour-cni/detour:" + Version
+}
 
 // Info is what a program says of itself.
 type Info struct {

@@ -1,11 +1,13 @@
 package cniplugin_test
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/containernetworking/cni/libcni"
@@ -65,15 +67,8 @@ func (i *interfaces) step(step string) {
 	list, rt := i.networks[name], i.runtimeConf(name)
 	switch verb {
 	case "add":
-		i.node.do("ADD", func() error {
-			result, err := i.node.cni.AddNetworkList(i.t.Context(), list, rt)
-			if err != nil {
-				return err
-			}
-			r, err := current.GetResult(result)
-			if err == nil {
-				i.attached[name], _ = netip.AddrFromSlice(r.IPs[0].Address.IP.To4())
-			}
+		i.node.do("ADD", func() (err error) {
+			i.attached[name], err = i.add(name)
 			return err
 		})
 	case "del":
@@ -91,6 +86,20 @@ func (i *interfaces) step(step string) {
 	default:
 		i.t.Fatalf("there is no step %s", step)
 	}
+}
+
+// add adds an interface, on the node, and returns its address.
+func (i *interfaces) add(name string) (netip.Addr, error) {
+	result, err := i.node.cni.AddNetworkList(i.t.Context(), i.networks[name], i.runtimeConf(name))
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	r, err := current.GetResult(result)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	addr, _ := netip.AddrFromSlice(r.IPs[0].Address.IP.To4())
+	return addr, nil
 }
 
 // want wants after a step that records, rules, CHECK and traffic are what the attached interfaces say: rules are the pod's.
@@ -161,5 +170,34 @@ func TestInterfacesComeAndGo(t *testing.T) {
 				i.empty()
 			})
 		}
+	}
+}
+
+// containerd adds the interfaces of a pod at the same time if its max_conf_num says that there are several.
+func TestInterfacesComeAtTheSameTime(t *testing.T) {
+	for _, backend := range []string{"iptables", "nftables"} {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			i := startInterfaces(t, backend)
+			names := []string{"eth0", "net1", "plain1"}
+			addrs, errs := make([]netip.Addr, len(names)), make([]error, len(names))
+			var adding sync.WaitGroup
+			for n, name := range names {
+				adding.Go(func() { errs[n] = i.node.ns.Do(func() (err error) { addrs[n], err = i.add(name); return err }) })
+			}
+			adding.Wait()
+			if err := errors.Join(errs...); err != nil {
+				t.Fatal(err)
+			}
+			for n, name := range names {
+				i.attached[name] = addrs[n]
+			}
+			i.want("all ADDs")
+			for _, step := range []string{"del net1", "del eth0", "del plain1"} {
+				i.step(step)
+				i.want(step)
+			}
+			i.empty()
+		})
 	}
 }

@@ -330,18 +330,3 @@ func (w *world) renames(text string) func() {
 		w.rename("owner.new", "10-x.conflist")
 	}
 }
-
-func TestSomebodyElseWritesTheConfThatIsMovedAway(t *testing.T) {
-	next := strings.Replace(single, `"bridge"`, `"ptp"`, 1)
-	w := newWorld(t, map[string]string{"10-x.conf": single})
-	i := w.installer()
-	rivalAt(i, "10-x.conf", turn{"move", w.writes("10-x.conf", next)})
-	if _, err := i.Reconcile(); err != nil {
-		t.Fatal(err)
-	}
-	if got := w.network(); got != "net: ptp detour" {
-		t.Errorf("the runtime loads %s", got)
-	}
-	w.uninstall()
-	w.wantFiles(map[string]string{"10-x.conf": next})
-}

@@ -122,28 +122,6 @@ func (f files) copy(from, to string, o owned) error {
 	return f.write(to, source, o)
 }
 
-// move renames a file within its folder.
-func (f files) move(from, to string) error {
-	if err := f.step("move", from); err != nil {
-		return err
-	}
-	if err := os.Rename(from, to); err != nil {
-		return err
-	}
-	return f.syncDir(to)
-}
-
-// link gives a file a second name in its folder.
-func (f files) link(from, to string) error {
-	if err := f.step("link", to); err != nil {
-		return err
-	}
-	if err := os.Link(from, to); err != nil {
-		return err
-	}
-	return f.syncDir(to)
-}
-
 // remove removes a file and reports whether it existed.
 func (f files) remove(path string) (bool, error) {
 	if err := f.step("remove", path); err != nil {

@@ -294,28 +294,83 @@ func TestConfIsRewritten(t *testing.T) {
 	if got := w.network(); got != "net: ptp detour" {
 		t.Errorf("the runtime loads %s", got)
 	}
-	if files := w.files(); len(files) != 2 || files["10-x.conf"+keptSuffix] != next {
+	if files := w.files(); len(files) != 2 || files["10-x.conf"] != next {
 		t.Errorf("there are %v", files)
 	}
 	w.uninstall()
 	w.wantFiles(map[string]string{"10-x.conf": next})
 }
 
-// A network that would come to the fore when the .conf has gone must not.
-func TestConfWithAFollower(t *testing.T) {
-	const other = `{"cniVersion": "1.0.0", "name": "other", "type": "ptp"}`
-	w := newWorld(t, map[string]string{"10-x.conf": single, "10-x.conf.d.conf": other})
+// And when its owner removes it, or another network comes before it, the list goes.
+func TestConfIsNotTheRuntimesAnyMore(t *testing.T) {
+	for _, c := range []struct {
+		name, network string
+		stays         bool
+		change        func(w *world)
+	}{
+		{"invalid for a while", "", true, func(w *world) { put(w.tb, w.path("10-x.conf"), "{}") }},
+		{"removed", "", false, func(w *world) { w.remove("10-x.conf") }},
+		{"another list comes first", "net: bridge portmap detour", false, func(w *world) { put(w.tb, w.path("05-y.conflist"), bridge) }},
+		{"another .conf comes first", "net: bridge detour", false, func(w *world) { put(w.tb, w.path("05-y.conf"), single) }},
+		{"a list takes its place", "net: bridge portmap detour", false, func(w *world) {
+			w.remove("10-x.conf")
+			put(w.tb, w.path("10-x.conflist"), bridge)
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			w := newWorld(t, map[string]string{"10-x.conf": single})
+			w.reconcile()
+			c.change(w)
+			if _, err := w.installer().Reconcile(); (c.network == "") != errors.Is(err, ErrNoNetwork) {
+				t.Errorf("got %v", err)
+			}
+			if files := w.files(); (files["10-x-made-by-detour.conflist"] != "") != c.stays {
+				t.Errorf("there are %v", files)
+			}
+			if c.network != "" && w.network() != c.network {
+				t.Errorf("the runtime loads %s, want %s", w.network(), c.network)
+			}
+		})
+	}
+}
+
+// What another program adds to the list that we have made stays there while the file says the same.
+func TestAnotherPluginBehindTheListOfAConf(t *testing.T) {
+	w := newWorld(t, map[string]string{"10-x.conf": single})
 	w.reconcile()
-	if got := w.network(); got != "net: bridge detour" {
+	const made = "10-x-made-by-detour.conflist"
+	third := strings.Replace(w.files()[made], "\n  ]", `,{"type": "third"}]`, 1)
+	put(t, w.path(made), third)
+	w.reconcile()
+	if got := w.files()[made]; got != third {
+		t.Errorf("the list is %s, want %s", got, third)
+	}
+	w.Entry = json.RawMessage(`{"type": "detour", "mesh": "istio"}`)
+	w.reconcile()
+	if got := w.network(); got != "net: bridge detour third" {
 		t.Errorf("the runtime loads %s", got)
 	}
-	w = newWorld(t, map[string]string{"10-x.conf": single, "10-x.conf-d.conf": other})
-	_, err := w.installer().Reconcile()
-	if err == nil {
-		t.Fatal("the other network is used")
+}
+
+// A list that only sounds like ours is the runtime's as any other.
+func TestAUsersListMayBeNamedAfterDetour(t *testing.T) {
+	w := newWorld(t, map[string]string{"10-x.conf": single, "10-x-detour.conflist": bridge})
+	w.reconcile()
+	if files := w.files(); len(files) != 2 || w.network() != "net: bridge portmap detour" {
+		t.Errorf("the runtime loads %s of %v", w.network(), files)
 	}
-	mustContain(t, err.Error(), "10-x.conf", "make it a .conflist")
-	w.wantFiles(map[string]string{"10-x.conf": single, "10-x.conf-d.conf": other})
+}
+
+// No other network comes between.
+func TestConfWithAFollower(t *testing.T) {
+	const other = `{"cniVersion": "1.0.0", "name": "other", "type": "ptp"}`
+	for _, follower := range []string{"10-x.conf.d.conf", "10-x.conf-d.conf", "10-x.json"} {
+		w := newWorld(t, map[string]string{"10-x.conf": single, follower: other})
+		w.reconcile()
+		if got := w.network(); got != "net: bridge detour" {
+			t.Errorf("beside %s the runtime loads %s", follower, got)
+		}
+	}
 }
 
 func TestConfigIsChecked(t *testing.T) {

@@ -8,8 +8,7 @@ import (
 )
 
 // Multus has one plugin, which passes a pod on to the node's real network first and then to the networks of the pod's annotation.
-// detour belongs into that real network. Behind Multus it would be lost whenever Multus writes its file, and a list that we made of
-// that file would survive Multus.
+// detour belongs into that real network: behind Multus it would be missing whenever Multus has just written its file.
 
 // multusTypes are Multus's plugins: one delegates itself, the other asks Multus's daemon to.
 var multusTypes = []string{"multus", "multus-shim"}
@@ -31,15 +30,19 @@ func (i *Installer) behindMultus(n network) (network, error) {
 		if filepath.Ext(m.ClusterNetwork) == ".conflist" { // Multus may see the folder under another name
 			return i.clusterNetwork(n, m.ClusterNetwork)
 		}
-		if list, ok := delegate(n.text, at); ok && m.ClusterNetwork == "" {
-			n.list, n.single = list, false
+		if first, ok := delegate(n.text, at); ok && m.ClusterNetwork == "" {
+			n.list, n.single, n.setEntry = first, false, setDelegate
 		}
 	}
 	return n, nil
 }
 
 func (i *Installer) clusterNetwork(n network, path string) (network, error) {
-	master, err := readFile(i.conf.ConfDir, filepath.Base(path))
+	name := filepath.Base(path)
+	if isMade(name) { // Multus came after us
+		name = i.originalOf(name)
+	}
+	master, err := readFile(i.conf.ConfDir, name)
 	if err == nil {
 		err = master.load()
 	}
@@ -57,7 +60,7 @@ func (n network) plugins() []span {
 	return []span{{0, len(n.text)}}
 }
 
-// delegate is the place of the list that is the first delegate of the plugin at that place.
+// delegate is the place of the first delegate of the plugin at that place.
 func delegate(text []byte, at span) (span, bool) {
 	delegates, err := member(text, at, "delegates")
 	if err != nil {
@@ -67,9 +70,15 @@ func delegate(text []byte, at span) (span, bool) {
 	if err != nil || len(each) == 0 {
 		return span{}, false
 	}
-	first := each[0]
-	l, err := parseList(text[first.start:first.end], "")
-	return first, err == nil && len(l.plugins) > 0
+	return each[0], true
+}
+
+// setDelegate is setEntry for a delegate, which may be a single plugin's configuration. Multus takes a list as well.
+func setDelegate(text []byte, e entry) ([]byte, error) {
+	if plugins, err := member(text, span{0, len(text)}, "plugins"); err == nil && plugins == (span{}) {
+		return listOf(text, &e)
+	}
+	return setEntry(text, e)
 }
 
 // dropDelegated is dropEntry for the copies of a network in Multus's file.
@@ -77,6 +86,9 @@ func dropDelegated(n network, e entry) ([]byte, error) {
 	for _, at := range slices.Backward(n.plugins()) {
 		list, ok := delegate(n.text, at)
 		if !ok {
+			continue
+		}
+		if _, err := parseList(n.text[list.start:list.end], e.name); err != nil {
 			continue
 		}
 		n.list = list

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 )
 
@@ -18,14 +17,14 @@ import (
 const maxConfSize = 2 << 20
 
 // Uninstall removes what is ours: the entry from every list in the folder, whatever the name of its file, then the credentials, then
-// the binary. It restores a .conf that was converted to a list; if another program has changed the list since, the list stays,
-// without our entry, and the original beside it. If an entry can't be removed, the rest stays, as the runtime could start no pod
-// otherwise. The binary stays while the runtime may call it for the DEL of a pod: pods has their names, and an Uninstall after
-// they have ended removes it. Uninstall is idempotent. No Run may be going on, here or in another process.
+// the binary. A list that was made of a .conf goes too, unless another program has added a plugin to it. If an entry can't be
+// removed, the rest stays, as the runtime could start no pod otherwise. The binary stays while the runtime may call it for the DEL
+// of a pod: pods has their names, and an Uninstall after they have ended removes it. Uninstall is idempotent. No Run may be going
+// on, here or in another process.
 func (i *Installer) Uninstall() (pods []string, _ error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if err := errors.Join(i.restore(), i.dropEntries()); err != nil {
+	if err := errors.Join(i.removeMade(), i.dropEntries()); err != nil {
 		return nil, fmt.Errorf("uninstall %s: %w", PartConflist, err)
 	}
 	if err := errors.Join(i.removeCredentials(&round{}), i.clean()); err != nil {
@@ -98,55 +97,6 @@ func removeState(dir, socket string) error {
 	}
 	_ = os.Remove(dir)
 	return failed
-}
-
-// restore restores the files that were converted to lists.
-func (i *Installer) restore() error {
-	names, err := i.regular()
-	if err != nil {
-		return err
-	}
-	var failed error
-	for _, name := range names {
-		if file, ok := strings.CutSuffix(name, keptSuffix); ok {
-			if err := i.restoreFile(file); err != nil {
-				failed = errors.Join(failed, fmt.Errorf("restore %s: %w", i.confPath(file), err))
-			}
-		}
-	}
-	return failed
-}
-
-func (i *Installer) restoreFile(file string) error {
-	original, kept := i.confPath(file), i.confPath(file+keptSuffix)
-	text, err := os.ReadFile(kept)
-	if err != nil {
-		return err
-	}
-	// If it exists already, an earlier run was killed halfway, or another program has written it again.
-	back := exists(original)
-	names := targets(file)
-	for _, name := range slices.Backward(names[:]) { // if the second is ours, the first belongs to another program
-		n, err := readFile(i.conf.ConfDir, name)
-		if err != nil || !i.isUnchanged(n.text, text) {
-			continue
-		}
-		// A link, not a rename, so that after a crash the list is still recognised as ours.
-		if !back {
-			if err := i.files.link(kept, original); err != nil {
-				return err
-			}
-			back = true
-		}
-		if _, err := i.files.remove(i.confPath(name)); err != nil {
-			return err
-		}
-		break
-	}
-	if back {
-		_, err = i.files.remove(kept)
-	}
-	return err
 }
 
 // dropEntries removes the entry from all lists.

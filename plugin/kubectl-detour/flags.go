@@ -26,7 +26,7 @@ func (o *options) register(flags *pflag.FlagSet) {
 	names.ClusterOverrideFlags.APIServer.ShortName = "s"
 	clientcmd.BindOverrideFlags(&o.overrides, flags, names)
 	flags.StringVar(&o.kubeconfig, "kubeconfig", "", "Path to the kubeconfig file to use for CLI requests.")
-	flags.StringVar(&o.image, "image", "", "image with /detourctl; default: that of daemonset/"+agentName+" in "+agentNamespace)
+	flags.StringVar(&o.image, "image", "", "image with /detourctl; default: that of daemonset/"+agentName+" in "+agentNamespace+", else this release's")
 	flags.StringVar(&o.toolNamespace, "tool-namespace", "",
 		"namespace of detourctl's pod; default: "+agentNamespace+" if there is one, else "+fallbackNamespace)
 	flags.DurationVar(&o.startTime, "pod-running-timeout", time.Minute, "how long detourctl's container may take to start")

@@ -13,6 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/rand"
+
+	"github.com/detour-cni/detour/pkg/build"
 )
 
 // Where detour's agent is, and where detourctl's pod runs in a cluster without detour.
@@ -60,6 +62,7 @@ func (o *options) tool(ctx context.Context, c client) (tool, error) {
 		}
 		return t, nil
 	}
+	t.image = cmp.Or(t.image, build.Image())
 	if t.image == "" {
 		return t, fmt.Errorf("no image for detourctl: pass --image, such as that of your build of detour (%w)",
 			cmp.Or(err, errors.New("daemonset/"+agentName+" has no container")))

@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+
+	"github.com/detour-cni/detour/pkg/build"
 )
 
 func TestImageAndNamespaceOfTheTool(t *testing.T) {
@@ -39,6 +41,25 @@ func TestImageAndNamespaceOfTheTool(t *testing.T) {
 		if err != nil || text != tt.want {
 			t.Errorf("%s: got %q, %v, want %q", tt.name, text, err, tt.want)
 		}
+	}
+}
+
+// Without an agent, a release brings its own image. The version is every test's: not in parallel.
+func TestAReleaseKnowsItsImage(t *testing.T) {
+	defer func(v string) { build.Version = v }(build.Version)
+	for version, want := range map[string]string{
+		"v0.1.0": "ghcr.io/detour-cni/detour:v0.1.0", "v0.1.0-5-gabcdef0": "", "abcdef0": "", "development": "",
+	} {
+		build.Version = version
+		got, err := (&options{}).tool(t.Context(), cluster{}.client(t))
+		if got.image != want || (err != nil) != (want == "") {
+			t.Errorf("%s: image %q, %v, want %q", version, got.image, err, want)
+		}
+	}
+	build.Version = "v0.1.0"
+	agent := cluster{"/apis/apps/v1/namespaces/detour-system/daemonsets/detour-agent": `{spec: {template: {spec: {containers: [{image: "r/detour:1"}]}}}}`}
+	if got, err := (&options{}).tool(t.Context(), agent.client(t)); err != nil || got.image != "r/detour:1" {
+		t.Errorf("beside an agent the image is %q, %v", got.image, err)
 	}
 }
 

@@ -41,7 +41,7 @@ var (
 	clone  = os.Getenv("DETOUR_RELEASE")
 	commit = output("git", "-C", clone, "rev-parse", "HEAD")
 	// version is the one that deploy/ names.
-	version = regexp.MustCompile(`newTag: (\S+)`).FindStringSubmatch(read("deploy/base/kustomization.yaml"))[1]
+	version = regexp.MustCompile(`(?m)^ +newTag: (\S+)`).FindStringSubmatch(read("deploy/base/kustomization.yaml"))[1]
 )
 
 func output(name string, args ...string) string {
@@ -125,7 +125,7 @@ func wantProgram(t *testing.T, e entry, platform string) {
 	if got := settings["GOOS"] + "_" + settings["GOARCH"]; got != platform || e.Mode&0o777 != 0o755 || settings["CGO_ENABLED"] != "0" {
 		t.Errorf("%s is for %s, of mode %o, with CGO_ENABLED=%s", e.Name, got, e.Mode, settings["CGO_ENABLED"])
 	}
-	if bytes.Contains(e.content, []byte(filepath.Dir(clone))) {
+	if bytes.Contains(e.content, []byte(clone)) {
 		t.Errorf("%s names the folder that it was built in", e.Name)
 	}
 	if !strings.HasPrefix(platform, "linux") {
@@ -194,15 +194,12 @@ func TestTheProgramsSayVersionAndCommit(t *testing.T) {
 	}
 }
 
-// digest unpacks the image's archive, and returns its index and the index's digest.
+// index unpacks the image's archive, and returns its index and the index's digest.
 func index(t *testing.T) (v1.ImageIndex, v1.Hash) {
 	t.Helper()
 	folder := t.TempDir()
 	output("tar", "-xf", dist(t, "detour_*_image.tar")[0], "-C", folder)
 	whole := must(layout.ImageIndexFromPath(folder))(t)
-	if err := validate.Index(whole); err != nil {
-		t.Error(err)
-	}
 	manifests := must(whole.IndexManifest())(t).Manifests
 	if len(manifests) != 1 || manifests[0].Annotations["io.containerd.image.name"] != image+":"+version {
 		t.Fatalf("the archive has %+v", manifests)
@@ -212,6 +209,9 @@ func index(t *testing.T) (v1.ImageIndex, v1.Hash) {
 
 func TestTheImageHasTheProgramsOfBothArchitectures(t *testing.T) {
 	index, _ := index(t)
+	if err := validate.Index(index); err != nil {
+		t.Error(err)
+	}
 	manifest := must(index.IndexManifest())(t)
 	var platforms []string
 	for _, m := range manifest.Manifests {
@@ -246,8 +246,8 @@ func TestTheManifestsPinTheImage(t *testing.T) {
 	for _, name := range append(mesh.Names(), "uninstall") {
 		text := read("dist/" + name + ".yaml")
 		images := regexp.MustCompile(`(?m)^\s*(?:- )?image: (.*)$`).FindAllStringSubmatch(text, -1)
-		if len(images) == 0 || strings.Contains(text, "NODE") {
-			t.Errorf("%s.yaml has %d images, or something to fill in", name, len(images))
+		if len(images) == 0 {
+			t.Errorf("%s.yaml has no image", name)
 		}
 		for _, i := range images {
 			if i[1] != want {
