@@ -40,6 +40,10 @@ chart: ## write the Helm chart's templates anew from deploy/'s kustomizations
 chart-test: ## hold what helm makes of the chart against what kustomize builds (the first run builds both for minutes)
 	scripts/chart.sh test
 
+.PHONY: monitoring-test
+monitoring-test: ## hold alerts and dashboard against promtool and real metrics (the first run builds promtool for minutes)
+	scripts/monitoring.sh
+
 .PHONY: release
 release: ## make all files of the release VERSION (default: git's tag) in dist/
 	scripts/release.sh
@@ -57,7 +61,7 @@ build: ## build the plugin, the agent and detourctl into bin/
 	scripts/build.sh ./plugin/...
 
 .PHONY: lint
-lint: ## run golangci-lint and shellcheck
+lint: ## run golangci-lint, shellcheck and actionlint
 	scripts/lint.sh
 
 .PHONY: trace-judge

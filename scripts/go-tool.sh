@@ -4,11 +4,13 @@
 set -euo pipefail
 
 declare -A packages=(
+	[actionlint]=github.com/rhysd/actionlint/cmd/actionlint@v1.7.12
 	[crane]=github.com/google/go-containerregistry/cmd/crane@v0.22.1
 	[containerd]=github.com/containerd/containerd/v2/cmd/containerd@v2.2.9
 	[containerd-shim-runc-v2]=github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.2.9
 	[golangci-lint]=github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 	[helm]=helm.sh/helm/v4/cmd/helm@v4.3.1
+	[kind]=sigs.k8s.io/kind@v0.33.0
 	[kustomize]=sigs.k8s.io/kustomize/kustomize/v5@v5.8.2
 )
 

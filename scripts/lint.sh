@@ -1,5 +1,5 @@
 #!/bin/sh
-# Lints Go and shell.
+# Lints Go, shell and the workflows.
 set -eu
 cd "$(dirname "$0")/.."
 lint=$(scripts/go-tool.sh golangci-lint)
@@ -9,5 +9,7 @@ lint=$(scripts/go-tool.sh golangci-lint)
 "$lint" run --build-tags e2e ./scripts/e2e/...
 "$lint" run --build-tags release ./scripts/release/...
 (cd scripts/conformance && "$lint" run ./...)
+(cd scripts/monitoring && "$lint" run ./...)
 scripts/deps.sh shellcheck
 git ls-files 'scripts/*.sh' .ci/run | xargs shellcheck
+"$(scripts/go-tool.sh actionlint)" .github/workflows/*.yaml # which runs shellcheck for their scripts

@@ -7,6 +7,10 @@ cd "$(dirname "$0")/.."
 scripts/deps.sh etcd ip iptables nft nsenter
 folder=$(scripts/kube-programs.sh kube-apiserver kubectl kube-proxy)
 
+# The kinds of deploy/components/monitoring, as their project's module has them.
+operator=$(go mod download -json github.com/prometheus-operator/prometheus-operator@v0.93.0 | sed -n 's/.*"Dir": "\(.*\)",/\1/p')
+export DETOUR_MONITORING_KINDS=$operator/example/prometheus-operator-crd
+
 # For the servers' data, logs and keys, which an interrupted go test can't remove.
 TMPDIR=$(mktemp -d)
 trap 'rm -rf "$TMPDIR"' EXIT

@@ -33,9 +33,9 @@ func (a *Agent) keepMarked(ctx context.Context) {
 		return
 	}
 	marked := a.metrics.marked.WithLabelValues()
-	var has, failing bool
+	var has bool        // as it was written last
 	var again time.Time // when to look at the node, though nothing has changed here
-	wait, absences := a.timing.check, 0
+	retry, absences := a.timing.check, 0
 	for ; ctx.Err() == nil; pause(ctx, a.timing.check) {
 		installed, missing := a.conf.Installed()
 		if absences++; installed {
@@ -46,16 +46,13 @@ func (a *Agent) keepMarked(ctx context.Context) {
 			continue
 		}
 		has = ready
-		err := a.mark(ctx, ready, missing)
-		switch {
-		case err == nil:
+		wait := a.timing.node/2 + rand.N(a.timing.node) // a node may be recreated under its name
+		if err := a.mark(ctx, ready, missing); err == nil {
 			marked.Set(map[bool]float64{true: 1}[ready])
-			wait, failing = a.timing.node/2+rand.N(a.timing.node), false // a node may be recreated under its name
-		case ctx.Err() == nil:
+			retry = a.timing.check
+		} else if ctx.Err() == nil {
 			a.log.Warn("node not marked; trying again", "event", "mark-failed", "ready", ready, "error", err.Error())
-			if wait = min(2*wait, a.timing.node/10); !failing {
-				wait, failing = a.timing.check, true
-			}
+			wait, retry = retry, min(2*retry, a.timing.node/10)
 		}
 		again = time.Now().Add(wait)
 	}

@@ -175,8 +175,7 @@ func TestTheLabelStaysAsLongAsThePluginIsCalled(t *testing.T) {
 			installed.Store(true)
 		}},
 		{"nothing can be looked up", false, func(n *fakeNode, installed *atomic.Bool) {
-			n.s.Refuse["GET /api/v1/pods"] = agenttest.Refusal(403, "Forbidden")
-			n.s.Refuse["GET /api/v1/namespaces/osm-system/pods/detour-status"] = agenttest.Refusal(403, "Forbidden")
+			refuseLookups(n.s)
 			installed.Store(true)
 			n.s.SetDown(false)
 		}},
@@ -209,6 +208,38 @@ func TestTheLabelStaysAsLongAsThePluginIsCalled(t *testing.T) {
 				t.Errorf("after %d patches the labels are %v", n.patches(), n.labels)
 			}
 		})
+	}
+}
+
+func TestAMarkThatFailsIsTriedAgainSoon(t *testing.T) {
+	t.Parallel()
+	n, a, installed := markedNode(t, labels{})
+	a.timing.node = 24 * time.Hour
+	refusal := agenttest.Refusal(403, "Forbidden")
+	n.refused.Store(&refusal)
+	installed.Store(true)
+	start(t, a)
+	agenttest.Eventually(t, "the node is marked", func() bool { return n.is(labels{readyLabel: "true"}) })
+	installed.Store(false)
+	n.refused.Store(&refusal)
+	agenttest.Eventually(t, "the label goes", func() bool { return n.is(labels{}) })
+}
+
+func refuseLookups(s *agenttest.Server) {
+	s.Refuse["GET /api/v1/pods"] = agenttest.Refusal(403, "Forbidden")
+	s.Refuse["GET /api/v1/namespaces/osm-system/pods/detour-status"] = agenttest.Refusal(403, "Forbidden")
+}
+
+func TestANodeWithDetourThatServesNobodyIsNotMarked(t *testing.T) {
+	t.Parallel()
+	n, a, installed := markedNode(t, labels{}, ours)
+	refuseLookups(n.s)
+	installed.Store(true)
+	start(t, a)
+	agenttest.Eventually(t, "the agent listens", func() bool { return a.socket.Serving() })
+	time.Sleep(looks)
+	if n.patches() != 0 {
+		t.Errorf("the node has %v, %v", n.labels, n.taints)
 	}
 }
 

@@ -63,6 +63,9 @@ func TestTheAPIServerTakesAllOfDeploy(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if err := serveMonitoring(); err != nil {
+		t.Fatal(err)
+	}
 	whole, components := kustomizations(t)
 	for _, dir := range whole {
 		t.Run(dir, func(t *testing.T) {

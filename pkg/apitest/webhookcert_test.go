@@ -21,8 +21,8 @@ import (
 	"github.com/detour-cni/detour/pkg/webhook/certificate"
 )
 
-// quick are short lives: a certificate lasts for 9 s and is renewed after 6.
-var quick = certificate.Timing{Life: 9 * time.Second, Settle: 2 * time.Second, Check: 100 * time.Millisecond}
+// quick are short lives: a certificate is renewed after 20 s, and the old one has 10 s then for a busy machine to make a new one.
+var quick = certificate.Timing{Life: 30 * time.Second, Settle: 2 * time.Second, Check: 100 * time.Millisecond}
 
 // second is the configuration of another replica.
 func (s *hookScene) second() webhook.Config {
@@ -204,7 +204,7 @@ func TestTwoReplicasShareACertificateAndRenewItUnderLoad(t *testing.T) {
 	s.waitUntilCalled()
 	stop := s.createPods(between.cut)
 	before := s.count("certificate-made")
-	s.eventually("the certificate is renewed three times", func() bool { return s.count("certificate-made") >= before+3 })
+	s.eventually("the certificate is renewed twice", func() bool { return s.count("certificate-made") >= before+2 })
 	s.eventually("both use the last", func() bool { return s.count("certificate-used") >= 2*s.count("certificate-made")-1 })
 	created, refused := stop()
 	if created < 100 {

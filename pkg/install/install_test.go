@@ -324,7 +324,7 @@ func TestConfIsNotTheRuntimesAnyMore(t *testing.T) {
 			if _, err := w.installer().Reconcile(); (c.network == "") != errors.Is(err, ErrNoNetwork) {
 				t.Errorf("got %v", err)
 			}
-			if files := w.files(); (files["10-x-detour.conflist"] != "") != c.stays {
+			if files := w.files(); (files["10-x-made-by-detour.conflist"] != "") != c.stays {
 				t.Errorf("there are %v", files)
 			}
 			if c.network != "" && w.network() != c.network {
@@ -338,7 +338,7 @@ func TestConfIsNotTheRuntimesAnyMore(t *testing.T) {
 func TestAnotherPluginBehindTheListOfAConf(t *testing.T) {
 	w := newWorld(t, map[string]string{"10-x.conf": single})
 	w.reconcile()
-	const made = "10-x-detour.conflist"
+	const made = "10-x-made-by-detour.conflist"
 	third := strings.Replace(w.files()[made], "\n  ]", `,{"type": "third"}]`, 1)
 	put(t, w.path(made), third)
 	w.reconcile()
@@ -349,6 +349,15 @@ func TestAnotherPluginBehindTheListOfAConf(t *testing.T) {
 	w.reconcile()
 	if got := w.network(); got != "net: bridge detour third" {
 		t.Errorf("the runtime loads %s", got)
+	}
+}
+
+// A list that only sounds like ours is the runtime's as any other.
+func TestAUsersListMayBeNamedAfterDetour(t *testing.T) {
+	w := newWorld(t, map[string]string{"10-x.conf": single, "10-x-detour.conflist": bridge})
+	w.reconcile()
+	if files := w.files(); len(files) != 2 || w.network() != "net: bridge portmap detour" {
+		t.Errorf("the runtime loads %s of %v", w.network(), files)
 	}
 }
 

@@ -14,8 +14,8 @@ import (
 // A single plugin's configuration has no place for a second plugin. So we make a list of it, which comes before it: the runtime
 // takes the list, and the file stays where its owner expects it. Where it goes, the list follows.
 
-// madeSuffix ends the names of these lists. A hyphen sorts before the dot of the file's own name.
-const madeSuffix = "-detour.conflist"
+// madeSuffix ends the names of these lists, and of no other files. A hyphen sorts before the dot of the file's own name.
+const madeSuffix = "-made-by-detour.conflist"
 
 func madeOf(file string) string { return strings.TrimSuffix(file, filepath.Ext(file)) + madeSuffix }
 

@@ -8,8 +8,7 @@ import (
 )
 
 // Multus has one plugin, which passes a pod on to the node's real network first and then to the networks of the pod's annotation.
-// detour belongs into that real network. Behind Multus it would be lost whenever Multus writes its file, and a list that we made of
-// that file would survive Multus.
+// detour belongs into that real network: behind Multus it would be missing whenever Multus has just written its file.
 
 // multusTypes are Multus's plugins: one delegates itself, the other asks Multus's daemon to.
 var multusTypes = []string{"multus", "multus-shim"}

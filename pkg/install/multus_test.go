@@ -16,7 +16,7 @@ func TestMultusAndTheRealNetworkRewriteTheirFiles(t *testing.T) {
 	copies := func(list string) string { return strings.Replace(multusCopies, bridge, list, 1) }
 	type files = map[string]string
 	ofConf := strings.Replace(multusShim, "10-x.conflist", "10-x.conf", 1)
-	ofMade := strings.Replace(multusShim, "10-x.conflist", "10-x-detour.conflist", 1)
+	ofMade := strings.Replace(multusShim, "10-x.conflist", "10-x-made-by-detour.conflist", 1)
 	for _, c := range []struct {
 		name           string
 		before, change files  // what is written; a file that is empty is removed
@@ -29,8 +29,8 @@ func TestMultusAndTheRealNetworkRewriteTheirFiles(t *testing.T) {
 		{"it copies a list without the entry", files{"00-multus.conflist": multusCopies}, files{"00-multus.conflist": multusCopies}, "00-multus.conflist"},
 		{"it copies a list with an older entry", files{"00-multus.conflist": multusCopies}, files{"00-multus.conflist": copies(stale)}, "00-multus.conflist"},
 		{"it copies a single plugin's configuration", files{"00-multus.conflist": copies(single)}, nil, "00-multus.conflist"},
-		{"it names a list that was made", files{"10-x.conf": single}, files{"00-multus.conf": ofMade}, "10-x-detour.conflist"},
-		{"it names a single plugin's configuration", files{"00-multus.conf": ofConf, "10-x.conf": single}, nil, "00-multus-detour.conflist"},
+		{"it names a list that was made", files{"10-x.conf": single}, files{"00-multus.conf": ofMade}, "10-x-made-by-detour.conflist"},
+		{"it names a single plugin's configuration", files{"00-multus.conf": ofConf, "10-x.conf": single}, nil, "00-multus-made-by-detour.conflist"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, c.before)

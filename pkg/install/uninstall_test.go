@@ -45,11 +45,11 @@ func TestUninstallAfterOthersHaveChangedThings(t *testing.T) {
 			map[string]string{"10-x.conf": single, "10-x.conflist": `{"name": "net", "cniVersion": "1.0.0", "plugins": [` + single + `]}`}},
 		{"the list made of a .conf has a third plugin", map[string]string{"10-x.conf": single},
 			func(w *world) {
-				put(w.tb, w.path("10-x-detour.conflist"), `{"name": "net", "cniVersion": "1.0.0", "plugins": [`+single+`, {"type": "detour"}`+third+`}`)
+				put(w.tb, w.path("10-x-made-by-detour.conflist"), `{"name": "net", "cniVersion": "1.0.0", "plugins": [`+single+`, {"type": "detour"}`+third+`}`)
 			},
-			map[string]string{"10-x-detour.conflist": `{"name": "net", "cniVersion": "1.0.0", "plugins": [` + single + third + `}`, "10-x.conf": single}},
+			map[string]string{"10-x-made-by-detour.conflist": `{"name": "net", "cniVersion": "1.0.0", "plugins": [` + single + third + `}`, "10-x.conf": single}},
 		{"the list made of a .conf has gone", map[string]string{"10-x.conf": single},
-			func(w *world) { w.remove("10-x-detour.conflist") }, map[string]string{"10-x.conf": single}},
+			func(w *world) { w.remove("10-x-made-by-detour.conflist") }, map[string]string{"10-x.conf": single}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, c.before)

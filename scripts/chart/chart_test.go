@@ -106,6 +106,11 @@ var options = []option{
 	{name: "pull", values: "image: {pullPolicy: Always, pullSecrets: [{name: a}, {name: b}]}", fields: patchOf("DaemonSet", `
 - {op: replace, path: /spec/template/spec/containers/0/imagePullPolicy, value: Always}
 - {op: add, path: /spec/template/spec/imagePullSecrets, value: [{name: a}, {name: b}]}`)},
+	{
+		name: "pull webhooks", values: "{admission: webhook, image: {pullSecrets: [{name: a}]}}", components: []string{readyNode, "webhook"},
+		fields: patchOf("DaemonSet|Deployment", `
+- {op: add, path: /spec/template/spec/imagePullSecrets, value: [{name: a}]}`),
+	},
 	{name: "where it runs", values: "{tolerations: [{key: k, operator: Exists}], nodeSelector: {zone: a}, resources: {limits: {memory: 1Gi}}}", fields: patchOf("DaemonSet", `
 - {op: replace, path: /spec/template/spec/tolerations, value: [{key: k, operator: Exists}]}
 - {op: add, path: /spec/template/spec/nodeSelector/zone, value: a}

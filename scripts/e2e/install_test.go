@@ -14,7 +14,7 @@ import (
 const detourImage = "ghcr.io/detour-cni/detour:v0.1.0"
 
 // detourPrograms are those in it.
-var detourPrograms = []string{"detour", "detour-agent", "detourctl"}
+var detourPrograms = []string{"detour", "detour-agent", "detour-webhook", "detourctl"}
 
 var (
 	once      sync.Once
@@ -27,25 +27,14 @@ func cniFiles(t *testing.T) string {
 	return shell(t, "find /etc/cni /opt/cni -type f -exec sha256sum {} + | sort -k 2")
 }
 
-// installDetour does what a user does: the image on the node, deploy/ applied. It gives the cluster the MeshConfig of an
-// Open Service Mesh, too.
+// installDetour does what a user of Open Service Mesh does: the image on the node, deploy/ applied.
 func installDetour(t *testing.T) {
 	t.Helper()
 	once.Do(func() {
 		untouched = cniFiles(t)
 		importDetour(t, detourImage, folder("BIN"))
-		installMesh(t)
-		kubectl(t, "apply", "-k", "../../testdata/e2e/detour")
-		rollout(t)
+		osm.install(t)
 	})
-}
-
-// installMesh gives the cluster the MeshConfig of an Open Service Mesh.
-func installMesh(t *testing.T) {
-	t.Helper()
-	kubectl(t, "apply", "-f", "../../testdata/api/meshconfig-crd.yaml")
-	kubectl(t, "wait", "--for=condition=Established", "crd/meshconfigs.config.openservicemesh.io")
-	apply(t, manifest(t, "mesh.yaml", nil))
 }
 
 // importDetour puts detour's image on the first node.

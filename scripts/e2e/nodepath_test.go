@@ -25,6 +25,7 @@ func TestTheNodesPath(t *testing.T) {
 	installDetour(t)
 	p := newPath(t)
 	p.wantReached(p.near, p.tunnel)
+	t.Run("ready nodes", p.wantNoPodWhereDetourIsNot)
 	p.wantMeshedPods()
 	p.installDocker()
 	for _, kubeProxy := range []struct {

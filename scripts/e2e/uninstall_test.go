@@ -15,7 +15,25 @@ func TestUninstallTakesOutExactlyWhatIsOurs(t *testing.T) {
 	installDetour(t)
 	namespace := newNamespace(t, "uninstalled", restricted)
 	startMeshed(t, namespace, "web")
+	apply(t, selectingPod(t, namespace, "selecting", "", "", outsideAddr))
+	wantMeshed(t, namespace, "selecting")
 	kubectl(t, "apply", "-k", "../../deploy/uninstall")
+
+	// The label goes before the entry, which stays for a pod that selects it.
+	wantLabelled(t, nodeOf(t, namespace, "web"), false)
+	eventually(t, func() error {
+		log, err := tryKubectl(t, "logs", "--namespace", "detour-system", "--selector="+agentLabel, "--container=uninstall", "--tail=-1")
+		if err == nil && !strings.Contains(log, `"pods":["`+namespace+`/selecting"]`) {
+			err = fmt.Errorf("the log does not say which pod detour stays for: %s", log)
+		}
+		return err
+	})
+	apply(t, selectingPod(t, namespace, "later", "", "", outsideAddr))
+	wantPending(t, namespace, 1)
+	if got := plugins(t); !slices.Contains(got, "detour") {
+		t.Errorf("a pod that selects the label is there, and the chain is %v", got)
+	}
+	kubectl(t, "delete", "pod", "--namespace", namespace, "selecting", "--now")
 	rollout(t)
 	if got := plugins(t); slices.Contains(got, "detour") {
 		t.Errorf("the chain is %v", got)

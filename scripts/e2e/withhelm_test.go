@@ -37,9 +37,7 @@ func removeDetour(t *testing.T) {
 		kubectl(t, "apply", "-k", "../../deploy/uninstall")
 		rollout(t)
 	}
-	for _, part := range []string{"../../testdata/e2e/detour", "../../deploy/admission/v1beta1"} {
-		kubectl(t, "delete", "-k", part, "--ignore-not-found")
-	}
+	kubectl(t, "delete", "-k", "../../testdata/e2e/detour", "--ignore-not-found")
 	newNamespace(t, "detour-system", "pod-security.kubernetes.io/enforce=privileged")
 }
 
@@ -106,10 +104,10 @@ func programmed(t *testing.T, namespace, pod string) string {
 	return shell(t, "stat --format '%n %i %.9Y' /run/detour/attachments/*/"+add.ContainerID+"*; nsenter --net="+add.Netns+" nft --handle list ruleset | sed 's/packets.*bytes [0-9]*//'")
 }
 
-// The chart is installed, upgraded and rolled back below a pod that runs, and uninstalled without a trace.
+// The chart is installed, upgraded (now with the webhook) and rolled back below a pod that runs, and uninstalled without a trace.
 func TestHelm(t *testing.T) {
 	importDetour(t, detourImage, folder("BIN"))
-	installMesh(t)
+	osm.configure(t)
 	removeDetour(t)
 	namespace := newNamespace(t, "by-helm", restricted)
 	for _, each := range []string{namespace, "detour-system"} {
@@ -118,7 +116,7 @@ func TestHelm(t *testing.T) {
 	before := footprint(t)
 
 	helm(t, "install", "detour", chart, "--wait", "--timeout="+atMost.String(),
-		"--set=mesh=osm,admission=policies,netConf.logFile=/var/log/detour.log,netConf.timeout=8s")
+		"--set=mesh=osm,readyNode=true,netConf.logFile=/var/log/detour.log,netConf.timeout=8s")
 	rollout(t)
 	wantConf := func(want string) {
 		t.Helper()
@@ -141,7 +139,7 @@ func TestHelm(t *testing.T) {
 	const next = "docker.io/library/detour:next"
 	importDetour(t, next, nextVersion(t))
 	helm(t, "upgrade", "detour", chart, "--wait", "--timeout="+atMost.String(), "--reuse-values",
-		"--set=image.repository=docker.io/library/detour,image.tag=next,netConf.timeout=9s")
+		"--set=admission=webhook,image.repository=docker.io/library/detour,image.tag=next,netConf.timeout=9s")
 	rollout(t)
 	wantConf(`"timeout":"9s"`)
 	if got := shell(t, "tail -c 4 /opt/cni/bin/detour"); got != "next" {
@@ -171,5 +169,5 @@ func TestHelm(t *testing.T) {
 	eventually(t, func() error {
 		return different(footprint(t), before)
 	})
-	startServer(t, newNamespace(t, "after-helm", restricted))
+	startServer(t, newNamespace(t, "after-helm", restricted, "detour.io/remove-init=enabled"))
 }

@@ -28,17 +28,15 @@ func serveAgent(t *testing.T) string {
 	s := agenttest.NewServer(t)
 	s.Put(agenttest.PodPath("shop", "a"), agenttest.Pod("a"))
 	s.Put(agenttest.ConfigPath, agenttest.Config())
+	s.Put(agenttest.NodePath, agenttest.Fields{"kind": "Node", "apiVersion": "v1", "metadata": agenttest.Fields{"name": "n1"}})
 	dir, err := os.MkdirTemp("", "agent") // t.TempDir's names are too long for a socket
 	must(t, err)
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	addr := l.Addr().String()
-	must(t, l.Close())
+	addr := freeAddress(t)
 	osm, _ := mesh.Find("osm")
 	a, err := agent.New(agent.Config{
 		Node: "n1", Options: decision.Options{Dialect: osm}, Kubeconfig: s.Kubeconfig(t), StateDir: dir, MetricsAddr: addr,
-		Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
+		MarkNode: true, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	})
 	must(t, err)
 	agenttest.Start(t, a.Run)
@@ -50,7 +48,7 @@ func serveAgent(t *testing.T) string {
 		"prevResult": agenttest.Fields{"cniVersion": "1.0.0", "ips": []agenttest.Fields{{"address": nettest.PodIPv4.String() + "/24"}}},
 	})
 	must(t, err)
-	must(t, cniplugin.Funcs("test").Add(&skel.CmdArgs{
+	must(t, cniplugin.Funcs().Add(&skel.CmdArgs{
 		ContainerID: "c1", Netns: w.Pod.Path(), IfName: nettest.PodLink, StdinData: conf,
 		Args: "IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=a;K8S_POD_UID=uid-a",
 	}))
@@ -67,6 +65,15 @@ func serveAgent(t *testing.T) string {
 	a.CountInstall("token")
 	a.CountConflict()
 	return addr
+}
+
+// freeAddress is one that nobody listens at.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	return l.Addr().String()
 }
 
 func must(t *testing.T, err error) {

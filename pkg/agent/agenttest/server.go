@@ -181,7 +181,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.Accept(w, r)
 	case strings.HasPrefix(r.URL.Path, "/apis/") && strings.Count(r.URL.Path, "/") < 5:
 		s.discover(w, r)
-	case r.URL.Path == "/api/v1/pods" || strings.HasSuffix(r.URL.Path, "/meshconfigs") || strings.HasSuffix(r.URL.Path, "/configmaps"):
+	case r.URL.Path == "/api/v1/pods" || strings.HasSuffix(r.URL.Path, "/meshconfigs") || strings.HasSuffix(r.URL.Path, "/configmaps") ||
+		strings.HasSuffix(r.URL.Path, "/secrets"):
 		s.List(w, r)
 	default:
 		s.Get(w, r)
@@ -286,6 +287,8 @@ func (s *Server) List(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case strings.HasSuffix(r.URL.Path, "/configmaps"):
 		kind = "ConfigMapList"
+	case strings.HasSuffix(r.URL.Path, "/secrets"):
+		kind = "SecretList"
 	case strings.HasPrefix(r.URL.Path, "/apis/"):
 		kind, apiVersion = "MeshConfigList", strings.Join(strings.Split(r.URL.Path, "/")[2:4], "/")
 	}

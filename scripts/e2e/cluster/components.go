@@ -12,7 +12,8 @@ const (
 	nodeIP4, nodeIP6       = "172.30.0.%d", "fd30::%d" // the first node is 2
 	podNetwork             = "10.224.0.0/16"
 	podRange4, podRange6   = "10.224.0.0/24", "fd44::/64"
-	serviceRanges          = "10.96.0.0/16,fd96::/112"
+	serviceRange4          = "10.96.0.0/16" // the API server calls webhooks by it, through the first node's kube-proxy
+	serviceRanges          = serviceRange4 + ",fd96::/112"
 	firstServiceIP4        = "10.96.0.1" // the API server's
 )
 
@@ -57,9 +58,6 @@ var (
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + pki + "serviceaccount.key",
 		"--service-account-signing-key-file=" + pki + "serviceaccount.key",
-		// Until Kubernetes 1.36, which serves v1 by default.
-		"--feature-gates=MutatingAdmissionPolicy=true",
-		"--runtime-config=admissionregistration.k8s.io/v1beta1=true",
 	}}
 	controllerManager = component{name: "kube-controller-manager", args: []string{
 		"--kubeconfig=" + pki + "controller-manager.conf",

@@ -110,7 +110,8 @@ func (c *Cluster) connectControl(ctx context.Context) error {
 		ip link add lan type bridge
 		ip addr add %s/24 dev lan
 		ip addr add %s/64 dev lan nodad
-		ip link set lan up`, controlIP4, controlIP6)))
+		ip link set lan up
+		ip route add %s via %s`, controlIP4, controlIP6, serviceRange4, fmt.Sprintf(nodeIP4, 2))))
 }
 
 // connect links the node to the bridge and makes it a router.
