@@ -168,7 +168,7 @@ func TestStatusSaysWhyAnAddCouldNotBeServed(t *testing.T) {
 			t.Parallel()
 			a := newAttachment(t)
 			apiServer(t, a, c.handlers)
-			a.conf["timeout"] = "300ms"
+			a.conf["timeout"] = "3s"
 			a.fails("STATUS", 50, "detour can't serve an ADD", c.want)
 		})
 	}

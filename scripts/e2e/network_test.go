@@ -38,7 +38,7 @@ func (p nodePath) wantMeshedPods() {
 	rollout(p.t)
 	kubectl(p.t, "delete", "pods", "--namespace", namespace, "--all", "--now")
 	eventually(p.t, func() error {
-		if left := p.on(p.near, "ls /run/netns /run/detour/attachments/pods"); strings.Count(left, "cni-") != 1 || strings.Contains(left, "json") {
+		if left := p.on(p.near, `grep -rl '"pod":"`+namespace+`/' /run/detour/attachments || :`); left != "" {
 			return fmt.Errorf("of the meshed pods there is still %s", left)
 		}
 		return nil
