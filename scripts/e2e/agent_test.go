@@ -141,13 +141,14 @@ func wantDetourInChain(t *testing.T) {
 	})
 }
 
-func TestMetricsCountAdds(t *testing.T) {
+func TestMetricsAreWhatTheAlertsNeed(t *testing.T) {
 	installDetour(t)
 	startMeshed(t, newNamespace(t, "metrics", restricted), "web")
+	const wanted = `^detour_(adds_total\{.*programmed.* [1-9]|ready 1$|token_expiry_timestamp_seconds [1-9])`
 	eventually(t, func() error {
-		out := shell(t, `bash -c 'exec 3<>/dev/tcp/127.0.0.1/15014; printf "GET /metrics HTTP/1.0\r\n\r\n" >&3; grep "^detour_adds_total{.*programmed.* [1-9]" <&3 || :'`)
-		if out == "" {
-			return errors.New("no ADD was counted as programmed")
+		out := shell(t, `bash -c 'exec 3<>/dev/tcp/127.0.0.1/15014; printf "GET /metrics HTTP/1.0\r\n\r\n" >&3; grep -E "`+wanted+`" <&3 || :'`)
+		if strings.Count(out, "\n") != 3 {
+			return fmt.Errorf("of ADDs, readiness and the token's expiry, the agent's metrics say: %s", out)
 		}
 		return nil
 	})

@@ -3,7 +3,10 @@ package monitoring
 import (
 	"crypto/tls"
 	"log/slog"
+	"maps"
 	"net/http"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -55,6 +58,28 @@ func serveWebhook(t *testing.T) string {
 		}
 	}
 	return conf.MetricsAddr
+}
+
+// TestTheOperatorsPageHasTheWebhooksMetrics wants a row for each and for no other.
+func TestTheOperatorsPageHasTheWebhooksMetrics(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../deploy/README.md")
+	must(t, err)
+	rows := map[string]bool{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(detour_webhook_[a-z_]+)`").FindAllStringSubmatch(string(page), -1) {
+		rows[m[1]] = true
+	}
+	exported := metrics{}
+	exported.add(t, "detour-webhook", serveWebhook(t))
+	found := map[string]bool{}
+	for name := range exported {
+		if strings.HasPrefix(name, "detour_webhook_") {
+			found[regexp.MustCompile("_(bucket|sum|count)$").ReplaceAllString(name, "")] = true
+		}
+	}
+	if !maps.Equal(rows, found) {
+		t.Errorf("deploy/README.md has %v, the webhook exports %v", rows, found)
+	}
 }
 
 const osmInit = `{"name": "osm-init", "securityContext": {"privileged": true}}`
