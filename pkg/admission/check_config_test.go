@@ -124,10 +124,10 @@ func TestEveryCasesConfigurationIsCheckedAsADDReadsIt(t *testing.T) {
 		}
 		d, _ := mesh.Find(c.Mesh)
 		got := admission.CheckConfig(d, nil, config)
-		error := strings.TrimSpace(c.Section("want.error"))
-		if own := strings.HasPrefix(error, d.Config.Kind+" ") || strings.Contains(error, "stands for two listeners"); own {
+		refusal := strings.TrimSpace(c.Section("want.error"))
+		if own := strings.HasPrefix(refusal, d.Config.Kind+" ") || strings.Contains(refusal, "stands for two listeners"); own {
 			denied++
-			if want := strings.Replace(error, "pod shop/web: ", d.Config.String()+": ", 1); got.Denial != want {
+			if want := strings.Replace(refusal, "pod shop/web: ", d.Config.String()+": ", 1); got.Denial != want {
 				t.Errorf("%s: %q, ADD says %q", c.Name, got.Denial, want)
 			}
 			continue
