@@ -90,16 +90,13 @@ manifest() {
 	"$kustomize" build "$folder" >"$dist/$1.yaml"
 }
 
-# chart DIGEST. `helm package` writes the current time, so its files are packed again.
+# chart DIGEST. Helm takes the files' times from SOURCE_DATE_EPOCH.
 chart() {
 	local helm
 	helm=$(scripts/go-tool.sh helm)
 	cp -R deploy/helm/detour "$work/chart"
 	sed -i "/^image:/,/^[^ ]/s|^  digest: .*|  digest: $1|" "$work/chart/values.yaml"
-	"$helm" package --version "${VERSION#v}" --app-version "$VERSION" --destination "$work" "$work/chart" >/dev/null
-	mkdir "$work/packed"
-	tar --extract --file "$work/detour-${VERSION#v}.tgz" --directory "$work/packed"
-	pack "detour-${VERSION#v}.tgz" "$work/packed" detour
+	"$helm" package --version "${VERSION#v}" --app-version "$VERSION" --destination "$dist" "$work/chart" >/dev/null
 }
 
 # boms: what is in the image, and what is in kubectl detour.
@@ -151,7 +148,7 @@ mkdir dist
 programs
 digest=$(oci)
 manifests "$digest"
-if [[ -d deploy/helm/detour ]]; then chart "$digest"; fi
+chart "$digest"
 boms
 krew >dist/krew.yaml
 (cd dist && sha256sum -- * >SHA256SUMS)

@@ -9,12 +9,13 @@ import (
 
 	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/decision"
+	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/testcase"
 )
 
 // checkTemplate checks a workload as the server does, with a mesh configuration that is known.
-func checkTemplate(t testing.TB, mesh string, workload []byte, change func(*decision.Input)) []string {
+func checkTemplate(t testing.TB, dialect string, workload []byte, change func(*decision.Input)) []string {
 	t.Helper()
 	data, err := admission.PodOf(workload)
 	if err != nil {
@@ -24,7 +25,7 @@ func checkTemplate(t testing.TB, mesh string, workload []byte, change func(*deci
 	if change != nil {
 		change(&in)
 	}
-	v := admission.CheckTemplate(optionsOf(t, mesh), in)
+	v := admission.CheckTemplate(optionsOf(t, dialect), in)
 	if v.Denial != "" {
 		t.Errorf("a template is denied: %s", v.Denial)
 	}
@@ -110,6 +111,26 @@ func TestTheTemplateOfEachWorkload(t *testing.T) {
 	for _, other := range []string{"", "[", "null", `{"kind":"Pod"}`, `{"kind":"Deployment","spec":{"template":[]}}`} {
 		if data, err := admission.PodOf([]byte(other)); err == nil {
 			t.Errorf("%s: %s", other, data)
+		}
+	}
+}
+
+// The net conf may name the annotations of a mesh that no row fits.
+func TestATemplateAsksForTheSidecarByTheNetConfsAnnotations(t *testing.T) {
+	t.Parallel()
+	o := optionsOf(t, "osm")
+	var err error
+	if o.Dialect, err = o.Dialect.With(mesh.Override{AnnotationPrefix: "mesh.example/"}); err != nil {
+		t.Fatal(err)
+	}
+	for value, want := range map[string]int{"enabled": 1, "disabled": 0} {
+		data, err := admission.PodOf(deployment(`,"annotations":{"mesh.example/sidecar-injection":"`+value+`"}`, `"containers":[{"name":"app","securityContext":{"runAsUser":1500}}]`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := admission.CheckTemplate(o, decision.Input{ID: pod.ID{Namespace: "shop", Name: "web"}, Pod: data, ConfigAbsent: "it is gone"})
+		if len(got.Warnings) != want {
+			t.Errorf("%s: %q", value, got.Warnings)
 		}
 	}
 }

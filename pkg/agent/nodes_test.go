@@ -37,9 +37,10 @@ func newNodesScene(t *testing.T) nodesScene {
 
 // daemonSet is one whose pods run a command, on three nodes of which so many have a pod of this template that is available.
 func (s nodesScene) daemonSet(command string, generation, observed, updated, available int) {
+	template := agenttest.Fields{"spec": agenttest.Fields{"containers": []agenttest.Fields{{"args": []string{command}}}}}
 	s.Put(daemonSetPath, agenttest.Fields{
 		"metadata": agenttest.Fields{"uid": "uid-of-the-daemonset", "generation": generation},
-		"spec":     agenttest.Fields{"template": agenttest.Fields{"spec": agenttest.Fields{"containers": []agenttest.Fields{{"args": []string{command}}}}}},
+		"spec":     agenttest.Fields{"template": template},
 		"status": agenttest.Fields{
 			"observedGeneration": observed, "desiredNumberScheduled": 3, "updatedNumberScheduled": updated, "numberAvailable": available,
 		},
@@ -61,8 +62,8 @@ func agentPodOn(node, command, ready, owner string) agenttest.Fields {
 	}
 }
 
-// The webhook goes, then the DaemonSet is patched once, and then the nodes are waited for, all of them, also if the controller has
-// not seen the patch yet and its numbers are still the agents'.
+// The webhook goes, then the DaemonSet is patched once, and then all nodes are waited for, also if the controller has not seen
+// the patch yet and its numbers are still the agents'.
 func TestUninstallWaitsForEveryNode(t *testing.T) {
 	t.Parallel()
 	s := newNodesScene(t)
@@ -139,8 +140,11 @@ func TestUninstallNamesTheNodesThatAreNotDone(t *testing.T) {
 	s.daemonSet("uninstall", 2, 2, 2, 1)
 	const ours = "uid-of-the-daemonset"
 	s.pods(
-		agentPodOn("done", "uninstall", "True", ours), agentPodOn("waiting", "uninstall", "False", ours), agentPodOn("old", "run", "True", ours),
-		agentPodOn("another", "serve", "False", "uid-of-another"), agentPodOn("", "uninstall", "False", ours),
+		agentPodOn("done", "uninstall", "True", ours),
+		agentPodOn("waiting", "uninstall", "False", ours),
+		agentPodOn("old", "run", "True", ours),
+		agentPodOn("another", "serve", "False", "uid-of-another"),
+		agentPodOn("", "uninstall", "False", ours),
 	)
 	err := s.nodes.Uninstall(t.Context())
 	const want = "after 100ms these may still start pods with it: old, the one of the unscheduled pod of-, waiting; "

@@ -25,7 +25,8 @@ func renderChart(t *testing.T, args ...string) []object {
 	if helm == "" {
 		t.Fatal("DETOUR_HELM is not set: run scripts/test-api.sh (make test-api)")
 	}
-	all := append([]string{"template", "detour", "../../deploy/helm/detour", "--api-versions=admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy"}, args...)
+	const policies = "--api-versions=admissionregistration.k8s.io/v1beta1/MutatingAdmissionPolicy"
+	all := append([]string{"template", "detour", "../../deploy/helm/detour", policies}, args...)
 	out, err := exec.Command(helm, all...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("helm %q: %v: %s", all, err, out)
@@ -84,7 +85,8 @@ func TestTheChartsHookUninstalls(t *testing.T) {
 
 	// There are no controllers here.
 	pod := podOf(t, stored, namespace, "agent-of-a")
-	pod.SetOwnerReferences([]metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: stored.GetName(), UID: stored.GetUID()}})
+	owner := metav1.OwnerReference{APIVersion: "apps/v1", Kind: "DaemonSet", Name: stored.GetName(), UID: stored.GetUID()}
+	pod.SetOwnerReferences([]metav1.OwnerReference{owner})
 	pod.Object["spec"].(map[string]any)["nodeName"] = "node-a"
 	mustApply(t, mustParse(t, "{apiVersion: v1, kind: ServiceAccount, metadata: {name: detour-agent, namespace: "+namespace+"}}"))
 	if _, err := kubernetes.admin.expect(http.MethodPost, podsOf(namespace), pod.Object, http.StatusCreated); err != nil {
@@ -132,12 +134,16 @@ func hookCommand(t *testing.T, hook map[string]object, namespace string) func() 
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := kubernetes.waitUntilAllowed(token, "/apis/apps/v1/namespaces/"+namespace+"/daemonsets/detour-agent", podsOf(namespace)); err != nil {
+	agents := "/apis/apps/v1/namespaces/" + namespace + "/daemonsets/detour-agent"
+	if err := kubernetes.waitUntilAllowed(token, agents, podsOf(namespace)); err != nil {
 		t.Fatal(err)
 	}
 	patch, _, _ := unstructured.NestedString(hook["ConfigMap"].Object, "data", "patch.yaml")
-	kubeconfig := fmt.Sprintf(`{"clusters": [{"name": "here", "cluster": {"server": %q, "certificate-authority": %q}}], "users": [{"name": "hook", "user": {"token": %q}}],
-"contexts": [{"name": "here", "context": {"cluster": "here", "user": "hook"}}], "current-context": "here"}`, kubernetes.server, kubernetes.file("ca.crt"), token)
+	kubeconfig := fmt.Sprintf(`clusters: [{name: here, cluster: {server: "%s", certificate-authority: "%s"}}]
+users: [{name: hook, user: {token: "%s"}}]
+contexts: [{name: here, context: {cluster: here, user: hook}}]
+current-context: here
+`, kubernetes.server, kubernetes.file("ca.crt"), token)
 	for name, text := range map[string]string{"patch.yaml": patch, "kubeconfig": kubeconfig} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)

@@ -134,6 +134,9 @@ func TestWithTheReadyNodeComponentTheAgentMayMarkItsOwnNode(t *testing.T) {
 		{"PUT", own, fields{}, 403},
 		{"DELETE", own, nil, 403},
 		{"POST", "/api/v1/nodes?dryRun=All", fields{}, 403},
+
+		{"PATCH", n.path, ready(nil), 200},
+		{"PATCH", n.path, ready("true"), 200}, // on a node without the label
 	})
 	// A patch may not create a node either.
 	if _, err := n.agent.expect(http.MethodPatch, "/api/v1/nodes/new-"+n.namespace+"?fieldManager=x&dryRun=All",

@@ -146,7 +146,7 @@ type balancer struct {
 	open []net.Conn
 }
 
-func (s *hookScene) balance(to ...string) *balancer {
+func (s *hookScene) balance(to ...webhook.Config) *balancer {
 	s.t.Helper()
 	l, err := net.Listen("tcp", s.addr)
 	if err != nil {
@@ -160,7 +160,13 @@ func (s *hookScene) balance(to ...string) *balancer {
 			if err != nil {
 				return
 			}
-			go b.pipe(conn, to[n%len(to)])
+			for range to { // a Service has only those that are ready
+				if s.ready(to[n%len(to)]) == "ok" {
+					break
+				}
+				n++
+			}
+			go b.pipe(conn, to[n%len(to)].Addr)
 		}
 	}()
 	return b
@@ -196,7 +202,7 @@ func TestTwoReplicasShareACertificateAndRenewItUnderLoad(t *testing.T) {
 	s := newHookScene(t)
 	s.conf.Certificate.Timing = quick
 	one, two := s.second(), s.second()
-	between := s.balance(one.Addr, two.Addr)
+	between := s.balance(one, two)
 	s.run(one)
 	s.run(two)
 	s.waitUntilReady(one)
@@ -214,6 +220,35 @@ func TestTwoReplicasShareACertificateAndRenewItUnderLoad(t *testing.T) {
 		t.Errorf("%d of %d pods were refused, the first: %s", len(refused), created, refused[0])
 	}
 	t.Logf("%d pods, %d certificates", created, s.count("certificate-made"))
+}
+
+// As a rollout does it: each replica is told to stop and another takes its place.
+func TestARolloutOfTheWebhookRefusesNoPod(t *testing.T) {
+	t.Parallel()
+	serveMeshConfigs(t)
+	s := newHookScene(t)
+	s.conf.Drain = 2 * time.Second
+	one, two := s.second(), s.second()
+	between := s.balance(one, two)
+	stops := []func(){s.run(one), s.run(two)}
+	s.waitUntilReady(one)
+	s.waitUntilReady(two)
+	s.waitUntilCalled()
+	stop := s.createPods(between.cut)
+	for i, conf := range []webhook.Config{one, two} {
+		ended := make(chan struct{})
+		go func() {
+			stops[i]()
+			close(ended)
+		}()
+		s.eventually("it says that it stops", func() bool { return s.ready(conf) == "server: it was told to stop" })
+		<-ended
+		s.run(conf)
+		s.waitUntilReady(conf)
+	}
+	if created, refused := stop(); refused != nil || created < 20 {
+		t.Errorf("%d of %d pods were refused: %v", len(refused), created, refused)
+	}
 }
 
 // What somebody does to Secret and caBundle, and how the webhook goes on.

@@ -20,7 +20,7 @@ func TestTheOperatorsPageHasEveryFlagAndEvent(t *testing.T) {
 		c.Flags().VisitAll(func(f *pflag.Flag) { flags = append(flags, f.Name) })
 	}
 	reasons := found(sources(t, "../../pkg"), `"(Detour[A-Z][A-Za-z]+)"`)
-	page := read(t, "../../deploy/README.md")
+	page := operatorsPage(t)
 	for row, want := range map[string][]string{"--([a-z-]+)": unique(flags), "(Detour[A-Za-z]+)": reasons} {
 		if got := found(page, "(?m)^\\| `"+row+"`"); !slices.Equal(got, want) {
 			t.Errorf("deploy/README.md has %q\nwant %q", got, want)
@@ -31,7 +31,7 @@ func TestTheOperatorsPageHasEveryFlagAndEvent(t *testing.T) {
 // Every event of the agent's log has a row in deploy/README.md with its level, and every such row is of one that exists.
 func TestTheOperatorsPageHasEveryLogEvent(t *testing.T) {
 	code := sources(t, "../../pkg/agent") + sources(t, "../../pkg/install")
-	page := read(t, "../../deploy/README.md")
+	page := operatorsPage(t)
 	for _, level := range []string{"Info", "Warn", "Error"} {
 		want := found(code, level+`\([^\n]*"event", "([a-z-]+)"`)
 		got := found(page, "(?m)^\\| `([a-z-]+)` \\| "+strings.ToLower(level)+" \\|")
@@ -39,6 +39,16 @@ func TestTheOperatorsPageHasEveryLogEvent(t *testing.T) {
 			t.Errorf("deploy/README.md has the events %q\nof level %s, want %q", got, level, want)
 		}
 	}
+}
+
+// operatorsPage is deploy/README.md up to the webhook's part, which detour-webhook tests.
+func operatorsPage(t *testing.T) string {
+	t.Helper()
+	page, _, ok := strings.Cut(read(t, "../../deploy/README.md"), "## Reference of the webhook")
+	if !ok {
+		t.Error("deploy/README.md has no reference of the webhook")
+	}
+	return page
 }
 
 // found returns what the pattern's group matches, sorted, each once.

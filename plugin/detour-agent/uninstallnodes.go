@@ -34,7 +34,7 @@ func uninstallNodesCommand() *cobra.Command {
 	}
 	f := c.Flags()
 	f.StringVar(&daemonSet, "daemonset", "detour-system/detour-agent", "NAMESPACE/NAME of the agents' DaemonSet")
-	f.StringVar(&patch, "patch", "/etc/detour/patch.yaml", "the JSON patch, as YAML or JSON, that turns the agents into their own removal")
+	f.StringVar(&patch, "patch", "/etc/detour/patch.yaml", "the JSON patch, as YAML, that turns the agents into their own removal")
 	f.DurationVar(&n.Timeout, "timeout", 4*time.Minute, "how long to wait for the nodes")
 	f.StringVar(&n.Kubeconfig, "kubeconfig", "", "how to reach the API server; by default with the pod's ServiceAccount")
 	f.StringArrayVar(&n.DeleteFirst, "delete-first", nil, "path at the API server of an object to delete first; may be repeated")

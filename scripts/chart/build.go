@@ -22,8 +22,8 @@ func (o object) is(other object) bool { return o.kind == other.kind && o.name ==
 // netConf is the ConfigMap with the net conf. kustomize appends a hash of the content to its name.
 var netConf = regexp.MustCompile(`(?m)^kind: ConfigMap\nmetadata:\n(?:  .*\n)*?  name: (detour-[0-9a-z]{10})$`)
 
-// build builds the parts together, with the chart's values. It leaves out what the chart writes by hand or leaves to Helm: the net
-// conf and the namespace.
+// build builds the parts together, with the chart's values. It leaves out what the chart writes by hand or leaves to Helm: the
+// net conf and the namespace.
 func (k kustomize) build(parts ...part) ([]object, error) {
 	text, err := k.run(parts)
 	if err != nil {
@@ -68,7 +68,8 @@ func (k kustomize) run(parts []part) (string, error) {
 	return string(out), nil
 }
 
-// kustomization is the text of a kustomization in dir, of the last overlay among the parts, or the first mesh's, and the components. kustomize takes only relative paths.
+// kustomization is the text of a kustomization in dir: the last of the parts that is no component, or the base, and the
+// components. kustomize takes only relative paths.
 func (k kustomize) kustomization(dir string, parts []part) (string, error) {
 	deploy, err := filepath.Abs(filepath.Join(k.root, "deploy"))
 	if err != nil {

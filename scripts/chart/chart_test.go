@@ -194,12 +194,13 @@ func (o option) build(t *testing.T, m string) map[string]string {
 // normalized returns the objects by kind and name, without what differs on purpose. This is all of it:
 //   - Helm's labels and its comments.
 //   - The namespace: Helm's user makes it.
-//   - The net conf's ConfigMap: kustomize has a hash in its name, Helm in an annotation of those that read it. It is compared as JSON.
+//   - The net conf's ConfigMap: kustomize has a hash in its name, Helm in an annotation of those that read it. It
+//     is compared as JSON.
 //   - Helm's hook.
 func normalized(t *testing.T, text string) map[string]string {
 	t.Helper()
-	for _, label := range []string{"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "helm.sh/chart", "checksum/netconf"} {
-		text = regexp.MustCompile(`(?m)^ *`+label+`: .*\n`).ReplaceAllString(text, "")
+	for _, key := range []string{"app.kubernetes.io/instance", "app.kubernetes.io/managed-by", "helm.sh/chart", "checksum/netconf"} {
+		text = regexp.MustCompile(`(?m)^ *`+key+`: .*\n`).ReplaceAllString(text, "")
 	}
 	if name := netConf.FindStringSubmatch(text); name != nil {
 		text = strings.ReplaceAll(text, name[1], "detour")

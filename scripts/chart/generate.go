@@ -26,12 +26,16 @@ func generate(k kustomize) (map[string]string, error) {
 	}
 	files := map[string]string{}
 	for _, s := range sets {
+		if _, taken := files[s.file]; taken || s.file == "" {
+			return nil, fmt.Errorf("deploy/%s adds objects: give it a file of its own", s.folder)
+		}
 		if files[s.file], err = s.template(); err != nil {
 			return nil, fmt.Errorf("%s: %w", s.folder, err)
 		}
 	}
 	patch, err := os.ReadFile(filepath.Join(k.root, "deploy", uninstall))
-	files["_uninstall.tpl"] = fmt.Sprintf(header, uninstall) + "{{- define \"detour.uninstall\" }}\n" + toTemplate(string(patch)) + "{{- end }}\n"
+	files["_uninstall.tpl"] = fmt.Sprintf(header, uninstall) +
+		"{{- define \"detour.uninstall\" }}\n" + toTemplate(string(patch)) + "{{- end }}\n"
 	return files, err
 }
 

@@ -36,7 +36,8 @@ func TestTheHookUninstallsAsTheComponentDoes(t *testing.T) {
 	for name, values := range map[string]string{"as it is": "{}", "other folders": folders} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			patch := hooks(t, "--set=mesh=osm", "--values="+valuesFile(t, values))["ConfigMap"]["data"].(map[string]any)["patch.yaml"].(string)
+			data := hooks(t, "--set=mesh=osm", "--values="+valuesFile(t, values))["ConfigMap"]["data"].(map[string]any)
+			patch := data["patch.yaml"].(string)
 			want := option{components: []string{"uninstall"}}
 			if values == folders {
 				want.fields = patchOf("DaemonSet", `
@@ -99,7 +100,8 @@ func TestTheHookFirstDeletesWhatChangesPods(t *testing.T) {
 			rule := hook["ClusterRole"]["rules"].([]any)[0].(map[string]any)
 			for _, path := range want {
 				parts := strings.Split(path, "/")
-				if !slices.Contains(rule["resources"].([]any), any(parts[4])) || !slices.Contains(rule["resourceNames"].([]any), any(parts[5])) {
+				resources, names := rule["resources"].([]any), rule["resourceNames"].([]any)
+				if !slices.Contains(resources, any(parts[4])) || !slices.Contains(names, any(parts[5])) {
 					t.Errorf("%v does not allow to delete %s", rule, path)
 				}
 			}

@@ -1,10 +1,9 @@
-// Command chart writes the templates of the Helm chart deploy/helm/detour that say what the kustomizations of deploy/ say. It runs in
-// the repository's root and takes the path of kustomize:
+// Command chart writes the templates of the Helm chart deploy/helm/detour that say what deploy/'s kustomizations say. It runs in
+// the repository's root and takes the path of kustomize, see scripts/chart.sh.
 //
-//	go run ./scripts/chart KUSTOMIZE
-//
-// The templates in the table files are generated. What only Helm has, such as the net conf and the hook that uninstalls, is written
-// by hand.
+// It builds the first mesh's overlay, then once more for each other mesh and each component, and compares the texts: the lines
+// that a mesh or a component changes or adds become conditional. What only Helm has, such as the net conf and the hook that
+// uninstalls, is written by hand.
 package main
 
 import (

@@ -6,14 +6,12 @@ import "strings"
 type part struct {
 	folder string // in deploy/
 	when   string // a condition in the language of templates
-	file   string // the template of the objects that the part adds
+	file   string // the template of the objects that the part adds, if it adds any
 	kind   string // of these objects; empty for all of them
 }
 
-func (p part) isMesh() bool { return strings.HasPrefix(p.folder, "overlays/") }
-func (p part) isComponent() bool {
-	return strings.Contains(p.folder, "components/") || p == pullSecrets
-}
+func (p part) isMesh() bool      { return strings.HasPrefix(p.folder, "overlays/") }
+func (p part) isComponent() bool { return !p.isMesh() && !strings.HasPrefix(p.folder, "admission/") }
 
 // base is what all others change: the first mesh.
 var base = part{folder: "overlays/osm", file: "agent.yaml"}
@@ -21,26 +19,23 @@ var base = part{folder: "overlays/osm", file: "agent.yaml"}
 // meshes exclude each other; components don't, and are applied in this order.
 var (
 	meshes = []part{
-		{folder: "overlays/osm-v1", when: `eq .Values.mesh "osm-v1"`, file: "mesh.yaml"},
-		{folder: "overlays/osm-edge", when: `eq .Values.mesh "osm-edge"`, file: "mesh.yaml"},
-		{folder: "overlays/fsm", when: `eq .Values.mesh "fsm"`, file: "mesh.yaml"},
-		{folder: "overlays/istio", when: `eq .Values.mesh "istio"`, file: "mesh.yaml"},
+		{folder: "overlays/osm-v1", when: `eq .Values.mesh "osm-v1"`},
+		{folder: "overlays/osm-edge", when: `eq .Values.mesh "osm-edge"`},
+		{folder: "overlays/fsm", when: `eq .Values.mesh "fsm"`},
+		{folder: "overlays/istio", when: `eq .Values.mesh "istio"`, file: "istio.yaml"},
 	}
 	components = []part{
 		{folder: "components/ready-node", when: `include "detour.readyNode" .`, file: "ready-node.yaml"},
 		{folder: "components/repair-evict", when: `eq .Values.repair "evict"`, file: "repair-evict.yaml"},
-		{folder: "components/repair-in-place", when: `eq .Values.repair "in-place"`, file: "repair-in-place.yaml"},
-		{folder: "components/no-api-fallback", when: `not .Values.apiFallback`, file: "no-api-fallback.yaml"},
+		{folder: "components/repair-in-place", when: `eq .Values.repair "in-place"`},
+		{folder: "components/no-api-fallback", when: `not .Values.apiFallback`},
 		{folder: "components/webhook", when: `eq .Values.admission "webhook"`, file: "webhook.yaml"},
 		{folder: "components/monitoring", when: `.Values.podMonitor`, file: "pod-monitor.yaml", kind: "PodMonitor"},
 		{folder: "components/monitoring", when: `.Values.alerts`, file: "alerts.yaml", kind: "PrometheusRule"},
 		{folder: "components/monitoring", when: `.Values.dashboard`, file: "dashboard.yaml", kind: "ConfigMap"},
-		pullSecrets,
+		{folder: "../scripts/chart/pull-secrets", when: `.Values.image.pullSecrets`}, // the last: it changes what others add
 	}
 )
-
-// pullSecrets comes last: it changes what others add.
-var pullSecrets = part{folder: "../scripts/chart/pull-secrets", when: `.Values.image.pullSecrets`}
 
 // The policies are the same in both versions of their API.
 var (

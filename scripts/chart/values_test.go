@@ -96,7 +96,10 @@ func readSchema(t *testing.T) *schema {
 
 // Only maps whose keys users choose have properties that the schema does not name.
 func TestTheSchemaIsClosed(t *testing.T) {
-	open := []string{"/nodeSelector", "/global", "/resources/requests", "/resources/limits", "/webhook/resources/requests", "/webhook/resources/limits"}
+	open := []string{
+		"/nodeSelector", "/global",
+		"/resources/requests", "/resources/limits", "/webhook/resources/requests", "/webhook/resources/limits",
+	}
 	var walk func(path string, s *schema)
 	walk = func(path string, s *schema) {
 		if s.Type == "object" && s.AdditionalProperties != false && !slices.Contains(open, path) {
@@ -125,7 +128,9 @@ func TestTheSchemaKnowsWhatTheCodeKnows(t *testing.T) {
 	}
 	proxy := s.Properties["netConf"].Properties["proxy"]
 	for name, of := range map[string]reflect.Type{
-		"proxy": reflect.TypeFor[mesh.Override](), "ports": reflect.TypeFor[mesh.PortsOverride](), "meshConfig": reflect.TypeFor[mesh.ConfigRef](),
+		"proxy":      reflect.TypeFor[mesh.Override](),
+		"ports":      reflect.TypeFor[mesh.PortsOverride](),
+		"meshConfig": reflect.TypeFor[mesh.ConfigRef](),
 	} {
 		properties := proxy.Properties
 		if name != "proxy" {

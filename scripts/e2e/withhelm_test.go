@@ -71,7 +71,9 @@ func different(after, before string) error {
 // stay connects to a meshed pod and returns what sends a word and wants it back over the same connection.
 func stay(t *testing.T, ip string, port int) (ask func()) {
 	t.Helper()
-	script := fmt.Sprintf(`exec bash -c 'exec 3<>/dev/tcp/%s/%d; read -r l <&3; echo "$l"; while read -r l; do echo "$l" >&3; read -r l <&3; echo "$l"; done'`, ip, port)
+	script := fmt.Sprintf(`exec bash -c 'exec 3<>/dev/tcp/%s/%d
+		read -r line <&3; echo "$line"
+		while read -r line; do echo "$line" >&3; read -r line <&3; echo "$line"; done'`, ip, port)
 	cmd := kubernetes.Shell(t.Context(), script)
 	in, err := cmd.StdinPipe()
 	must(t, err)
@@ -101,10 +103,12 @@ func stay(t *testing.T, ip string, port int) (ask func()) {
 func programmed(t *testing.T, namespace, pod string) string {
 	t.Helper()
 	add := lastAdd(t, namespace, pod)
-	return shell(t, "stat --format '%n %i %.9Y' /run/detour/attachments/*/"+add.ContainerID+"*; nsenter --net="+add.Netns+" nft --handle list ruleset | sed 's/packets.*bytes [0-9]*//'")
+	return shell(t, "stat --format '%n %i %.9Y' /run/detour/attachments/*/"+add.ContainerID+"*") +
+		shell(t, "nsenter --net="+add.Netns+" nft --handle list ruleset | sed 's/packets.*bytes [0-9]*//'")
 }
 
-// The chart is installed, upgraded (now with the webhook) and rolled back below a pod that runs, and uninstalled without a trace.
+// The chart is installed, upgraded (now with the webhook) and rolled back below a pod that runs, and uninstalled without a
+// trace.
 func TestHelm(t *testing.T) {
 	importDetour(t, detourImage, folder("BIN"))
 	osm.configure(t)
@@ -148,7 +152,8 @@ func TestHelm(t *testing.T) {
 	undisturbed()
 	startMeshed(t, namespace, "upgraded")
 
-	failed := helmCommand(t, "upgrade", "detour", chart, "--wait", "--timeout=20s", "--reuse-values", "--set=image.tag=missing,netConf.timeout=7s")
+	failed := helmCommand(t, "upgrade", "detour", chart, "--wait", "--timeout=20s", "--reuse-values",
+		"--set=image.tag=missing,netConf.timeout=7s")
 	if out, err := output(failed); err == nil {
 		t.Errorf("an upgrade to an image that is missing works: %s", out)
 	}

@@ -7,6 +7,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -43,7 +44,7 @@ func (i Image) Write(w io.Writer) error {
 
 // Write writes images of one name as an OCI archive and returns the digest of their index, which has the first one's labels as
 // annotations.
-func Write(w io.Writer, images ...Image) (v1.Hash, error) {
+func Write(w io.Writer, images ...Image) (digest v1.Hash, err error) {
 	first := images[0]
 	index, err := indexOf(images)
 	if err != nil {
@@ -53,7 +54,7 @@ func Write(w io.Writer, images ...Image) (v1.Hash, error) {
 	if err != nil {
 		return v1.Hash{}, err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { err = errors.Join(err, os.RemoveAll(folder)) }()
 	_, tag, _ := strings.Cut(path.Base(first.Name), ":")
 	whole, err := layout.Write(folder, empty.Index)
 	if err == nil {
@@ -71,7 +72,7 @@ func Write(w io.Writer, images ...Image) (v1.Hash, error) {
 }
 
 func indexOf(images []Image) (v1.ImageIndex, error) {
-	index := mutate.Annotations(empty.Index, images[0].Labels).(v1.ImageIndex) //nolint:errcheck // it returns what it is given
+	index := mutate.Annotations(empty.Index, images[0].Labels).(v1.ImageIndex)
 	for _, i := range images {
 		made, err := i.make()
 		if err != nil {
