@@ -34,11 +34,13 @@ func TestTheAPIServerRefusesAMistakeInMonitoring(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, patch := range map[string]string{
-		`unknown field "spec.podMetricsEndpoints[0].ports"`:  "target: {kind: PodMonitor}, patch: '[{op: add, path: /spec/podMetricsEndpoints/0/ports, value: metrics}]'",
-		`unknown field "spec.groups[0].rules[0].annotation"`: "target: {kind: PrometheusRule}, patch: '[{op: add, path: /spec/groups/0/rules/0/annotation, value: {}}]'",
-		"spec.groups[0].rules[0].for":                        "target: {kind: PrometheusRule}, patch: '[{op: add, path: /spec/groups/0/rules/0/for, value: soon}]'",
+		`unknown field "spec.podMetricsEndpoints[0].ports"`:  "PodMonitor, path: /spec/podMetricsEndpoints/0/ports, value: metrics",
+		`unknown field "spec.groups[0].rules[0].annotation"`: "PrometheusRule, path: /spec/groups/0/rules/0/annotation, value: {}",
+		"spec.groups[0].rules[0].for":                        "PrometheusRule, path: /spec/groups/0/rules/0/for, value: soon",
 	} {
-		dir := customize(t, []string{"overlays/osm"}, []string{"components/monitoring"}, "patches: [{"+patch+"}]\n")
+		kind, add, _ := strings.Cut(patch, ", ")
+		dir := customize(t, []string{"overlays/osm"}, []string{"components/monitoring"},
+			"patches: [{target: {kind: "+kind+"}, patch: '- {op: add, "+add+"}'}]\n")
 		_, err := kubectl(t, "apply", "--dry-run=server", "-k", dir)
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("want %s, got %v", want, err)

@@ -112,13 +112,16 @@ cp -r "$2" /var/run/secrets/kubernetes.io/serviceaccount
 shift 2
 exec "$@"`
 
+// token is one that expires at Unix time 1795000000.
+const token = "eyJhbGciOiJSUzI1NiJ9.eyJleHAiOjE3OTUwMDAwMDB9.c2ln"
+
 // startLimited starts the agent of a node of the API server's, in a cgroup and an environment as the manifest has them.
 func startLimited(t *testing.T, s *bigServer) *limited {
 	t.Helper()
 	bytes, env := manifest(t)
 	cgroup := newCgroup(t, bytes)
 	host := node(t)
-	credential := filepath.Dir(put(t, filepath.Join(t.TempDir(), "token"), "secret"))
+	credential := filepath.Dir(put(t, filepath.Join(t.TempDir(), "token"), token))
 	put(t, filepath.Join(credential, "ca.crt"), s.ca())
 	state, err := os.MkdirTemp("", "limited") // short enough for a socket
 	if err != nil {

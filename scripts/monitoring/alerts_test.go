@@ -3,6 +3,7 @@ package monitoring
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -141,10 +142,7 @@ func promtool(t *testing.T, dir string, args ...string) {
 // export.
 func TestAlertsAndDashboardUseWhatIsExported(t *testing.T) {
 	t.Parallel()
-	exported := metrics{}
-	for name, m := range kubeStateMetrics {
-		exported[name] = m
-	}
+	exported := maps.Clone(kubeStateMetrics)
 	exported.add(t, "detour-agent", serveAgent(t))
 	exported.add(t, "detour-webhook", serveWebhook(t))
 	_, alerts := spec(t)
