@@ -86,7 +86,7 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	defer reviews.Close()
+	defer reviews.Close() //nolint:errcheck // closed already, but for an error below
 	metrics, err := web.Listen(ctx, s.conf.MetricsAddr)
 	if err != nil {
 		return err

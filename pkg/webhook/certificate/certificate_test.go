@@ -180,6 +180,21 @@ func TestAnAuthorityThatNobodyKnowsIsNotUsed(t *testing.T) {
 	wantTrusted(t, s, k)
 }
 
+// Nobody may take a webhook for ready that no API server trusts yet.
+func TestWithoutACaBundleItIsNotReady(t *testing.T) {
+	t.Parallel()
+	s := newAPI(t)
+	s.refuse["PATCH mutatingwebhookconfigurations"] = true
+	k := s.keeper(nil)
+	start(t, k)
+	eventually(t, "it says why", func() bool { return strings.HasPrefix(k.Missing(), "write the caBundle: ") })
+	if k.serving.Load() == nil {
+		t.Error("it serves no certificate: where somebody else writes the caBundle, it could")
+	}
+	s.change(func() { delete(s.refuse, "PATCH mutatingwebhookconfigurations") })
+	ready(t, k)
+}
+
 func TestWithoutTheSecretTheReasonIsTold(t *testing.T) {
 	t.Parallel()
 	s := newAPI(t)

@@ -45,6 +45,7 @@ func newAPI(t *testing.T) *api {
 		Webhooks: []admissionv1.MutatingWebhook{{Name: "a.detour.io"}, {Name: "b.detour.io"}}}
 	s.validating = &admissionv1.ValidatingWebhookConfiguration{ObjectMeta: metav1.ObjectMeta{Name: "webhook.detour.io"},
 		Webhooks: []admissionv1.ValidatingWebhook{{Name: "c.detour.io"}}}
+	s.bump()
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(func() {
 		s.change(func() { s.ended = true })
