@@ -17,6 +17,9 @@ func TestUninstallTakesOutExactlyWhatIsOurs(t *testing.T) {
 	startMeshed(t, namespace, "web")
 	apply(t, selectingPod(t, namespace, "selecting", "", "", outsideAddr))
 	wantMeshed(t, namespace, "selecting")
+	// Its pods were started with detour.
+	kubectl(t, "delete", "mutatingwebhookconfigurations,validatingwebhookconfigurations", "webhook.detour.io")
+	kubectl(t, "delete", "deployment", "--namespace", "detour-system", "detour-webhook")
 	kubectl(t, "apply", "-k", "../../deploy/uninstall")
 
 	// The label goes before the entry, which stays for a pod that selects it.
