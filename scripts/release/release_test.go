@@ -13,9 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -26,7 +23,6 @@ import (
 	"testing"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
-	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
@@ -335,35 +331,6 @@ func TestKrewsManifestHasEveryPlatform(t *testing.T) {
 			t.Errorf("%s has no %s", name, p.Bin)
 		}
 	}
-}
-
-// The registry is go-containerregistry's, and crane and helm are the real ones.
-func TestWhatIsPushedIsWhatTheManifestsName(t *testing.T) {
-	server := httptest.NewServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
-	defer server.Close()
-	address := server.Listener.Addr().String()
-	_, digest := index(t)
-	said := output(filepath.Join(clone, "scripts/publish.sh"), address)
-	want := "image=" + address + "/detour@" + digest.String() +
-		"\nchart=" + address + "/charts/detour@" + manifestOf(t, server.URL, "charts/detour", version[1:])
-	if !strings.HasSuffix(said, want) {
-		t.Errorf("publish.sh says %s, want %s", said, want)
-	}
-	if got := manifestOf(t, server.URL, "detour", version); got != digest.String() {
-		t.Errorf("the registry has %s, want %s", got, digest)
-	}
-}
-
-// manifestOf returns the digest of a manifest in a registry.
-func manifestOf(t *testing.T, server, name, tag string) string {
-	t.Helper()
-	r := must(http.NewRequestWithContext(t.Context(), http.MethodHead, server+"/v2/"+name+"/manifests/"+tag, http.NoBody))(t)
-	answer := must(http.DefaultClient.Do(r))(t)
-	answer.Body.Close()
-	if answer.StatusCode != http.StatusOK {
-		t.Fatalf("%s:%s: %s", name, tag, answer.Status)
-	}
-	return answer.Header.Get("Docker-Content-Digest")
 }
 
 func TestTheDocumentsInstallThisVersion(t *testing.T) {
