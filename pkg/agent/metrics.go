@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/build/metric"
@@ -45,7 +44,7 @@ func newMetrics(now observed) *metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "detour", Name: name, Help: help}, labels)
 	}
 	m := &metrics{
-		registry:  prometheus.NewRegistry(),
+		registry:  metric.NewRegistry(),
 		adds:      counters("adds_total", "CNI ADDs that the plugin reported, by outcome and by class of the reason.", "outcome", "reason_class"),
 		lookups:   counters("lookups_total", "The plugin's lookups, by where the answer came from: cache, live or none (failed); and those after which the plugin asked the API server itself (fallback).", "from"),
 		malformed: counter("malformed_requests_total", "Invalid requests at the socket."),
@@ -69,7 +68,7 @@ func newMetrics(now observed) *metrics {
 	gauge := func(name, help string, value func() float64) prometheus.GaugeFunc {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "detour", Name: name, Help: help}, value)
 	}
-	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.marked, m.repairs, m.events, metric.Info(),
+	m.registry.MustRegister(m.adds, m.stages, m.lookups, m.malformed, m.installs, m.conflicts, m.unprogrammed, m.marked, m.repairs, m.events,
 		gauge("ready", "1 if the node can serve an ADD now, as /readyz says, else 0.", func() float64 {
 			if now.ready() {
 				return 1
@@ -79,8 +78,7 @@ func newMetrics(now observed) *metrics {
 		gauge("cache_age_seconds", "Time since the API server last said anything about this node's pods; it does so about every minute.",
 			func() float64 { return now.age().Seconds() }),
 		gauge("token_expiry_timestamp_seconds", "Unix time at which the token on the host expires; 0 if there is none.",
-			func() float64 { return max(0, float64(now.tokenExpiry().Unix())) }),
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+			func() float64 { return max(0, float64(now.tokenExpiry().Unix())) }))
 	m.begin()
 	return m
 }

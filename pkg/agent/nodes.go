@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/agent/cache"
-	"github.com/detour-cni/detour/pkg/mesh"
 )
 
 // Nodes says how to take detour off all nodes.
@@ -79,11 +78,7 @@ func (t podTemplate) uninstalls() bool {
 // idempotent. Without the DaemonSet there is nothing to do. Until the timeout it repeats what fails, but for a patch that the API
 // server does not take; the error then names the nodes that are not done.
 func (n Nodes) Uninstall(ctx context.Context) error {
-	config, err := cache.RESTConfig(n.Kubeconfig)
-	if err != nil {
-		return fmt.Errorf("read the API server's address and credential: %w", err)
-	}
-	client, err := cache.NewClient(config, mesh.ConfigRef{})
+	client, err := newClient(n.Kubeconfig)
 	if err != nil {
 		return err
 	}

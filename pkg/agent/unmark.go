@@ -28,11 +28,7 @@ func unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, sett
 	if !mesh.IsName(node) {
 		return fmt.Errorf("take the label %s off this node: %q is not a node's name; set NODE_NAME", admission.ReadyLabel, node)
 	}
-	config, err := cache.RESTConfig(kubeconfig)
-	if err != nil {
-		return fmt.Errorf("read the API server's address and credential: %w", err)
-	}
-	client, err := cache.NewClient(config, mesh.ConfigRef{})
+	client, err := newClient(kubeconfig)
 	if err != nil {
 		return err
 	}
@@ -40,6 +36,15 @@ func unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, sett
 		return fmt.Errorf("take the label %s off node %s: %w", admission.ReadyLabel, node, err)
 	}
 	return awaitPods(ctx, client, node, log, settle)
+}
+
+// newClient prepares a client that reads no mesh configuration.
+func newClient(kubeconfig string) (*cache.Client, error) {
+	config, err := cache.RESTConfig(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return cache.NewClient(config, mesh.ConfigRef{})
 }
 
 func dropLabel(ctx context.Context, c *cache.Client, name string, log *slog.Logger) error {

@@ -3,6 +3,7 @@ package mesh
 import (
 	"cmp"
 	"maps"
+	"slices"
 	"strings"
 
 	"github.com/detour-cni/detour/pkg/pod"
@@ -16,7 +17,7 @@ func (d Dialect) Inject(p pod.Pod) (injected pod.Pod, certain bool) {
 		return p, true
 	}
 	sidecar := pod.Container{Name: d.Sidecar, RunAsUser: id(d.Proxy.UID), RunAsGroup: id(d.Proxy.GID)}
-	p.Containers = append(p.Containers[:len(p.Containers):len(p.Containers)], sidecar)
+	p.Containers = append(slices.Clip(p.Containers), sidecar)
 	if d.Marker != "" {
 		marked := map[string]string{d.Marker: "{}"}
 		maps.Copy(marked, p.Annotations)

@@ -4,7 +4,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/detour-cni/detour/pkg/build/metric"
 )
@@ -21,7 +20,7 @@ var secondsBuckets = []float64{.0002, .0005, .001, .002, .005, .01, .02, .05, .1
 
 func newMetrics(expiry func() time.Time) *metrics {
 	m := &metrics{
-		registry: prometheus.NewRegistry(),
+		registry: metric.NewRegistry(),
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "detour", Subsystem: "webhook", Name: "requests_total", Help: "Requests of the API server, by path and verdict.",
 		}, []string{"path", "verdict"}),
@@ -29,7 +28,7 @@ func newMetrics(expiry func() time.Time) *metrics {
 			Namespace: "detour", Subsystem: "webhook", Name: "request_seconds", Buckets: secondsBuckets, Help: "Time of each request, by path.",
 		}, []string{"path"}),
 	}
-	m.registry.MustRegister(m.requests, m.seconds, metric.Info(),
+	m.registry.MustRegister(m.requests, m.seconds,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "detour", Subsystem: "webhook", Name: "certificate_expiry_timestamp_seconds",
 			Help: "When the certificate that is served expires, as a Unix time; 0 if there is none.",
@@ -38,8 +37,7 @@ func newMetrics(expiry func() time.Time) *metrics {
 				return float64(at.Unix())
 			}
 			return 0
-		}),
-		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		}))
 	return m
 }
 

@@ -22,7 +22,7 @@ import (
 	"github.com/detour-cni/detour/pkg/webhook/certificate"
 )
 
-// Config is what a webhook is made of. All but Kubeconfig and Timing is required.
+// Config is what a webhook is made of. All but Kubeconfig is required.
 type Config struct {
 	// Options are the net conf's.
 	decision.Options
