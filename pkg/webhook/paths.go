@@ -3,6 +3,7 @@ package webhook
 import (
 	"encoding/json"
 	"fmt"
+	"net/netip"
 	"slices"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -57,6 +58,8 @@ func (j Judge) paths() map[string]path {
 type Judge struct {
 	// Options are the net conf's.
 	decision.Options
+	// Addresses are the webhook's own, by which it knows the families of all pods. Without them a warning that depends on the families says so.
+	Addresses []netip.Addr
 	// ConfigOf returns what is known of a mesh's configuration: neither if it is unknown.
 	ConfigOf func(mesh.ConfigRef) (config []byte, absent string)
 	// Sidecars says whether the cluster has native sidecars, or why not, as half a sentence.
@@ -100,8 +103,11 @@ func (j Judge) warn(r *admissionv1.AdmissionRequest) (answer, error) {
 
 func (j Judge) checkTemplate(r *admissionv1.AdmissionRequest) (answer, error) {
 	pod, err := admission.PodOf(r.Object.Raw)
-	if err != nil || pod == nil {
-		return answer{}, err
+	switch {
+	case err != nil: // no template is refused
+		return answer{Verdict: admission.Verdict{Warnings: []string{err.Error()}}}, nil
+	case pod == nil:
+		return answer{}, nil
 	}
 	v := admission.CheckTemplate(j.Options, j.input(r, pod))
 	return answer{Verdict: v}, nil
@@ -111,12 +117,12 @@ func (j Judge) checkConfig(r *admissionv1.AdmissionRequest) (answer, error) {
 	return answer{Verdict: admission.CheckConfig(j.Dialect, r.OldObject.Raw, r.Object.Raw)}, nil
 }
 
-// input is what is known of a pod when it is created: no address and no UID.
+// input is what is known of a pod when it is created: no UID, and no address of its own.
 func (j Judge) input(r *admissionv1.AdmissionRequest, object []byte) decision.Input {
 	var p struct {
 		Metadata struct{ Annotations, Labels map[string]string }
 	}
 	json.Unmarshal(object, &p) //nolint:errcheck // the check says so
 	config, absent := j.ConfigOf(j.Dialect.ConfigFor(p.Metadata.Annotations, p.Metadata.Labels))
-	return decision.Input{ID: pod.ID{Namespace: r.Namespace, Name: nameOf(r)}, Pod: object, Config: config, ConfigAbsent: absent}
+	return decision.Input{ID: pod.ID{Namespace: r.Namespace, Name: nameOf(r)}, Pod: object, Config: config, ConfigAbsent: absent, Addresses: j.Addresses}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -96,6 +97,7 @@ func TestWhatIsAnswered(t *testing.T) {
 		{"/check/warn", "Pod", without(malformed), false, "warned", "", "", "it will not start: " + sentence},
 		{"/check/enforce", "Pod", without(""), false, "allowed", "", "", ""},
 		{"/check/template", "Deployment", deployment, false, "warned", "", "", "Deployment web: its pods would not start"},
+		{"/check/template", "Deployment", `{"kind":"Deployment","spec":{"template":3}}`, false, "warned", "", "", "decode a workload: "},
 		{"/check/config", "ConfigMap", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"namespace":"shop","name":"other"}}`, false, "allowed", "", "", ""},
 		{"/check/config", "MeshConfig", `{"apiVersion":"config.openservicemesh.io/v1alpha2","kind":"MeshConfig","metadata":{"namespace":"osm-system","name":"osm-mesh-config"},` +
 			`"spec":{"traffic":{"inboundPortExclusionList":[0]}}}`, false, "denied", "",
@@ -130,6 +132,32 @@ func TestWhatIsAnswered(t *testing.T) {
 		}
 		if denial != "" && got.Result.Code != http.StatusForbidden {
 			t.Errorf("%s: code %d", tt.path, got.Result.Code)
+		}
+	}
+}
+
+// istio redirects the family of the pod's first address, unless the proxy is told to serve both.
+func TestTheWebhooksOwnAddressesTellTheFamiliesOfAllPods(t *testing.T) {
+	t.Parallel()
+	istio, _ := mesh.Find("istio")
+	request := &admissionv1.AdmissionRequest{Namespace: "shop", Name: "web"}
+	request.Object.Raw = []byte(`{"apiVersion":"v1","kind":"Pod","metadata":{"namespace":"shop","name":"web","annotations":{"sidecar.istio.io/status":"{}"}},` +
+		`"spec":{"containers":[{"name":"app"},{"name":"istio-proxy","securityContext":{"runAsUser":1337}}]}}`)
+	for _, tt := range []struct {
+		addresses []netip.Addr
+		want      string // what the only warning begins with
+	}{
+		{nil, "if the pod gets addresses of both families: "},
+		{[]netip.Addr{netip.MustParseAddr("10.0.0.1")}, ""},
+		{[]netip.Addr{netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("fd00::1")}, "the pod has addresses of both families"},
+	} {
+		a, err := Judge{
+			Options:   decision.Options{Dialect: istio},
+			Addresses: tt.addresses,
+			ConfigOf:  func(mesh.ConfigRef) ([]byte, string) { return []byte(`{"kind":"ConfigMap"}`), "" },
+		}.check(request)
+		if got := strings.Join(a.Warnings, "; "); err != nil || !strings.HasPrefix(got, tt.want) || (got == "") != (tt.want == "") {
+			t.Errorf("with addresses %v: warnings %q, error %v, want %q", tt.addresses, got, err, tt.want)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/tls"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -25,6 +26,8 @@ import (
 type Config struct {
 	// Options are the net conf's.
 	decision.Options
+	// Addresses are those of the webhook's own pod; see Judge.
+	Addresses []netip.Addr
 	// Certificate says which certificate to serve. Its Log is not used.
 	Certificate certificate.Options
 	// Addr is where reviews are served, MetricsAddr where metrics and health are.
@@ -119,7 +122,7 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (s *Server) handler() *Reviews {
-	return NewReviews(Judge{Options: s.conf.Options, ConfigOf: s.configOf, Sidecars: s.cluster.sidecars}, Observer{
+	return NewReviews(Judge{Options: s.conf.Options, Addresses: s.conf.Addresses, ConfigOf: s.configOf, Sidecars: s.cluster.sidecars}, Observer{
 		Done: s.metrics.count,
 		Refused: func(path string, r *admissionv1.AdmissionRequest, sentence string) {
 			s.conf.Log.Info("request refused", "event", "request-refused", "path", path, "kind", r.Kind.Kind,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"os/signal"
 	"syscall"
@@ -37,6 +38,7 @@ func run(args []string, stderr io.Writer) int {
 // options are the flags.
 type options struct {
 	config, listen, metrics                string
+	podIPs                                 []string
 	host, namespace, secret, configuration string
 	certificate                            string
 	drain                                  time.Duration
@@ -57,6 +59,7 @@ func command(stderr io.Writer) *cobra.Command {
 	f.StringVar(&o.config, "config", "/etc/detour/netconf.json", "the net conf, the same as the agent's")
 	f.StringVar(&o.listen, "listen", ":10250", "where the API server's requests are served")
 	f.StringVar(&o.metrics, "metrics", ":15014", "where metrics and health are served")
+	f.StringSliceVar(&o.podIPs, "pod-ips", nil, "the addresses of the webhook's pod: all pods are taken to get addresses of their families")
 	f.StringVar(&o.host, "host", "detour-webhook.detour-system.svc", "the host by which the API server knows the webhook: the certificate is for it")
 	f.StringVar(&o.namespace, "namespace", "detour-system", "the Secret's namespace")
 	f.StringVar(&o.secret, "secret", "detour-webhook", "the Secret with the certificate")
@@ -82,6 +85,10 @@ func (o options) webhook(log *slog.Logger) (webhook.Config, error) {
 	if o.certificate != "self" && o.certificate != "external" {
 		return webhook.Config{}, fmt.Errorf("--certificate: %q is neither self nor external", o.certificate)
 	}
+	addresses, err := parseAddresses(o.podIPs)
+	if err != nil {
+		return webhook.Config{}, err
+	}
 	netConf, err := install.ReadNetConf(o.config)
 	if err != nil {
 		return webhook.Config{}, err
@@ -90,7 +97,8 @@ func (o options) webhook(log *slog.Logger) (webhook.Config, error) {
 	netConf.Set("agentSocket", "none")
 	conf, err := netConf.Parse()
 	return webhook.Config{
-		Options: conf.Options,
+		Options:   conf.Options,
+		Addresses: addresses,
 		Certificate: certificate.Options{
 			Host: o.host, Namespace: o.namespace, Secret: o.secret, Configuration: o.configuration, External: o.certificate == "external",
 		},
@@ -99,4 +107,16 @@ func (o options) webhook(log *slog.Logger) (webhook.Config, error) {
 		Drain:       o.drain,
 		Log:         log,
 	}, err
+}
+
+func parseAddresses(texts []string) ([]netip.Addr, error) {
+	var out []netip.Addr
+	for _, text := range texts {
+		a, err := netip.ParseAddr(text)
+		if err != nil {
+			return nil, fmt.Errorf("--pod-ips: %w", err)
+		}
+		out = append(out, a)
+	}
+	return out, nil
 }

@@ -41,7 +41,7 @@ func TestTheOperatorsPageHasAllOfTheWebhook(t *testing.T) {
 	var flags []string
 	command(io.Discard).Flags().VisitAll(func(f *pflag.Flag) { flags = append(flags, "--"+f.Name+"` | `"+f.DefValue) })
 	slices.Sort(flags)
-	if got := found(page, "(?m)^\\| `(--[a-z]+` \\| `[^`]*)`"); !slices.Equal(got, flags) {
+	if got := found(page, "(?m)^\\| `(--[a-z-]+` \\| `[^`]*)`"); !slices.Equal(got, flags) {
 		t.Errorf("it has the flags %q\nwant %q", got, flags)
 	}
 	var code strings.Builder
@@ -90,6 +90,7 @@ func TestWhatMakesNoSenseIsRefused(t *testing.T) {
 		"no net conf":         {[]string{"--config=/nowhere"}, "detour-webhook: read the plugin's configuration: open /nowhere: no such file or directory\n"},
 		"no such mesh":        {[]string{"--config=" + put(t, `{"mesh": "osn"}`)}, `detour-webhook: network configuration of detour: mesh: "osn" is none of osm,`},
 		"another certificate": {[]string{"--config=" + good, "--certificate=mine"}, "detour-webhook: --certificate: \"mine\" is neither self nor external\n"},
+		"no address":          {[]string{"--config=" + good, "--pod-ips=10.0.0.1,web"}, `detour-webhook: --pod-ips: ParseAddr("web"): unable to parse IP` + "\n"},
 		"an argument":         {[]string{"run"}, `detour-webhook: unknown command "run" for "detour-webhook"` + "\n"},
 		"no credential":       {[]string{"--config=" + good}, "detour-webhook: read the API server's address and credential: "},
 	} {
@@ -121,7 +122,7 @@ func TestTheManifestsArguments(t *testing.T) {
 	if err := flags.Parse(c.Args); err != nil || len(flags.Args()) > 0 || !slices.Equal(c.Command, []string{"/detour-webhook"}) || len(c.Args) < 8 {
 		t.Errorf("%v: %q %q", err, c.Command, c.Args)
 	}
-	for _, want := range []string{"--certificate=self", "--host=detour-webhook.$(POD_NAMESPACE).svc"} {
+	for _, want := range []string{"--certificate=self", "--host=detour-webhook.$(POD_NAMESPACE).svc", "--pod-ips=$(POD_IPS)"} {
 		if !slices.Contains(c.Args, want) {
 			t.Errorf("%q lacks %s", c.Args, want)
 		}
@@ -133,9 +134,9 @@ func TestTheManifestsArguments(t *testing.T) {
 
 func TestTheNetConfsOptions(t *testing.T) {
 	t.Parallel()
-	o := options{config: put(t, `{"mesh": "fsm", "excludeNamespaces": ["a"], "meshConfig": {"name": "other"}}`), certificate: "external"}
+	o := options{config: put(t, `{"mesh": "fsm", "excludeNamespaces": ["a"], "meshConfig": {"name": "other"}}`), certificate: "external", podIPs: []string{"10.0.0.1", "fd00::1"}}
 	conf, err := o.webhook(nil)
-	if err != nil || conf.Dialect.Name != "fsm" || !slices.Equal(conf.ExcludeNamespaces, []string{"a"}) || conf.Dialect.Config.Name != "other" || !conf.Certificate.External {
+	if err != nil || conf.Dialect.Name != "fsm" || !slices.Equal(conf.ExcludeNamespaces, []string{"a"}) || conf.Dialect.Config.Name != "other" || !conf.Certificate.External || len(conf.Addresses) != 2 {
 		t.Errorf("%v %+v", err, conf)
 	}
 }
