@@ -107,7 +107,9 @@ var errWaiting = errors.New("the nodes are not done")
 // try does what is left to do, and returns nil when all is done.
 func (n *Nodes) try(ctx context.Context, c *cache.Client) error {
 	for ; len(n.DeleteFirst) > 0; n.DeleteFirst = n.DeleteFirst[1:] {
-		if err := c.Delete(ctx, n.DeleteFirst[0]); err != nil && !apierrors.IsNotFound(err) {
+		if err := c.Delete(ctx, n.DeleteFirst[0]); err == nil {
+			return fmt.Errorf("%s is being deleted", n.DeleteFirst[0])
+		} else if !apierrors.IsNotFound(err) {
 			return err
 		}
 	}

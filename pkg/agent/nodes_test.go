@@ -28,6 +28,7 @@ func newNodesScene(t *testing.T) nodesScene {
 	t.Helper()
 	s := agenttest.NewServer(t)
 	s.Served = []string{"v1"}
+	s.Refuse["DELETE "+webhookPath] = agenttest.Refusal(http.StatusNotFound, "NotFound")
 	return nodesScene{s, Nodes{
 		Kubeconfig: s.Kubeconfig(t), DeleteFirst: []string{webhookPath}, Namespace: "detour-system", Name: "detour-agent",
 		Patch: []byte(`[{"op":"replace","path":"/spec","value":"uninstall"}]`), Timeout: time.Minute, Pause: time.Millisecond,
@@ -68,6 +69,10 @@ func TestUninstallWaitsForEveryNode(t *testing.T) {
 	t.Parallel()
 	s := newNodesScene(t)
 	s.daemonSet("run", 1, 1, 3, 3)
+	s.Refuse["DELETE "+webhookPath] = func(w http.ResponseWriter, r *http.Request) {
+		s.Update(func() { s.Refuse["DELETE "+webhookPath] = agenttest.Refusal(http.StatusNotFound, "NotFound") })
+		s.Accept(w, r)
+	}
 	s.Refuse["PATCH "+daemonSetPath] = func(w http.ResponseWriter, r *http.Request) {
 		s.daemonSet("uninstall", 2, 1, 3, 3)
 		s.Accept(w, r)
@@ -91,7 +96,7 @@ func TestUninstallWaitsForEveryNode(t *testing.T) {
 	}
 	requests := s.Requests()
 	deleted, patched := slices.Index(requests, "DELETE "+webhookPath), slices.Index(requests, "PATCH "+daemonSetPath)
-	if deleted < 0 || deleted > patched || s.Count("PATCH "+daemonSetPath) != 1 || s.Count("DELETE "+webhookPath) != 1 {
+	if deleted < 0 || deleted > patched || s.Count("PATCH "+daemonSetPath) != 1 || s.Count("DELETE "+webhookPath) != 2 {
 		t.Errorf("the requests are %q", requests)
 	}
 }
@@ -127,7 +132,7 @@ func TestUninstallTriesAgain(t *testing.T) {
 		t.Error("the DaemonSet is patched while the webhook is there")
 	}
 	s.daemonSet("uninstall", 2, 2, 3, 3)
-	s.Update(func() { delete(s.Refuse, "DELETE "+webhookPath) })
+	s.Update(func() { s.Refuse["DELETE "+webhookPath] = agenttest.Refusal(http.StatusNotFound, "NotFound") })
 	if err := <-done; err != nil {
 		t.Error(err)
 	}

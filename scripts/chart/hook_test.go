@@ -82,7 +82,8 @@ func TestTheHookFirstDeletesWhatChangesPods(t *testing.T) {
 			}
 			var got []string
 			for line := range strings.Lines(string(job)) {
-				if _, path, ok := strings.Cut(strings.TrimSpace(line), "--delete-first="); ok {
+				_, path, ok := strings.Cut(strings.TrimSpace(line), "--delete-first=")
+				if ok && !strings.HasSuffix(path, "/deployments/detour-webhook") {
 					got = append(got, path)
 				}
 			}

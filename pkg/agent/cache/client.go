@@ -118,9 +118,9 @@ func (c *Client) Patch(ctx context.Context, path string, kind types.PatchType, p
 	return c.send(ctx, "PATCH", path, string(kind), patch)
 }
 
-// Delete deletes the object at path, once.
+// Delete deletes the object at path, once. What depends on it goes first; until then the object is there.
 func (c *Client) Delete(ctx context.Context, path string) error {
-	return c.send(ctx, "DELETE", path, runtime.ContentTypeJSON, struct{}{})
+	return c.send(ctx, "DELETE", path, runtime.ContentTypeJSON, map[string]string{"propagationPolicy": "Foreground"})
 }
 
 func (c *Client) send(ctx context.Context, verb, path, contentType string, body any) error {
