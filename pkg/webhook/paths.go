@@ -104,8 +104,8 @@ func (j Judge) warn(r *admissionv1.AdmissionRequest) (answer, error) {
 func (j Judge) checkTemplate(r *admissionv1.AdmissionRequest) (answer, error) {
 	pod, err := admission.PodOf(r.Object.Raw)
 	switch {
-	case err != nil: // no template is refused
-		return answer{Verdict: admission.Verdict{Warnings: []string{err.Error()}}}, nil
+	case err != nil:
+		return answer{Verdict: admission.Verdict{Warnings: []string{err.Error()}}}, nil //nolint:nilerr // no template is refused
 	case pod == nil:
 		return answer{}, nil
 	}
