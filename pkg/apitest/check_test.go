@@ -163,7 +163,7 @@ func TestWhatKubectlSaysOfAMeshConfig(t *testing.T) {
 		t.Fatal(code, string(body), err)
 	}
 	namespace := newNamespace(t, s.label("check", "warn"))
-	manifest := fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, generateName: web-}, spec: {%s}}", namespace, strings.Replace(injectedByOSM, "name: osm-init", "name: other", 1))
+	manifest := fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, generateName: web-}, spec: {%s}}", namespace, withoutInit)
 	s.eventually("that it is gone is known", func() bool {
 		got, _ := kubectlSays(t, manifest, "create", "-f", "-")
 		return strings.Contains(got, "Warning: "+ref+" does not exist: the mesh's defaults hold")

@@ -4,7 +4,6 @@ package apitest
 
 import (
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -68,10 +67,6 @@ func TestKubectlSaysWhatADDWouldSay(t *testing.T) {
 	s := newHookScene(t)
 	mustApply(t, mustParse(t, "{apiVersion: config.openservicemesh.io/v1alpha2, kind: MeshConfig, metadata: {namespace: "+s.mesh+", name: osm-mesh-config}, spec: {}}"))
 	s.start()
-	manifest := func(namespace, annotations string) string {
-		return fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, name: web, annotations: %s}, spec: {%s}}", namespace, annotations,
-			strings.Replace(injectedByOSM, "name: osm-init", "name: other", 1))
-	}
 	const sentence = `openservicemesh.io/inbound-port-exclusion-list: entry 1 "0": a port is 1 to 65535`
 	for _, tt := range []struct {
 		check string
@@ -82,13 +77,13 @@ func TestKubectlSaysWhatADDWouldSay(t *testing.T) {
 		{"enforce", []string{"admission webhook", "denied the request: pod shop/web: " + sentence}},
 	} {
 		namespace := newNamespace(t, s.label("check", tt.check))
-		out := s.apply(manifest(namespace, badExclusion))
+		out := s.apply(annotatedPod(namespace, "web", badExclusion))
 		for _, words := range tt.want {
 			if !strings.Contains(strings.ReplaceAll(out, namespace, "shop"), words) {
 				t.Errorf("%s: kubectl does not say %q but %s", tt.check, words, out)
 			}
 		}
-		good := s.apply(strings.Replace(manifest(namespace, "{}"), "name: web", "name: good", 1))
+		good := s.apply(annotatedPod(namespace, "good", "{}"))
 		if strings.TrimSpace(good) != "pod/good created" {
 			t.Errorf("%s: a good pod: %s", tt.check, good)
 		}
@@ -129,11 +124,9 @@ func TestAPodWithAGeneratedNameIsChecked(t *testing.T) {
 	s.start()
 	namespace := newNamespace(t, s.label("check", "enforce"))
 	for annotations, want := range map[string]string{"{}": "", badExclusion: "pod " + namespace + "/web-"} {
-		pod := mustParse(t, fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, generateName: web-, annotations: %s}, spec: {%s}}",
-			namespace, annotations, strings.Replace(injectedByOSM, "name: osm-init", "name: other", 1)))
-		code, answer, err := kubernetes.admin.send(http.MethodPost, podsOf(namespace), pod.Object)
-		if err != nil || (code == http.StatusCreated) != (want == "") || !strings.Contains(string(answer), want) {
-			t.Errorf("%d %s %v, want %q", code, answer, err, want)
+		_, refused := postPod(t, namespace, strings.Replace(annotatedPod(namespace, "web-", annotations), "name: web-", "generateName: web-", 1))
+		if (refused == "") != (want == "") || !strings.Contains(refused, want) {
+			t.Errorf("%s, want %q", refused, want)
 		}
 	}
 }
@@ -148,8 +141,7 @@ func TestAPodWithAHundredInitContainers(t *testing.T) {
 	for i := range 100 {
 		inits = append(inits, fmt.Sprintf("{name: init-%d, image: app, env: [{name: LONG, value: %s}]}", i, strings.Repeat("x", 10_000)))
 	}
-	many := "initContainers: [" + strings.Join(inits, ", ") + ", {name: osm-init, image: init, " + osmInitContext + "}], " +
-		"containers: [{name: app, image: app}, {name: envoy, image: envoy, securityContext: {runAsUser: 1500}}]"
+	many := "initContainers: [" + strings.Join(inits, ", ") + ", {name: osm-init, image: init, " + osmInitContext + "}], " + withoutInit
 	pod, refused := tryPod(t, newNamespace(t, s.label("native-sidecar", "enabled"), s.label("check", "enforce")), "web", many)
 	if refused != "" {
 		t.Fatalf("%.500s", refused)

@@ -61,7 +61,7 @@ func (s *hookScene) setSecret(data map[string]string) {
 
 func (s *hookScene) patch(path string, body any) {
 	s.t.Helper()
-	code, answer, err := kubernetes.admin.sendAs("application/merge-patch+json", http.MethodPatch, path, body)
+	code, answer, err := kubernetes.admin.sendAs(mergePatch, http.MethodPatch, path, body)
 	if err != nil || code != http.StatusOK {
 		s.t.Fatalf("%s: %d %s %v", path, code, answer, err)
 	}
