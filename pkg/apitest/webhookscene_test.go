@@ -57,9 +57,10 @@ const webhookAccount = "detour-webhook"
 // newHookScene installs the component and prepares a server for it.
 func newHookScene(t *testing.T) *hookScene {
 	t.Helper()
+	serveMeshConfigs(t)
 	s := &hookScene{t: t, addr: freeAddress(t)}
 	s.namespace = installEdited(t, s.atHome, "overlays/osm", "components/webhook")
-	s.mesh = newNamespace(t)
+	s.mesh = newNamespace(t, s.label("mesh", "true"))
 	dialect, _ := mesh.Find("osm")
 	dialect.Config.Namespace = s.mesh
 	s.conf = webhook.Config{
@@ -140,14 +141,7 @@ func (s *hookScene) kubeconfig(server string) string {
 		s.t.Fatal(err)
 	}
 	path := filepath.Join(s.t.TempDir(), "kubeconfig")
-	text := fmt.Sprintf(`apiVersion: v1
-kind: Config
-clusters: [{name: here, cluster: {server: "%s", certificate-authority: "%s"}}]
-users: [{name: webhook, user: {token: "%s"}}]
-contexts: [{name: here, context: {cluster: here, user: webhook}}]
-current-context: here
-`, server, kubernetes.file("ca.crt"), token)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(kubeconfigOf(server, token)), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
 	return path
@@ -245,17 +239,3 @@ func annotatedPod(namespace, name, annotations string) string {
 }
 
 const badExclusion = `{openservicemesh.io/inbound-port-exclusion-list: "0"}`
-
-// apply runs kubectl apply on a manifest and returns what it prints, warnings and errors included.
-func (s *hookScene) apply(manifest string) string {
-	s.t.Helper()
-	path := filepath.Join(s.t.TempDir(), "manifest.yaml")
-	if err := os.WriteFile(path, []byte(manifest), 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	out, err := kubectl(s.t, "apply", "-f", path)
-	if err != nil {
-		return err.Error()
-	}
-	return string(out)
-}
