@@ -18,13 +18,13 @@ import (
 const settle = 5 * time.Second
 
 // Unmark prepares a node for the removal of detour: it takes the label off and waits until no pod there selects it, as such a pod, or
-// its next sandbox, would start unmeshed. kubeconfig is as in Config. No agent may be running on the node. It is idempotent. An
-// error, also that of ctx, means that detour must stay.
-func Unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger) error {
-	return unmark(ctx, kubeconfig, node, log, settle)
+// its next sandbox, would start unmeshed. kubeconfig is as in Config. No agent may be running on the node: before each look, serve
+// does what lets pods start without one. It is idempotent. An error, also that of ctx or serve, means that detour must stay.
+func Unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, serve func() error) error {
+	return unmark(ctx, kubeconfig, node, log, serve, settle)
 }
 
-func unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, settle time.Duration) error {
+func unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, serve func() error, settle time.Duration) error {
 	if !mesh.IsName(node) {
 		return fmt.Errorf("take the label %s off this node: %q is not a node's name; set NODE_NAME", admission.ReadyLabel, node)
 	}
@@ -32,10 +32,13 @@ func unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, sett
 	if err != nil {
 		return err
 	}
+	if err := serve(); err != nil {
+		return err
+	}
 	if err := dropLabel(ctx, client, node, log); err != nil {
 		return fmt.Errorf("take the label %s off node %s: %w", admission.ReadyLabel, node, err)
 	}
-	return awaitPods(ctx, client, node, log, settle)
+	return awaitPods(ctx, client, node, log, serve, settle)
 }
 
 // newClient prepares a client that reads no mesh configuration.
@@ -65,10 +68,13 @@ func dropLabel(ctx context.Context, c *cache.Client, name string, log *slog.Logg
 }
 
 // awaitPods returns when no pod on the node selects the label, and none can be on its way there.
-func awaitPods(ctx context.Context, c *cache.Client, node string, log *slog.Logger, settle time.Duration) error {
+func awaitPods(ctx context.Context, c *cache.Client, node string, log *slog.Logger, serve func() error, settle time.Duration) error {
 	var said []string
 	for {
 		pause(ctx, settle)
+		if err := serve(); err != nil {
+			return err
+		}
 		pods, err := selecting(ctx, c, node)
 		if err != nil {
 			return fmt.Errorf("find the pods on node %s that select the label %s: %w", node, admission.ReadyLabel, err)

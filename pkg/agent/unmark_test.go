@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -18,6 +19,8 @@ type unmarking struct {
 	ended chan error
 	mu    sync.Mutex
 	log   bytes.Buffer
+	// served is how often pods were given what they need to start without an agent.
+	served atomic.Int32
 }
 
 func (u *unmarking) Write(p []byte) (int, error) {
@@ -37,8 +40,15 @@ func startUnmark(t *testing.T, s *agenttest.Server, settle time.Duration) *unmar
 	kubeconfig := s.Kubeconfig(t)
 	ctx, stop := context.WithCancel(t.Context())
 	t.Cleanup(stop)
-	go func() { u.ended <- unmark(ctx, kubeconfig, "n1", slog.New(slog.NewJSONHandler(u, nil)), settle) }()
+	go func() {
+		u.ended <- unmark(ctx, kubeconfig, "n1", slog.New(slog.NewJSONHandler(u, nil)), u.serve, settle)
+	}()
 	return u
+}
+
+func (u *unmarking) serve() error {
+	u.served.Add(1)
+	return nil
 }
 
 func (u *unmarking) goesOn() bool { return len(u.ended) == 0 }
@@ -69,6 +79,8 @@ func TestUnmarkTakesTheLabelOffAndWaitsForThePodsThatSelectIt(t *testing.T) {
 	if !n.is(labels{"zone": "a"}, ours) {
 		t.Errorf("meanwhile the labels are %v", n.labels)
 	}
+	served := u.served.Load()
+	agenttest.Eventually(t, "it serves other pods", func() bool { return u.served.Load() > served })
 	s.Put(agenttest.PodPath("shop", "late"), nil)
 	agenttest.Eventually(t, "it waits for one", func() bool { return u.says(`"pods":["shop/runs"]`) })
 	s.Put(agenttest.PodPath("shop", "runs"), selectingPod("runs", "Succeeded"))
@@ -128,7 +140,7 @@ func TestUnmarkFailsUnlessTheLabelIsGone(t *testing.T) {
 		})
 	}
 	for _, node := range []string{"", "a/b"} {
-		if err := Unmark(t.Context(), "", node, slog.Default()); err == nil || !strings.Contains(err.Error(), "set NODE_NAME") {
+		if err := Unmark(t.Context(), "", node, slog.Default(), nil); err == nil || !strings.Contains(err.Error(), "set NODE_NAME") {
 			t.Errorf("node %q: %v", node, err)
 		}
 	}
@@ -140,7 +152,7 @@ func TestUnmarkThatIsInterruptedFails(t *testing.T) {
 	newFakeNode(s).put(labels{})
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- unmark(ctx, s.Kubeconfig(t), "n1", slog.Default(), time.Hour) }()
+	go func() { ended <- unmark(ctx, s.Kubeconfig(t), "n1", slog.Default(), (&unmarking{}).serve, time.Hour) }()
 	agenttest.Eventually(t, "it has asked for the node", func() bool { return s.Count("GET "+agenttest.NodePath) > 1 })
 	stop()
 	if err := <-ended; err == nil {

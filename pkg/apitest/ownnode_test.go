@@ -161,7 +161,7 @@ func TestUninstallingTakesTheLabelOffUnderThePolicy(t *testing.T) {
 		t.Fatal(err)
 	}
 	unmark := func() error {
-		return agent.Unmark(t.Context(), kubeconfig, n.own, slog.New(slog.NewTextHandler(t.Output(), nil)))
+		return agent.Unmark(t.Context(), kubeconfig, n.own, slog.New(slog.NewTextHandler(t.Output(), nil)), func() error { return nil })
 	}
 	web := mustApply(t, mustParse(t, `
 apiVersion: v1
@@ -219,7 +219,7 @@ func TestUninstallingWithoutARight(t *testing.T) {
 			if err := os.WriteFile(kubeconfig, []byte(kubeconfigOf(kubernetes.server, n.token)), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			err = agent.Unmark(t.Context(), kubeconfig, n.own, slog.New(slog.NewTextHandler(t.Output(), nil)))
+			err = agent.Unmark(t.Context(), kubeconfig, n.own, slog.New(slog.NewTextHandler(t.Output(), nil)), func() error { return nil })
 			if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
 				t.Errorf("got %v, want %q", err, want)
 			}

@@ -22,6 +22,18 @@ func (k *Keeper) TokenExpiry() time.Time {
 	return expiry(string(token))
 }
 
+// RenewToken copies a token to the host, without a Kubeconfig in the configuration. It does nothing if the host has none, and is
+// idempotent. A token ends with its pod: this one lets the plugin ask the API server while no agent runs.
+func (i *Installer) RenewToken(file string) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	path := i.confPath(TokenName)
+	if !exists(path) {
+		return nil
+	}
+	return i.secret(&round{}, PartToken, path, func() ([]byte, error) { return readSome(file) })
+}
+
 // expiry reads the claim exp of a JSON Web Token (RFC 7519).
 func expiry(token string) time.Time {
 	parts := strings.Split(token, ".")

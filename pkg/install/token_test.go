@@ -50,3 +50,33 @@ func TestTheTokenOnTheHostIsWatched(t *testing.T) {
 		t.Errorf("a token that is gone expires at %v", got)
 	}
 }
+
+// While detour is being uninstalled, no agent runs.
+func TestATokenThatIsOnTheHostCanBeRenewedWithoutAnAgent(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, map[string]string{"10-net.conflist": bridge})
+	next := w.Kubeconfig.TokenFile + "2"
+	put(t, next, "token 2")
+	renew := func() string {
+		t.Helper()
+		c := w.Config
+		c.Kubeconfig = nil
+		i, err := New(c)
+		if err == nil {
+			err = i.RenewToken(next)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		return contents(t, w.ConfDir)[TokenName]
+	}
+	if got := renew(); got != "" {
+		t.Errorf("a host without a token gets %q", got)
+	}
+	w.reconcile()
+	for range 2 {
+		if got := renew(); got != "token 2" {
+			t.Errorf("the host has %q", got)
+		}
+	}
+}

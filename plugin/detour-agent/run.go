@@ -57,7 +57,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&o.config, "config", "/etc/detour/netconf.json", "the plugin's entry in the network's configuration: {\"mesh\": ...}")
 	f.StringVar(&o.plugin, "plugin", "/detour", "the plugin's binary")
 	f.StringVar(&o.apiServer, "api-server", inClusterServer(), "the API server as the host reaches it")
-	f.StringVar(&o.tokenFile, "token-file", "/var/run/secrets/kubernetes.io/serviceaccount/token", "the token that the plugin shows to the API server; it is copied to the host as it changes")
+	f.StringVar(&o.tokenFile, "token-file", defaultTokenFile, "the token that the plugin shows to the API server; it is copied to the host as it changes")
 	f.StringVar(&o.caFile, "ca-file", "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt", "the API server's certificate authority")
 	f.BoolVar(&o.apiFallback, "api-fallback", true, "let the plugin ask the API server if the agent does not answer; without it no credential is on the host")
 	f.StringVar(&o.metrics, "metrics", agent.DefaultMetricsAddr, "where metrics and health are served")

@@ -15,6 +15,9 @@ import (
 	"github.com/detour-cni/detour/pkg/netconf"
 )
 
+// defaultTokenFile is where the kubelet keeps the ServiceAccount's token.
+const defaultTokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+
 type uninstallOptions struct {
 	folders
 	stateDir, cacheDir string
@@ -51,8 +54,9 @@ func (o uninstallOptions) run(ctx context.Context, stderr io.Writer) error {
 	}
 	log := slog.New(slog.NewJSONHandler(stderr, nil))
 	if o.unmarkNode {
+		renew := func() error { return i.RenewToken(defaultTokenFile) }
 		//nolint:forbidigo // by the DaemonSet
-		if err := agent.Unmark(ctx, "", os.Getenv("NODE_NAME"), log); err != nil {
+		if err := agent.Unmark(ctx, "", os.Getenv("NODE_NAME"), log, renew); err != nil {
 			return err
 		}
 	}

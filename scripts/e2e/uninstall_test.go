@@ -36,6 +36,7 @@ func TestUninstallTakesOutExactlyWhatIsOurs(t *testing.T) {
 	if got := plugins(t); !slices.Contains(got, "detour") {
 		t.Errorf("a pod that selects the label is there, and the chain is %v", got)
 	}
+	startServer(t, namespace) // others start, although no agent runs, and the last one's token ended with it
 	kubectl(t, "delete", "pod", "--namespace", namespace, "selecting", "--now")
 	rollout(t)
 	if got := plugins(t); slices.Contains(got, "detour") {
@@ -51,7 +52,6 @@ func TestUninstallTakesOutExactlyWhatIsOurs(t *testing.T) {
 		}
 		return nil
 	})
-	startServer(t, namespace)
 	wantInbound(t, podIPs(t, namespace, "web")[0], 8080, false)
 	kubectl(t, "delete", "pod", "--namespace", namespace, "web", "--now")
 	eventually(t, func() error {
