@@ -36,10 +36,7 @@ func denied(format string, args ...any) answer {
 	return answer{Verdict: admission.Verdict{Denial: fmt.Sprintf(format, args...)}}
 }
 
-var (
-	pods      = []string{"Pod"}
-	workloads = []string{"CronJob", "DaemonSet", "Deployment", "Job", "StatefulSet"}
-)
+var pods = []string{"Pod"}
 
 // paths are what it answers: the changes and the checks.
 func (j Judge) paths() map[string]path {
@@ -49,7 +46,7 @@ func (j Judge) paths() map[string]path {
 		"/restrict-sidecar": {pods, j.change(admission.RestrictSidecar)},
 		"/check/warn":       {pods, j.warn},
 		"/check/enforce":    {pods, j.check},
-		"/check/template":   {workloads, j.checkTemplate},
+		"/check/template":   {nil, j.checkTemplate},
 		"/check/config":     {nil, j.checkConfig},
 	}
 }

@@ -98,6 +98,7 @@ func TestWhatIsAnswered(t *testing.T) {
 		{"/check/enforce", "Pod", without(""), false, "allowed", "", "", ""},
 		{"/check/template", "Deployment", deployment, false, "warned", "", "", "Deployment web: its pods would not start"},
 		{"/check/template", "Deployment", `{"kind":"Deployment","spec":{"template":3}}`, false, "warned", "", "", "decode a workload: "},
+		{"/check/template", "ConfigMap", `{"kind":"ConfigMap"}`, false, "warned", "", "", `decode a workload: "ConfigMap" is none of CronJob, `},
 		{"/check/config", "ConfigMap", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"namespace":"shop","name":"other"}}`, false, "allowed", "", "", ""},
 		{"/check/config", "MeshConfig", `{"apiVersion":"config.openservicemesh.io/v1alpha2","kind":"MeshConfig","metadata":{"namespace":"osm-system","name":"osm-mesh-config"},` +
 			`"spec":{"traffic":{"inboundPortExclusionList":[0]}}}`, false, "denied", "",
