@@ -16,14 +16,12 @@ DETOUR_E2E_PROGRAMS=$(scripts/kube-programs.sh kube-apiserver kube-controller-ma
 DETOUR_E2E_HELM=$(scripts/go-tool.sh helm)
 export DETOUR_E2E_HELM
 tools=$(scripts/tools.sh)
-flanneld=$(scripts/flanneld.sh)
-PATH=$PATH:$flanneld
-if [[ ${CONTAINERD:-} == 2 ]]; then
-	for program in containerd containerd-shim-runc-v2; do
-		built=$(scripts/go-tool.sh $program)
-		PATH=$(dirname "$built"):$PATH
-	done
-fi
+found=(flanneld)
+if [[ ${CONTAINERD:-} == 2 ]]; then found+=(containerd containerd-shim-runc-v2); fi
+for program in "${found[@]}"; do
+	built=$(scripts/go-tool.sh "$program")
+	PATH=$(dirname "$built"):$PATH
+done
 
 work=$(mktemp -d "${TMPDIR:-/tmp}/detour-e2e-XXXXXX")
 

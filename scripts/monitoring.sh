@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/deps.sh ip iptables nft
-PROMTOOL=$(scripts/promtool.sh)/promtool
+PROMTOOL=$(scripts/go-tool.sh promtool)
 export PROMTOOL
 cd scripts/monitoring
 go test -count=1 "$@" ./...

@@ -2,6 +2,8 @@
 // its mesh's init container, and what ADD would refuse or warn of. It is pure. The policies of deploy/admission do the same changes in CEL.
 package admission
 
+import "github.com/detour-cni/detour/pkg/pod"
+
 // Labels of namespaces. Without them nothing changes.
 const (
 	RemoveInitLabel      = "detour.io/remove-init"      // "enabled"
@@ -12,7 +14,7 @@ const (
 
 // ReadyLabel is on the nodes that can serve an ADD, with the value "true". The agent sets it. A pod that lost its init container selects
 // them: elsewhere nobody would redirect it.
-const ReadyLabel = "detour.io/ready"
+const ReadyLabel = pod.ReadyLabel
 
 // Change is one of the changes of an injected pod. Each is idempotent.
 type Change string

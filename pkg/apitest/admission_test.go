@@ -62,8 +62,12 @@ func containersOf(pod object, list string) []map[string]any {
 // tryPod creates a pod in a namespace and returns what was stored, or why it was refused.
 func tryPod(t *testing.T, namespace, name, spec string) (object, string) {
 	t.Helper()
-	pod := mustParse(t, fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, name: %s}, spec: {%s}}", namespace, name, spec))
-	code, answer, err := kubernetes.admin.send(http.MethodPost, podsOf(namespace), pod.Object)
+	return postPod(t, namespace, fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, name: %s}, spec: {%s}}", namespace, name, spec))
+}
+
+func postPod(t *testing.T, namespace, manifest string) (object, string) {
+	t.Helper()
+	code, answer, err := kubernetes.admin.send(http.MethodPost, podsOf(namespace), mustParse(t, manifest).Object)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -80,21 +80,21 @@ subjects: [{kind: ServiceAccount, name: default, namespace: %[1]s}]
 		Kubeconfig: filepath.Join(dir, "kubeconfig"),
 		Log:        slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
-	if err := os.WriteFile(s.conf.Kubeconfig, []byte(kubeconfigOf(token)), 0o600); err != nil {
+	if err := os.WriteFile(s.conf.Kubeconfig, []byte(kubeconfigOf(kubernetes.server, token)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// kubeconfigOf is a kubeconfig with the token.
-func kubeconfigOf(token string) string {
+// kubeconfigOf is a kubeconfig for an API server with the token.
+func kubeconfigOf(server, token string) string {
 	return fmt.Sprintf(`apiVersion: v1
 kind: Config
 clusters: [{name: here, cluster: {server: "%s", certificate-authority: "%s"}}]
-users: [{name: agent, user: {token: "%s"}}]
-contexts: [{name: agent, context: {cluster: here, user: agent}}]
-current-context: agent
-`, kubernetes.server, kubernetes.file("ca.crt"), token)
+users: [{name: account, user: {token: "%s"}}]
+contexts: [{name: here, context: {cluster: here, user: account}}]
+current-context: here
+`, server, kubernetes.file("ca.crt"), token)
 }
 
 // flow makes a YAML list one that fits into a line.

@@ -109,7 +109,7 @@ func answers(t *testing.T, as *client, requests []request) {
 	for _, r := range requests {
 		contentType := contentTypes[r.method]
 		if r.method == http.MethodPatch {
-			contentType = "application/merge-patch+json"
+			contentType = mergePatch
 		}
 		code, answer, err := as.sendAs(contentType, r.method, r.path, r.body)
 		if err != nil {

@@ -102,7 +102,7 @@ func TestTheChartsHookUninstalls(t *testing.T) {
 		"observedGeneration": 2, "desiredNumberScheduled": 1, "currentNumberScheduled": 1, "updatedNumberScheduled": 1, "numberAvailable": 1,
 		"numberReady": 1, "numberMisscheduled": 0,
 	}}
-	if code, answer, err := kubernetes.admin.sendAs("application/merge-patch+json", http.MethodPatch, path+"/status", status); err != nil || code != http.StatusOK {
+	if code, answer, err := kubernetes.admin.sendAs(mergePatch, http.MethodPatch, path+"/status", status); err != nil || code != http.StatusOK {
 		t.Fatalf("%d %s %v", code, answer, err)
 	}
 	if out, err := uninstall(); err != nil {

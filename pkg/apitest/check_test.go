@@ -5,9 +5,6 @@ package apitest
 import (
 	"fmt"
 	"net/http"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -17,16 +14,8 @@ import (
 // kubectlSays runs kubectl, with a manifest as its standard input, and returns all that it prints, and whether it failed.
 func kubectlSays(t *testing.T, manifest string, args ...string) (text string, failed bool) {
 	t.Helper()
-	path, err := kubectlPath()
-	if err != nil {
-		t.Fatal(err)
-	}
-	conf, err := kubeconfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(path, append([]string{"--cache-dir=" + filepath.Join(t.TempDir(), "cache")}, args...)...)
-	cmd.Env, cmd.Stdin = append(os.Environ(), "KUBECONFIG="+conf), strings.NewReader(manifest)
+	cmd := kubectlCommand(t, args...)
+	cmd.Stdin = strings.NewReader(manifest)
 	out, err := cmd.CombinedOutput()
 	t.Logf("$ kubectl %s\n%s", strings.Join(args, " "), out)
 	return strings.TrimSpace(string(out)), err != nil
@@ -37,13 +26,10 @@ func kubectlApplies(t *testing.T, manifest string) (text string, failed bool) {
 	return kubectlSays(t, manifest, "apply", "-f", "-")
 }
 
-// newCheckScene is a webhook whose mesh has a configuration, in a namespace that is watched.
+// newCheckScene is a webhook that runs and whose mesh has a configuration.
 func newCheckScene(t *testing.T) *hookScene {
 	t.Helper()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
-	s.mesh = newNamespace(t, s.namespace+".test/mesh=true")
-	s.conf.Dialect.Config.Namespace = s.mesh
 	mustApply(t, mustParse(t, fmt.Sprintf("{apiVersion: config.openservicemesh.io/v1alpha2, kind: MeshConfig, metadata: {namespace: %s, name: %s}, spec: {}}", s.mesh, meshConfigName)))
 	s.start()
 	return s
@@ -95,11 +81,14 @@ func TestKubectlApplyAndADDSayTheSame(t *testing.T) {
 			if added.Code != agentapi.CodeRefused {
 				t.Fatalf("ADD: %+v", added.Error)
 			}
-			for check, before := range map[string]string{"warn": "Warning: it will not start: ", "enforce": "denied the request: "} {
+			for check, want := range map[string]string{
+				"off": "pod/web created", "warn": "Warning: it will not start: " + added.Msg, "enforce": "denied the request: " + added.Msg,
+			} {
 				namespace := newNamespace(t, hooks.label("check", check))
 				got, failed := kubectlApplies(t, strings.Replace(s.scenario.Section("pod.yaml"), "namespace: shop", "namespace: "+namespace, 1))
-				if want := before + strings.Replace(added.Msg, s.namespace, namespace, 1); failed != (check == "enforce") || !strings.Contains(got+"\n", want+"\n") {
-					t.Errorf("%s\nwant %s", got, want)
+				got = strings.ReplaceAll(got, namespace, s.namespace)
+				if failed != (check == "enforce") || !strings.Contains(got+"\n", want+"\n") || strings.Contains(got, "Warning") != (check == "warn") {
+					t.Errorf("%s: %s\nwant %s", check, got, want)
 				}
 			}
 		})
@@ -109,7 +98,7 @@ func TestKubectlApplyAndADDSayTheSame(t *testing.T) {
 func TestWhatKubectlSaysOfATemplate(t *testing.T) {
 	t.Parallel()
 	s := newCheckScene(t)
-	namespace := newNamespace(t, s.label("check", "warn"))
+	warn, enforce := newNamespace(t, s.label("check", "warn")), newNamespace(t, s.label("check", "enforce"))
 	const template = "template: {metadata: {labels: {app: web}, annotations: {openservicemesh.io/outbound-port-exclusion-list: redis}}, spec: {containers: [{name: app, image: app}]}}"
 	const once = "template: {metadata: {annotations: {openservicemesh.io/outbound-port-exclusion-list: redis}}, spec: {restartPolicy: Never, containers: [{name: app, image: app}]}}"
 	const selector = "selector: {matchLabels: {app: web}}, "
@@ -120,10 +109,12 @@ func TestWhatKubectlSaysOfATemplate(t *testing.T) {
 		"Job":         {"batch/v1", once},
 		"CronJob":     {"batch/v1", "schedule: '* * * * *', jobTemplate: {spec: {" + once + "}}"},
 	} {
-		manifest := fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: {namespace: %s, name: web}, spec: {%s}}", w.group, kind, namespace, w.spec)
+		manifest := fmt.Sprintf("{apiVersion: %s, kind: %s, metadata: {namespace: %s, name: web}, spec: {%s}}", w.group, kind, warn, w.spec)
 		want := "Warning: " + kind + ` web: its pods would not start if the mesh injects its sidecar: openservicemesh.io/outbound-port-exclusion-list: entry 1 "redis": a port is 1 to 65535` + "\n"
-		if got, failed := kubectlApplies(t, manifest); failed || !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "/web created") {
-			t.Errorf("%s: %s\nwant %s", kind, got, want)
+		for _, each := range []string{manifest, strings.Replace(manifest, warn, enforce, 1)} {
+			if got, failed := kubectlApplies(t, each); failed || !strings.HasPrefix(got, want) || !strings.HasSuffix(got, "/web created") {
+				t.Errorf("%s: %s\nwant %s", kind, got, want)
+			}
 		}
 		good := strings.NewReplacer("redis", "'6379'", "name: web}", "name: good}").Replace(manifest)
 		if got, failed := kubectlApplies(t, good); failed || strings.Contains(got, "Warning") {
@@ -163,7 +154,7 @@ func TestWhatKubectlSaysOfAMeshConfig(t *testing.T) {
 		t.Fatal(code, string(body), err)
 	}
 	namespace := newNamespace(t, s.label("check", "warn"))
-	manifest := fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, generateName: web-}, spec: {%s}}", namespace, strings.Replace(injectedByOSM, "name: osm-init", "name: other", 1))
+	manifest := fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, generateName: web-}, spec: {%s}}", namespace, withoutInit)
 	s.eventually("that it is gone is known", func() bool {
 		got, _ := kubectlSays(t, manifest, "create", "-f", "-")
 		return strings.Contains(got, "Warning: "+ref+" does not exist: the mesh's defaults hold")

@@ -48,8 +48,8 @@ current-context: here
 // by kubectl.
 var expected = []string{"v1beta1 MutatingAdmissionPolicy", " is missing the kubectl.kubernetes.io/last-applied"}
 
-// kubectl runs kubectl as administrator and returns what it printed. Any other warning is an error.
-func kubectl(t *testing.T, args ...string) ([]byte, error) {
+// kubectlCommand is kubectl as the administrator runs it.
+func kubectlCommand(t *testing.T, args ...string) *exec.Cmd {
 	t.Helper()
 	path, err := kubectlPath()
 	if err != nil {
@@ -61,6 +61,13 @@ func kubectl(t *testing.T, args ...string) ([]byte, error) {
 	}
 	cmd := exec.Command(path, append([]string{"--cache-dir=" + t.TempDir()}, args...)...)
 	cmd.Env = append(os.Environ(), "KUBECONFIG="+conf)
+	return cmd
+}
+
+// kubectl runs kubectl and returns what it printed. Any other warning is an error.
+func kubectl(t *testing.T, args ...string) ([]byte, error) {
+	t.Helper()
+	cmd := kubectlCommand(t, args...)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {

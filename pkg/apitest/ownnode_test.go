@@ -157,7 +157,7 @@ func TestUninstallingTakesTheLabelOffUnderThePolicy(t *testing.T) {
 	t.Parallel()
 	n := newOwnNode(t)
 	kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-	if err := os.WriteFile(kubeconfig, []byte(kubeconfigOf(n.token)), 0o600); err != nil {
+	if err := os.WriteFile(kubeconfig, []byte(kubeconfigOf(kubernetes.server, n.token)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	unmark := func() error {
@@ -216,7 +216,7 @@ func TestUninstallingWithoutARight(t *testing.T) {
 				}
 			}
 			kubeconfig := filepath.Join(t.TempDir(), "kubeconfig")
-			if err := os.WriteFile(kubeconfig, []byte(kubeconfigOf(n.token)), 0o600); err != nil {
+			if err := os.WriteFile(kubeconfig, []byte(kubeconfigOf(kubernetes.server, n.token)), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			err = agent.Unmark(t.Context(), kubeconfig, n.own, slog.New(slog.NewTextHandler(t.Output(), nil)), func() error { return nil })

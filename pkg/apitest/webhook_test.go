@@ -4,7 +4,6 @@ package apitest
 
 import (
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 	"testing"
@@ -14,7 +13,6 @@ import (
 
 func TestTheWebhookChangesInjectedPods(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	s.start()
 	remove, native := s.label("remove-init", "enabled"), s.label("native-sidecar", "enabled")
@@ -46,7 +44,6 @@ func TestTheWebhookChangesInjectedPods(t *testing.T) {
 // The aim: a namespace that enforces restricted takes the pods of a mesh that always injects a privileged container.
 func TestTheWebhooksPodsInARestrictedNamespace(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	s.start()
 	const spec = "securityContext: {runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}}, " +
@@ -61,95 +58,16 @@ func TestTheWebhooksPodsInARestrictedNamespace(t *testing.T) {
 	}
 }
 
-// What ADD would refuse is refused at kubectl apply with ADD's sentence, what it would warn of is a warning.
-func TestKubectlSaysWhatADDWouldSay(t *testing.T) {
-	t.Parallel()
-	serveMeshConfigs(t)
-	s := newHookScene(t)
-	mustApply(t, mustParse(t, "{apiVersion: config.openservicemesh.io/v1alpha2, kind: MeshConfig, metadata: {namespace: "+s.mesh+", name: osm-mesh-config}, spec: {}}"))
-	s.start()
-	manifest := func(namespace, annotations string) string {
-		return fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, name: web, annotations: %s}, spec: {%s}}", namespace, annotations,
-			strings.Replace(injectedByOSM, "name: osm-init", "name: other", 1))
-	}
-	const sentence = `openservicemesh.io/inbound-port-exclusion-list: entry 1 "0": a port is 1 to 65535`
-	for _, tt := range []struct {
-		check string
-		want  []string
-	}{
-		{"off", []string{"pod/web created"}},
-		{"warn", []string{"Warning: it will not start: pod shop/web: " + sentence}},
-		{"enforce", []string{"admission webhook", "denied the request: pod shop/web: " + sentence}},
-	} {
-		namespace := newNamespace(t, s.label("check", tt.check))
-		out := s.apply(manifest(namespace, badExclusion))
-		for _, words := range tt.want {
-			if !strings.Contains(strings.ReplaceAll(out, namespace, "shop"), words) {
-				t.Errorf("%s: kubectl does not say %q but %s", tt.check, words, out)
-			}
-		}
-		good := s.apply(strings.Replace(manifest(namespace, "{}"), "name: web", "name: good", 1))
-		if strings.TrimSpace(good) != "pod/good created" {
-			t.Errorf("%s: a good pod: %s", tt.check, good)
-		}
-	}
-	namespace := newNamespace(t, s.label("check", "enforce"))
-	workload := fmt.Sprintf("{apiVersion: apps/v1, kind: Deployment, metadata: {namespace: %s, name: web}, spec: {selector: {matchLabels: {app: web}}, "+
-		"template: {metadata: {labels: {app: web}, annotations: %s}, spec: {%s}}}}", namespace, badExclusion, app)
-	if out := s.apply(workload); !strings.Contains(out, "Warning: Deployment web: its pods would not start") || !strings.Contains(out, sentence) {
-		t.Errorf("kubectl says of a template %s", out)
-	}
-}
-
-func TestAMeshConfigThatADDCantReadIsRefused(t *testing.T) {
-	t.Parallel()
-	serveMeshConfigs(t)
-	s := newHookScene(t)
-	s.start()
-	mustApply(t, mustParse(t, "{apiVersion: v1, kind: Namespace, metadata: {name: "+s.mesh+", labels: {"+s.namespace+".test/mesh: \"true\"}}}"))
-	config := func(traffic string) string {
-		return "{apiVersion: config.openservicemesh.io/v1alpha2, kind: MeshConfig, metadata: {namespace: " + s.mesh + ", name: osm-mesh-config}, spec: {traffic: " + traffic + "}}"
-	}
-	if out := s.apply(config("{}")); !strings.Contains(out, "created") {
-		t.Fatalf("an empty one: %s", out)
-	}
-	s.eventually("a malformed one is denied", func() bool {
-		return strings.Contains(s.apply(config(`{outboundIPRangeExclusionList: ["10.0.0.0/33"]}`)), `denied the request: MeshConfig `+s.mesh+`/osm-mesh-config: spec.traffic.outboundIPRangeExclusionList: entry 1`)
-	})
-	if out := s.apply(config("{outboundPortExclusionList: [6379]}")); !strings.Contains(out, "running pods keep their rules until they are restarted") {
-		t.Errorf("a change: %s", out)
-	}
-}
-
-// A controller leaves the name to the API server, which gives the pod one before it is checked.
-func TestAPodWithAGeneratedNameIsChecked(t *testing.T) {
-	t.Parallel()
-	serveMeshConfigs(t)
-	s := newHookScene(t)
-	s.start()
-	namespace := newNamespace(t, s.label("check", "enforce"))
-	for annotations, want := range map[string]string{"{}": "", badExclusion: "pod " + namespace + "/web-"} {
-		pod := mustParse(t, fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, generateName: web-, annotations: %s}, spec: {%s}}",
-			namespace, annotations, strings.Replace(injectedByOSM, "name: osm-init", "name: other", 1)))
-		code, answer, err := kubernetes.admin.send(http.MethodPost, podsOf(namespace), pod.Object)
-		if err != nil || (code == http.StatusCreated) != (want == "") || !strings.Contains(string(answer), want) {
-			t.Errorf("%d %s %v, want %q", code, answer, err, want)
-		}
-	}
-}
-
 // Whatever a pod has, the answer comes.
 func TestAPodWithAHundredInitContainers(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	s.start()
 	var inits []string
 	for i := range 100 {
 		inits = append(inits, fmt.Sprintf("{name: init-%d, image: app, env: [{name: LONG, value: %s}]}", i, strings.Repeat("x", 10_000)))
 	}
-	many := "initContainers: [" + strings.Join(inits, ", ") + ", {name: osm-init, image: init, " + osmInitContext + "}], " +
-		"containers: [{name: app, image: app}, {name: envoy, image: envoy, securityContext: {runAsUser: 1500}}]"
+	many := "initContainers: [" + strings.Join(inits, ", ") + ", {name: osm-init, image: init, " + osmInitContext + "}], " + withoutInit
 	pod, refused := tryPod(t, newNamespace(t, s.label("native-sidecar", "enabled"), s.label("check", "enforce")), "web", many)
 	if refused != "" {
 		t.Fatalf("%.500s", refused)

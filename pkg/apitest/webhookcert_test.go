@@ -61,7 +61,7 @@ func (s *hookScene) setSecret(data map[string]string) {
 
 func (s *hookScene) patch(path string, body any) {
 	s.t.Helper()
-	code, answer, err := kubernetes.admin.sendAs("application/merge-patch+json", http.MethodPatch, path, body)
+	code, answer, err := kubernetes.admin.sendAs(mergePatch, http.MethodPatch, path, body)
 	if err != nil || code != http.StatusOK {
 		s.t.Fatalf("%s: %d %s %v", path, code, answer, err)
 	}
@@ -198,7 +198,6 @@ func (b *balancer) cut() {
 
 func TestTwoReplicasShareACertificateAndRenewItUnderLoad(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	s.conf.Certificate.Timing = quick
 	one, two := s.second(), s.second()
@@ -225,7 +224,6 @@ func TestTwoReplicasShareACertificateAndRenewItUnderLoad(t *testing.T) {
 // As a rollout does it: each replica is told to stop and another takes its place.
 func TestARolloutOfTheWebhookRefusesNoPod(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	s.conf.Drain = 2 * time.Second
 	one, two := s.second(), s.second()
@@ -254,7 +252,6 @@ func TestARolloutOfTheWebhookRefusesNoPod(t *testing.T) {
 // What somebody does to Secret and caBundle, and how the webhook goes on.
 func TestWhateverBecomesOfTheCertificateTheWebhookMendsIt(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	s.conf.Certificate.Timing.Settle = time.Second
 	other := newCertificate(t, "other.example.com", time.Now().Add(time.Hour))
@@ -310,7 +307,6 @@ func newCertificate(t *testing.T, host string, end time.Time) keyPair {
 // cert-manager keeps the Secret and the caBundles: the webhook needs no right but to read the Secret, and touches neither.
 func TestACertificateThatSomebodyElseKeeps(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	s.conf.Certificate.External = true
 	s.setRules("ClusterRole", "detour-webhook-"+s.namespace, "[]")

@@ -21,7 +21,6 @@ import (
 // The real program, with a ServiceAccount's files where a kubelet puts them, and the example of deploy/README.md for cert-manager.
 func TestTheProgramWithACertificateOfCertManager(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	theirs := newCertificate(t, "127.0.0.1", time.Now().Add(time.Hour))
 	s.setSecret(map[string]string{"tls.crt": theirs.crt, "tls.key": theirs.key})
@@ -36,7 +35,6 @@ func TestTheProgramWithACertificateOfCertManager(t *testing.T) {
 
 func TestTheProgramMakesItsCertificateAndStopsWhenItIsTold(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	cmd := s.startProgram("--drain=1s")
 	s.waitUntilReady(s.conf)

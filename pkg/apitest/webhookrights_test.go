@@ -52,7 +52,6 @@ func TestTheWebhookHasTheRightsInDeployAndNoMore(t *testing.T) {
 // Each right that the component gives is needed: without it something does not work that works with it.
 func TestTheWebhookNeedsEachOfItsRights(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	type rights struct{ secrets, mutating, validating, configs string }
 	all := rights{"list, watch, update", "list, watch, patch", "list, watch, patch", "get, list, watch"}
 	for name, tt := range map[string]struct {
@@ -117,21 +116,20 @@ func (s *hookScene) waitForRules(verbs ...string) {
 // A webhook that is down: pods of labelled namespaces wait for it, and those of detour itself do not.
 func TestWithoutTheWebhook(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	labelled := newNamespace(t, s.label("remove-init", "enabled"), s.label("check", "enforce"))
 	s.eventually("nobody answers", func() bool {
-		out := s.apply(fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, name: web}, spec: {%s}}", labelled, app))
+		out, _ := kubectlApplies(t, fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, name: web}, spec: {%s}}", labelled, app))
 		return strings.Contains(out, `failed calling webhook "remove-init.detour.io"`) && strings.Contains(out, "connection refused")
 	})
 	for _, namespace := range []string{newNamespace(t), newNamespace(t, s.label("check", "warn"))} {
-		if out := s.apply(fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, name: web}, spec: {%s}}", namespace, app)); !strings.HasPrefix(out, "pod/web created") {
+		if out, _ := kubectlApplies(t, fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, name: web}, spec: {%s}}", namespace, app)); !strings.HasPrefix(out, "pod/web created") {
 			t.Errorf("kubectl says %s", out)
 		}
 	}
 	workload := fmt.Sprintf("{apiVersion: apps/v1, kind: Deployment, metadata: {namespace: %s, name: web}, spec: {selector: {matchLabels: {app: web}}, "+
 		"template: {metadata: {labels: {app: web}}, spec: {%s}}}}", labelled, app)
-	if out := s.apply(workload); !strings.HasPrefix(out, "deployment.apps/web created") {
+	if out, _ := kubectlApplies(t, workload); !strings.HasPrefix(out, "deployment.apps/web created") {
 		t.Errorf("kubectl says of a Deployment %s", out)
 	}
 }
@@ -209,7 +207,6 @@ func (s *hookScene) slowly(delay time.Duration) (server string) {
 // The webhook asks the API server beforehand: a slow one delays its start, and no review.
 func TestBehindASlowAPIServer(t *testing.T) {
 	t.Parallel()
-	serveMeshConfigs(t)
 	s := newHookScene(t)
 	s.conf.Kubeconfig = s.kubeconfig(s.slowly(700 * time.Millisecond))
 	s.start()

@@ -57,9 +57,10 @@ const webhookAccount = "detour-webhook"
 // newHookScene installs the component and prepares a server for it.
 func newHookScene(t *testing.T) *hookScene {
 	t.Helper()
+	serveMeshConfigs(t)
 	s := &hookScene{t: t, addr: freeAddress(t)}
 	s.namespace = installEdited(t, s.atHome, "overlays/osm", "components/webhook")
-	s.mesh = newNamespace(t)
+	s.mesh = newNamespace(t, s.label("mesh", "true"))
 	dialect, _ := mesh.Find("osm")
 	dialect.Config.Namespace = s.mesh
 	s.conf = webhook.Config{
@@ -140,14 +141,7 @@ func (s *hookScene) kubeconfig(server string) string {
 		s.t.Fatal(err)
 	}
 	path := filepath.Join(s.t.TempDir(), "kubeconfig")
-	text := fmt.Sprintf(`apiVersion: v1
-kind: Config
-clusters: [{name: here, cluster: {server: "%s", certificate-authority: "%s"}}]
-users: [{name: webhook, user: {token: "%s"}}]
-contexts: [{name: here, context: {cluster: here, user: webhook}}]
-current-context: here
-`, server, kubernetes.file("ca.crt"), token)
-	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte(kubeconfigOf(server, token)), 0o600); err != nil {
 		s.t.Fatal(err)
 	}
 	return path
@@ -228,46 +222,20 @@ func (s *hookScene) waitUntilCalled() {
 	namespace, n := newNamespace(s.t, s.label("check", "enforce")), 0
 	s.eventually("check/enforce is called", func() bool {
 		n++
-		_, refused := tryAnnotatedPod(s.t, namespace, fmt.Sprintf("probe-%d", n), badExclusion)
+		_, refused := postPod(s.t, namespace, annotatedPod(namespace, fmt.Sprintf("probe-%d", n), badExclusion))
 		return strings.Contains(refused, "a port is 1 to 65535")
 	})
 }
 
-// A pod as osm's injector leaves it.
-const injectedByOSM = "initContainers: [{name: osm-init, image: init, " + osmInitContext + "}], " +
-	"containers: [{name: app, image: app}, {name: envoy, image: envoy, securityContext: {runAsUser: 1500}}]"
+// Pods as osm's injector leaves them, and as they are without its init container.
+const (
+	injectedByOSM = "initContainers: [{name: osm-init, image: init, " + osmInitContext + "}], " + withoutInit
+	withoutInit   = "containers: [{name: app, image: app}, {name: envoy, image: envoy, securityContext: {runAsUser: 1500}}]"
+)
+
+// annotatedPod is a pod without its init container.
+func annotatedPod(namespace, name, annotations string) string {
+	return fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, name: %s, annotations: %s}, spec: {%s}}", namespace, name, annotations, withoutInit)
+}
 
 const badExclusion = `{openservicemesh.io/inbound-port-exclusion-list: "0"}`
-
-// tryAnnotatedPod is tryPod for an injected pod with these annotations.
-func tryAnnotatedPod(t *testing.T, namespace, name, annotations string) (object, string) {
-	t.Helper()
-	pod := mustParse(t, fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: %s, name: %s, annotations: %s}, spec: {%s}}",
-		namespace, name, annotations, strings.Replace(injectedByOSM, "name: osm-init", "name: other", 1)))
-	code, answer, err := kubernetes.admin.send(http.MethodPost, podsOf(namespace), pod.Object)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if code != http.StatusCreated {
-		return object{}, fmt.Sprintf("%d %s", code, answer)
-	}
-	stored, err := parseObject(answer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return stored, ""
-}
-
-// apply runs kubectl apply on a manifest and returns what it prints, warnings and errors included.
-func (s *hookScene) apply(manifest string) string {
-	s.t.Helper()
-	path := filepath.Join(s.t.TempDir(), "manifest.yaml")
-	if err := os.WriteFile(path, []byte(manifest), 0o600); err != nil {
-		s.t.Fatal(err)
-	}
-	out, err := kubectl(s.t, "apply", "-f", path)
-	if err != nil {
-		return err.Error()
-	}
-	return string(out)
-}

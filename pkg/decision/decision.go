@@ -82,6 +82,11 @@ func (o Options) DecidePod(p pod.Pod, in Input) (Decision, error) {
 		DirectInit: slices.Contains(o.DirectInit, p.Namespace),
 		Gated:      o.Gated,
 	})
+	if err == nil && wants.Skip != "" && p.SelectsReady && !slices.ContainsFunc(p.InitContainers, o.Dialect.IsInit) {
+		return Decision{}, fmt.Errorf("pod %s: its node selector says %s=true, as that of a pod that lost its mesh's init container at admission, "+
+			"and detour would leave it alone, because %s: it would run unmeshed; create it anew, or leave the label out of its node selector",
+			p, pod.ReadyLabel, wants.Skip)
+	}
 	if err != nil || wants.Skip != "" {
 		return Decision{Decision: wants}, err
 	}

@@ -87,3 +87,24 @@ func TestWhatIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// Whoever took the init container out knew another mesh, another sidecar, or other annotations. Nobody else would redirect the pod.
+func TestAPodThatLostItsInitContainerIsNotLeftAlone(t *testing.T) {
+	for name, tt := range map[string]struct {
+		spec, annotations, want string // want is in the refusal; "" is none
+	}{
+		"of another mesh":              {`"nodeSelector":{"detour.io/ready":"true"},"containers":[{"name":"istio-proxy"}]`, `{}`, `because it has no container "envoy": it would run unmeshed`},
+		"declined afterwards":          {`"nodeSelector":{"detour.io/ready":"true"},"containers":[{"name":"envoy"}]`, `{"openservicemesh.io/sidecar-injection":"no"}`, `sidecar-injection is "no"`},
+		"meshed":                       {`"nodeSelector":{"detour.io/ready":"true"},"containers":[{"name":"envoy"}]`, `{}`, ""},
+		"with the init container":      {`"nodeSelector":{"detour.io/ready":"true"},"initContainers":[{"name":"osm-init","securityContext":{"privileged":true}}],"containers":[{"name":"envoy"}]`, `{}`, ""},
+		"another's, without the label": {`"nodeSelector":{"disk":"ssd"},"containers":[{"name":"istio-proxy"}]`, `{}`, ""},
+		"another's, off such nodes":    {`"nodeSelector":{"detour.io/ready":"false"},"containers":[{"name":"istio-proxy"}]`, `{}`, ""},
+	} {
+		_, err := decide(t, func(_ *Options, in *Input) {
+			in.Pod = []byte(`{"kind":"Pod","apiVersion":"v1","metadata":{"namespace":"shop","name":"web","uid":"u","annotations":` + tt.annotations + `},"spec":{` + tt.spec + `}}`)
+		})
+		if tt.want == "" && err != nil || tt.want != "" && (err == nil || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: got %v, want %q", name, err, tt.want)
+		}
+	}
+}

@@ -127,10 +127,10 @@ func connect(from *Namespace, a end, to *Namespace, b end) error {
 	if err := from.Do(func() error { return awaitCarrier(a.link) }); err != nil {
 		return err
 	}
-	if err := from.Do(func() error { return awaitLocal(a.v6) }); err != nil {
+	if err := from.Do(func() error { return AwaitLocal(a.v6) }); err != nil {
 		return err
 	}
-	return to.Do(func() error { return awaitLocal(b.v6) })
+	return to.Do(func() error { return AwaitLocal(b.v6) })
 }
 
 // bringUp brings the end's link up and gives it its addresses.
@@ -170,9 +170,9 @@ func awaitCarrier(name string) error {
 	})
 }
 
-// awaitLocal waits until the kernel takes what is sent to an IPv6 address of the namespace: it makes the route to a new
+// AwaitLocal waits until the kernel takes what is sent to an IPv6 address of the calling thread's namespace: it makes the route to a new
 // address, and answers its neighbours, some time after it has said that the address is there.
-func awaitLocal(addr netip.Addr) error {
+func AwaitLocal(addr netip.Addr) error {
 	filter := netlink.Route{Table: unix.RT_TABLE_LOCAL, Dst: ipNet(netip.PrefixFrom(addr, addr.BitLen()))}
 	return await("add "+addr.String()+": it has no local route", func() (bool, error) {
 		routes, err := netlink.RouteListFiltered(netlink.FAMILY_V6, &filter, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)

@@ -12,6 +12,10 @@ import (
 // MirrorAnnotation marks the API server's copy of a static pod; its value is the UID under which the kubelet runs the pod.
 const MirrorAnnotation = "kubernetes.io/config.mirror"
 
+// ReadyLabel is on the nodes that can serve an ADD, with the value "true". A pod that lost its mesh's init container at admission
+// selects it.
+const ReadyLabel = "detour.io/ready"
+
 // Pod is what a mesh reads of a pod, as admission left it. At CNI ADD, its containers have no state yet: no mesh reads it.
 type Pod struct {
 	Namespace      string
@@ -23,6 +27,8 @@ type Pod struct {
 	Containers     []Container
 	// Nameservers are those of the pod's own DNS configuration.
 	Nameservers []string
+	// SelectsReady says that the pod's node selector has ReadyLabel "true".
+	SelectsReady bool
 }
 
 // Container is one container or init container of a pod.
@@ -118,6 +124,7 @@ type Spec struct {
 	InitContainers  []wireContainer `json:"initContainers,omitempty"`
 	Containers      []wireContainer `json:"containers"`
 	DNSConfig       wireDNSConfig   `json:"dnsConfig,omitzero"`
+	NodeSelector    wireSelector    `json:"nodeSelector,omitzero"`
 }
 
 // Status is what Parse reads of a v1 Pod's status.
@@ -163,6 +170,10 @@ type wireContainer struct {
 
 type wireDNSConfig struct {
 	Nameservers []string `json:"nameservers,omitempty"`
+}
+
+type wireSelector struct {
+	Ready string `json:"detour.io/ready,omitempty"` // ReadyLabel
 }
 
 type wirePort struct {
@@ -231,6 +242,7 @@ func ParseNew(data []byte) (Pod, error) {
 		InitContainers: w.containers(w.Spec.InitContainers, w.Status.InitContainerStatuses),
 		Containers:     w.containers(w.Spec.Containers, w.Status.ContainerStatuses),
 		Nameservers:    w.Spec.DNSConfig.Nameservers,
+		SelectsReady:   w.Spec.NodeSelector.Ready == "true",
 	}, nil
 }
 

@@ -10,7 +10,7 @@ import (
 const wordyPod = `{"kind":"Pod","apiVersion":"v1",
 	"metadata":{"namespace":"shop","name":"web","uid":"u","labels":{"mesh.io/a":"1","app":"web"},"managedFields":[{"manager":"LONG"}],
 		"annotations":{"mesh.io/b":"2","kubernetes.io/config.mirror":"hash","kubectl.kubernetes.io/last-applied-configuration":"LONG"}},
-	"spec":{"securityContext":{"runAsUser":1000,"runAsGroup":0},"volumes":[{"name":"LONG"}],
+	"spec":{"securityContext":{"runAsUser":1000,"runAsGroup":0},"nodeSelector":{"detour.io/ready":"true","LONG":"LONG"},"volumes":[{"name":"LONG"}],
 		"initContainers":[{"name":"migrate","args":["LONG"],"command":["LONG"],"env":[{"name":"LONG"}],"securityContext":{"runAsUser":0}}],
 		"containers":[
 			{"name":"app","args":["LONG"],"env":[{"name":"LONG","value":"LONG"}],"ports":[{"containerPort":8080,"name":"LONG"}]},
@@ -31,6 +31,9 @@ func TestATrimmedPodHasTheSameFacts(t *testing.T) {
 	want, err := Parse([]byte(wordyPod))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !want.SelectsReady {
+		t.Error("it does not select ready nodes")
 	}
 	delete(want.Labels, "app")
 	delete(want.Annotations, "kubectl.kubernetes.io/last-applied-configuration")

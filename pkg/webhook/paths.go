@@ -36,10 +36,7 @@ func denied(format string, args ...any) answer {
 	return answer{Verdict: admission.Verdict{Denial: fmt.Sprintf(format, args...)}}
 }
 
-var (
-	pods      = []string{"Pod"}
-	workloads = []string{"CronJob", "DaemonSet", "Deployment", "Job", "StatefulSet"}
-)
+var pods = []string{"Pod"}
 
 // paths are what it answers: the changes and the checks.
 func (j Judge) paths() map[string]path {
@@ -49,7 +46,7 @@ func (j Judge) paths() map[string]path {
 		"/restrict-sidecar": {pods, j.change(admission.RestrictSidecar)},
 		"/check/warn":       {pods, j.warn},
 		"/check/enforce":    {pods, j.check},
-		"/check/template":   {workloads, j.checkTemplate},
+		"/check/template":   {nil, j.checkTemplate},
 		"/check/config":     {nil, j.checkConfig},
 	}
 }
@@ -104,8 +101,8 @@ func (j Judge) warn(r *admissionv1.AdmissionRequest) (answer, error) {
 func (j Judge) checkTemplate(r *admissionv1.AdmissionRequest) (answer, error) {
 	pod, err := admission.PodOf(r.Object.Raw)
 	switch {
-	case err != nil: // no template is refused
-		return answer{Verdict: admission.Verdict{Warnings: []string{err.Error()}}}, nil
+	case err != nil:
+		return answer{Verdict: admission.Verdict{Warnings: []string{err.Error()}}}, nil //nolint:nilerr // no template is refused
 	case pod == nil:
 		return answer{}, nil
 	}

@@ -1,7 +1,9 @@
 package webhook
 
 import (
+	"bytes"
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,9 +23,17 @@ import (
 // maxReview is the length in bytes of the longest review: an update has two objects, and the API server takes none above 3 MiB.
 const maxReview = 8 << 20
 
-// maxReviews is how many reviews are read and judged at once; the others wait. Anyone in the cluster may send them, and the memory that
+// maxReviews is how many small reviews are read and judged at once; the others wait. Anyone in the cluster may send them, and the memory that
 // they take must be bounded.
 const maxReviews = 8
+
+// What a value of JSON becomes is up to 300 times as long as its text: [{},{}]. A review has at most maxValues, counted by its commas.
+// Of those that are longer than smallReview bytes, or have more than smallValues, one is judged at a time.
+const (
+	maxValues   = 50_000
+	smallReview = 128 << 10
+	smallValues = 5_000
+)
 
 // answer is what becomes of a request.
 type answer struct {
@@ -48,6 +58,7 @@ func (a answer) verdict() string {
 type Reviews struct {
 	paths map[string]path
 	slots chan struct{}
+	large chan struct{} // the one slot for large reviews
 	o     Observer
 }
 
@@ -61,7 +72,7 @@ type Observer struct {
 
 // NewReviews returns the handler of reviews.
 func NewReviews(j Judge, o Observer) *Reviews {
-	return &Reviews{paths: j.paths(), slots: make(chan struct{}, maxReviews), o: o}
+	return &Reviews{paths: j.paths(), slots: make(chan struct{}, maxReviews), large: make(chan struct{}, 1), o: o}
 }
 
 // badInput is a request that is no review. The API server sends none.
@@ -110,13 +121,25 @@ func (s *Reviews) review(w http.ResponseWriter, r *http.Request) (response, erro
 	case r.Method != http.MethodPost:
 		return response{}, bad(http.StatusMethodNotAllowed, "a review is a POST, not a %.20s", r.Method)
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	case <-r.Context().Done():
-		return response{}, r.Context().Err()
+	places := s.slots
+	if r.ContentLength < 0 || r.ContentLength > smallReview {
+		places = s.large
 	}
-	request, err := readReview(http.MaxBytesReader(w, r.Body, maxReview))
+	if err := take(r.Context(), places); err != nil {
+		return response{}, err
+	}
+	defer func() { <-places }()
+	data, err := readReview(http.MaxBytesReader(w, r.Body, maxReview))
+	if err != nil {
+		return response{}, err
+	}
+	if places != s.large && bytes.Count(data, comma) > smallValues {
+		if err := take(r.Context(), s.large); err != nil {
+			return response{}, err
+		}
+		defer func() { <-s.large }()
+	}
+	request, err := decode(data)
 	if err != nil {
 		return response{}, err
 	}
@@ -128,8 +151,18 @@ func (s *Reviews) review(w http.ResponseWriter, r *http.Request) (response, erro
 	return response{body, a.verdict()}, err
 }
 
-// readReview reads an AdmissionReview's request.
-func readReview(body io.Reader) (*admissionv1.AdmissionRequest, error) {
+// take waits for a place.
+func take(ctx context.Context, places chan struct{}) error {
+	select {
+	case places <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// readReview reads an AdmissionReview of a bearable size.
+func readReview(body io.Reader) ([]byte, error) {
 	data, err := io.ReadAll(body)
 	var long *http.MaxBytesError
 	switch {
@@ -137,10 +170,15 @@ func readReview(body io.Reader) (*admissionv1.AdmissionRequest, error) {
 		return nil, bad(http.StatusRequestEntityTooLarge, "the review is longer than %d bytes", long.Limit)
 	case err != nil:
 		return nil, bad(http.StatusBadRequest, "the review did not arrive: %w", err)
+	case bytes.Count(data, comma) > maxValues:
+		return nil, bad(http.StatusRequestEntityTooLarge, "the review has more than %d values", maxValues)
 	}
-	return decode(data)
+	return data, nil
 }
 
+var comma = []byte(",")
+
+// decode reads an AdmissionReview's request.
 func decode(data []byte) (*admissionv1.AdmissionRequest, error) {
 	var review admissionv1.AdmissionReview
 	err := json.Unmarshal(data, &review)

@@ -98,6 +98,7 @@ func TestWhatIsAnswered(t *testing.T) {
 		{"/check/enforce", "Pod", without(""), false, "allowed", "", "", ""},
 		{"/check/template", "Deployment", deployment, false, "warned", "", "", "Deployment web: its pods would not start"},
 		{"/check/template", "Deployment", `{"kind":"Deployment","spec":{"template":3}}`, false, "warned", "", "", "decode a workload: "},
+		{"/check/template", "ConfigMap", `{"kind":"ConfigMap"}`, false, "warned", "", "", `decode a workload: "ConfigMap" is none of CronJob, `},
 		{"/check/config", "ConfigMap", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"namespace":"shop","name":"other"}}`, false, "allowed", "", "", ""},
 		{"/check/config", "MeshConfig", `{"apiVersion":"config.openservicemesh.io/v1alpha2","kind":"MeshConfig","metadata":{"namespace":"osm-system","name":"osm-mesh-config"},` +
 			`"spec":{"traffic":{"inboundPortExclusionList":[0]}}}`, false, "denied", "",
@@ -186,15 +187,16 @@ func TestWhatIsNoReviewGetsOneSentence(t *testing.T) {
 		code               int
 		want, counted      string
 	}{
-		"garbage":      {"POST", "/remove-init", "garbage", 400, "the review can't be decoded: invalid character 'g'", "/remove-init malformed"},
-		"nothing":      {"POST", "/remove-init", "", 400, "the review can't be decoded: unexpected end of JSON input", "/remove-init malformed"},
-		"another kind": {"POST", "/remove-init", `{"apiVersion":"v1","kind":"Pod"}`, 400, `it is a "Pod" of "v1", not an AdmissionReview of admission.k8s.io/v1`, "/remove-init malformed"},
-		"v1beta1":      {"POST", "/remove-init", `{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview"}`, 400, `it is a "AdmissionReview" of "admission.k8s.io/v1beta1", not`, "/remove-init malformed"},
-		"no request":   {"POST", "/remove-init", `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}`, 400, "the AdmissionReview has no request", "/remove-init malformed"},
-		"no uid":       {"POST", "/remove-init", `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{}}`, 400, "the AdmissionReview's request has no uid", "/remove-init malformed"},
-		"too long":     {"POST", "/remove-init", `{"apiVersion":"` + strings.Repeat("x", maxReview) + `"}`, 413, "the review is longer than 8388608 bytes", "/remove-init malformed"},
-		"a GET":        {"GET", "/remove-init", "", 405, "a review is a POST, not a GET", "/remove-init malformed"},
-		"no such path": {"POST", "/remove_init", "", 404, `"/remove_init" is none of the webhook's paths /check/config, /check/enforce,`, "other malformed"},
+		"garbage":         {"POST", "/remove-init", "garbage", 400, "the review can't be decoded: invalid character 'g'", "/remove-init malformed"},
+		"nothing":         {"POST", "/remove-init", "", 400, "the review can't be decoded: unexpected end of JSON input", "/remove-init malformed"},
+		"another kind":    {"POST", "/remove-init", `{"apiVersion":"v1","kind":"Pod"}`, 400, `it is a "Pod" of "v1", not an AdmissionReview of admission.k8s.io/v1`, "/remove-init malformed"},
+		"v1beta1":         {"POST", "/remove-init", `{"apiVersion":"admission.k8s.io/v1beta1","kind":"AdmissionReview"}`, 400, `it is a "AdmissionReview" of "admission.k8s.io/v1beta1", not`, "/remove-init malformed"},
+		"no request":      {"POST", "/remove-init", `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}`, 400, "the AdmissionReview has no request", "/remove-init malformed"},
+		"no uid":          {"POST", "/remove-init", `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{}}`, 400, "the AdmissionReview's request has no uid", "/remove-init malformed"},
+		"too long":        {"POST", "/remove-init", `{"apiVersion":"` + strings.Repeat("x", maxReview) + `"}`, 413, "the review is longer than 8388608 bytes", "/remove-init malformed"},
+		"too many values": {"POST", "/remove-init", reviewOf("Pod", `{"apiVersion":"v1","kind":"Pod","spec":{"containers":[`+strings.Repeat("{},", maxValues)+`{}]}}`), 413, "the review has more than 50000 values", "/remove-init malformed"},
+		"a GET":           {"GET", "/remove-init", "", 405, "a review is a POST, not a GET", "/remove-init malformed"},
+		"no such path":    {"POST", "/remove_init", "", 404, `"/remove_init" is none of the webhook's paths /check/config, /check/enforce,`, "other malformed"},
 	} {
 		w, answer := newWorld(t, true), httptest.NewRecorder()
 		w.ServeHTTP(answer, httptest.NewRequest(tt.method, tt.path, strings.NewReader(tt.body)))
@@ -216,10 +218,31 @@ func TestOnlySoManyReviewsAreReadAtOnce(t *testing.T) {
 		w.slots <- struct{}{}
 	}
 	request := httptest.NewRequest(http.MethodPost, "/remove-init", failingReader{t}).WithContext(canceled(t))
+	request.ContentLength = smallReview
 	w.ServeHTTP(httptest.NewRecorder(), request)
 	<-w.slots
 	if got := w.post("/remove-init", reviewOf("Pod", fmt.Sprintf(injected, ""))); got.Code != http.StatusOK || len(w.slots) != maxReviews-1 {
 		t.Errorf("%d, %d slots are taken", got.Code, len(w.slots))
+	}
+}
+
+// Of large reviews one is judged at a time, and the small ones don't wait for it.
+func TestOneLargeReviewAtATime(t *testing.T) {
+	t.Parallel()
+	small := reviewOf("Pod", fmt.Sprintf(injected, ""))
+	padded := func(text string) string { return reviewOf("Pod", fmt.Sprintf(injected, `,"labels":{"a":"`+text+`"}`)) }
+	for name, large := range map[string]string{"long": padded(strings.Repeat("x", smallReview)), "with many values": padded(strings.Repeat(",", smallValues))} {
+		w := newWorld(t, true)
+		w.large <- struct{}{}
+		answer := httptest.NewRecorder()
+		w.ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "/remove-init", strings.NewReader(large)).WithContext(canceled(t)))
+		if got := w.post("/remove-init", small); answer.Code != http.StatusInternalServerError || got.Code != http.StatusOK {
+			t.Errorf("%s: %d beside another, and a small one %d", name, answer.Code, got.Code)
+		}
+		<-w.large
+		if got := w.post("/remove-init", large); got.Code != http.StatusOK || len(w.large)+len(w.slots) > 0 {
+			t.Errorf("%s: %d alone, %d and %d are taken", name, got.Code, len(w.large), len(w.slots))
+		}
 	}
 }
 

@@ -88,7 +88,7 @@ func (o runOptions) run(ctx context.Context) error {
 		return err
 	}
 	conf.Installed, conf.ConfigVersion, conf.TokenExpiry, conf.Log = keeper.Installed, keeper.Found, keeper.TokenExpiry, log
-	a, err := agent.New(conf)
+	a, err := agent.New(conf) //nolint:contextcheck // a scrape has no context
 	if err != nil {
 		return err
 	}

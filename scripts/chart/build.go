@@ -50,7 +50,7 @@ func (k kustomize) run(parts []part) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // it is in the folder of temporary files
 	text, err := k.kustomization(dir, parts)
 	if err != nil {
 		return "", err

@@ -67,7 +67,7 @@ func TestTheHookFirstDeletesWhatChangesPods(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			args := append(tt.args, "--set=mesh=osm")
+			args := slices.Concat(tt.args, []string{"--set=mesh=osm"})
 			var want []string
 			for key := range helmObjects(t, args...) {
 				kind, name, _ := strings.Cut(key, " ")
@@ -122,7 +122,7 @@ func TestTheChartFollowsItsNamespace(t *testing.T) {
 					t.Error("it names detour-system")
 				}
 				normalized(t, strings.ReplaceAll(out, `"123"`, "a")) // it is YAML
-				if line := strings.Index(out, "namespace: 123\n"); line >= 0 {
+				if strings.Contains(out, "namespace: 123\n") {
 					t.Error("a namespace is a number")
 				}
 			})

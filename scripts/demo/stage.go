@@ -122,6 +122,9 @@ func (s *stage) giveAddresses() error {
 				return fmt.Errorf("add %s: %w", addr, err)
 			}
 		}
+		if err := nettest.AwaitLocal(pair[1]); err != nil { // else nobody can listen there yet
+			return err
+		}
 	}
 	return nil
 }

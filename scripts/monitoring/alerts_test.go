@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 	"sigs.k8s.io/yaml"
@@ -194,7 +195,7 @@ func (m metrics) checkSeries(text string) error {
 	if err != nil {
 		return err
 	}
-	name := series.Get(labels.MetricName)
+	name := series.Get(model.MetricNameLabel)
 	known, ok := m[name]
 	if !ok {
 		return fmt.Errorf("nothing exports %s", name)
@@ -202,7 +203,7 @@ func (m metrics) checkSeries(text string) error {
 	var wrong error
 	series.Range(func(l labels.Label) {
 		values, ok := known.labels[l.Name]
-		if l.Name != labels.MetricName && (!ok || values != nil && !slices.Contains(values, l.Value)) {
+		if l.Name != model.MetricNameLabel && (!ok || values != nil && !slices.Contains(values, l.Value)) {
 			wrong = fmt.Errorf("%s: %s never has %s=%q", text, name, l.Name, l.Value)
 		}
 	})

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/model"
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/promql/parser"
 )
@@ -47,7 +48,7 @@ func (m metrics) checkSelector(s *parser.VectorSelector, path []parser.Node) err
 		return fmt.Errorf("%s is a counter: %t, but its function is %q", s.Name, known.counter, function)
 	}
 	for _, matcher := range s.LabelMatchers {
-		if matcher.Name == labels.MetricName {
+		if matcher.Name == model.MetricNameLabel {
 			continue
 		}
 		values, ok := known.labels[matcher.Name]
@@ -94,7 +95,7 @@ func (m metrics) labelsOf(expr parser.Expr) []string {
 	case *parser.VectorSelector:
 		return slices.Sorted(maps.Keys(m[e.Name].labels))
 	case *parser.MatrixSelector:
-		return m.labelsOf(e.VectorSelector.(parser.Expr))
+		return m.labelsOf(e.VectorSelector)
 	case *parser.ParenExpr:
 		return m.labelsOf(e.Expr)
 	case *parser.AggregateExpr:

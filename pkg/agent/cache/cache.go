@@ -51,7 +51,7 @@ func (c *Cache) Run(ctx context.Context) {
 	var parts sync.WaitGroup
 	defer parts.Wait()
 	parts.Go(func() { c.pods.RunWithContext(withLog(ctx, c.Log)) })
-	c.Configs.run(ctx, func() []string { return revisionsOf(c.Pods(), c.Dialect.Config.Name) })
+	c.run(ctx, func() []string { return revisionsOf(c.Pods(), c.Dialect.Config.Name) })
 }
 
 func (c *Cache) hear() { c.heard.Store(int64(time.Since(c.began))) }

@@ -33,7 +33,7 @@ func newClient(config *rest.Config, gv schema.GroupVersion, root string) (*rest.
 	}
 	metav1.AddToGroupVersion(scheme, schema.GroupVersion{Version: "v1"}) // of the API server's Status
 	c := rest.CopyConfig(config)
-	c.UserAgent, c.APIPath, c.GroupVersion = "detour-webhook", root, &gv
+	c.APIPath, c.GroupVersion = root, &gv
 	c.NegotiatedSerializer = serializer.NewCodecFactory(scheme).WithoutConversion()
 	made, err := rest.RESTClientFor(c)
 	if err != nil {
