@@ -53,7 +53,7 @@ func TestUninstallTakesOutExactlyWhatIsOurs(t *testing.T) {
 		return nil
 	})
 	wantInbound(t, podIPs(t, namespace, "web")[0], 8080, false)
-	kubectl(t, "delete", "pod", "--namespace", namespace, "web", "--now")
+	kubectl(t, "delete", "pod", "--namespace", namespace, "web", "server", "--now") // both were started with detour
 	eventually(t, func() error {
 		if left := cniFiles(t); left != untouched {
 			return fmt.Errorf("the files are\n%s\nand were\n%s", left, untouched)
