@@ -131,7 +131,7 @@ func TestLookupFailsAtOnceWhenTheServerRefuses(t *testing.T) {
 		words  []string
 	}{
 		{"the credential", routes{podPath: answer(401, unauthorized), newConfig: hang}, 401,
-			[]string{pods + "401 Unauthorized: Unauthorized; the credential in ", "/kubeconfig is not accepted"}},
+			[]string{pods + "401 Unauthorized; the credential in ", "/kubeconfig is not accepted"}},
 		{"the pod", routes{podPath: answer(403, forbidden), newConfig: hang}, 403,
 			[]string{pods + `403 Forbidden: pods "web" is forbidden: User`, "; grant get on pods to the plugin's ServiceAccount (deploy/rbac.yaml)"}},
 		{"the configuration", routes{podPath: hang, newConfig: answer(403, noConfigAuth)}, 403,

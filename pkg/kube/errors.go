@@ -65,7 +65,7 @@ func (e *StatusError) Is(err error) bool {
 
 func (e *StatusError) answer() string {
 	answer := fmt.Sprintf("%d %s", e.Code, http.StatusText(e.Code))
-	if e.Message == "" {
+	if e.Message == "" || e.Message == http.StatusText(e.Code) {
 		return answer
 	}
 	return answer + ": " + e.Message

@@ -52,7 +52,7 @@ func (c *checks) drift(record attachment.Record) {
 	}
 	for _, a := range less(record.Asked, now) {
 		if a.Where != "" {
-			c.finding(Drifted, restart, "%s has %s no longer; the pod was programmed with %s",
+			c.finding(Drifted, restart, "%s no longer has %s; the pod was programmed with %s",
 				c.place(a.Where), list(a.Values), them(a.Values))
 		}
 	}

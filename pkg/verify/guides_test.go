@@ -29,7 +29,7 @@ func TestEveryStepOfTheGuides(t *testing.T) {
 		}, []string{"drifted MeshConfig spec.traffic.outboundPortExclusionList has 7070 today; the pod was programmed without it"}},
 		"a port was taken out of the MeshConfig": {func(s *scene) {
 			s.set(s.config, "spec/traffic/outboundPortExclusionList", []int{})
-		}, []string{"drifted MeshConfig spec.traffic.outboundPortExclusionList has 6379 no longer; the pod was programmed with it"}},
+		}, []string{"drifted MeshConfig spec.traffic.outboundPortExclusionList no longer has 6379; the pod was programmed with it"}},
 		"the annotation is on the pod": {func(s *scene) {
 			s.annotate(annotation, "8080,9090")
 		}, []string{"drifted annotation " + annotation + " has 9090 today; the pod was programmed without it"}},
@@ -37,7 +37,7 @@ func TestEveryStepOfTheGuides(t *testing.T) {
 			s.annotate(annotation, "9090")
 		}, []string{
 			"drifted annotation " + annotation + " has 9090 today; the pod was programmed without it",
-			"drifted annotation " + annotation + " has 8080 no longer; the pod was programmed with it",
+			"drifted annotation " + annotation + " no longer has 8080; the pod was programmed with it",
 		}},
 		"a port moved from the annotation to the MeshConfig": {func(s *scene) {
 			s.annotate(annotation, "9090")

@@ -98,7 +98,8 @@ var options = []option{
 		name: "net conf", values: `{backend: iptables, netConf: {logFile: /var/log/detour.log, excludeNamespaces: [kube-system, <b>], proxy: {uid: 4294967295}, timeout: 5s}}`,
 		netConf: `"backend": "iptables", "logFile": "/var/log/detour.log", "excludeNamespaces": ["kube-system", "<b>"], "proxy": {"uid": 4294967295}, "timeout": "5s"`,
 	},
-	{name: "image", values: "image: {repository: example.com/d, tag: v9}", fields: "images: [{name: ghcr.io/detour-cni/detour, newName: example.com/d, newTag: v9}]"},
+	// The digest is what a released chart has.
+	{name: "image", values: "image: {repository: example.com/d, tag: v9, digest: sha256:" + digest + "}", fields: "images: [{name: ghcr.io/detour-cni/detour, newName: example.com/d, newTag: v9}]"},
 	{
 		name: "digest", values: "image: {digest: sha256:" + digest + "}",
 		fields: "images: [{name: ghcr.io/detour-cni/detour, digest: sha256:" + digest + "}]",

@@ -11,7 +11,7 @@ helm.sh/chart: {{ include "detour.chart" . }}
 
 {{- define "detour.image" }}
 {{- with .Values.image }}
-{{- .repository }}{{ if .digest }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
+{{- .repository }}{{ if and .digest (not .tag) }}@{{ .digest }}{{ else }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
 {{- end }}
 {{- end }}
 
