@@ -16,8 +16,9 @@ import (
 // holdsScript prints all that detour may have programmed in a namespace, by whatever backend and iptables.
 const holdsScript = `
 for program in iptables-nft-save ip6tables-nft-save iptables-legacy-save ip6tables-legacy-save; do
-	$program 2>/dev/null | awk -v p=$program '/^\*/ {t = $1} /^-A/ || / - \[/ {print p, t, $0}' | sort -sk2,2 # the legacy ones are in the order in which they were made
-done
+	echo "by $program"
+	$program 2>/dev/null
+done | awk '/^by / {p = $2} /^\*/ {t = $1} /^-A/ || / - \[/ {print p, t, $0}' | sort -sk1,2 # the legacy tables are in the order in which they were made
 nft list tables | grep -q ' detour$' && nft -s list table inet detour
 for f in -4 -6; do
 	ip $f rule show
