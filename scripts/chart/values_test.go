@@ -23,6 +23,7 @@ import (
 func TestWrongValuesAreRefused(t *testing.T) {
 	tests := map[string]string{
 		"mesh: linkerd":                                  "at '/mesh': value must be one of 'osm', 'osm-v1', 'osm-edge', 'fsm', 'istio'",
+		"{mesh: null}":                                   "missing property 'mesh'",
 		"{}":                                             "at '/mesh': value must be one of 'osm', 'osm-v1', 'osm-edge', 'fsm', 'istio'",
 		"{mesh: osm, backend: ebpf}":                     "at '/backend': value must be one of 'auto', 'iptables', 'nftables'",
 		"{mesh: osm, repair: restart}":                   "at '/repair': value must be one of 'report', 'evict', 'in-place'",
@@ -31,6 +32,8 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"{mesh: osm, apiFallback: 'false'}":              "at '/apiFallback': got string, want boolean",
 		"{mesh: osm, taint: true}":                       "additional properties 'taint' not allowed",
 		"{mesh: osm, image: {tag: 1.0}}":                 "at '/image/tag': got number, want string",
+		"{mesh: osm, image: {tag: a b}}":                 "at '/image/tag': 'a b' does not match pattern",
+		"{mesh: osm, image: {repository: 'a: b'}}":       "at '/image/repository': 'a: b' does not match pattern",
 		"{mesh: osm, image: {digest: 0123}}":             "at '/image/digest': got number, want string",
 		"{mesh: osm, image: {digest: sha256:0123}}":      "at '/image/digest': 'sha256:0123' does not match pattern",
 		"{mesh: osm, image: {name: x}}":                  "at '/image': additional properties 'name' not allowed",
@@ -41,6 +44,8 @@ func TestWrongValuesAreRefused(t *testing.T) {
 		"{mesh: osm, netConf: {proxy: {uid: -1}}}":       "at '/netConf/proxy/uid': minimum: got -1, want 0",
 		"{mesh: osm, netConf: {timeout: 10}}":            "at '/netConf/timeout': got number, want string",
 		"{mesh: osm, cni: {binDir: opt/cni/bin}}":        "at '/cni/binDir': 'opt/cni/bin' does not match pattern",
+		"{mesh: osm, cni: {binDir: /opt/../bin}}":        "at '/cni/binDir': '/opt/../bin' does not match pattern",
+		"{mesh: osm, uninstall: {timeout: ..s}}":         "at '/uninstall/timeout': '..s' does not match pattern",
 		"{mesh: osm, tolerations: [{operater: Exists}]}": "at '/tolerations/0': additional properties 'operater' not allowed",
 		"{mesh: osm, resources: {limit: {}}}":            "at '/resources': additional properties 'limit' not allowed",
 		"{mesh: osm, webhook: {replicas: 0}}":            "at '/webhook/replicas': minimum: got 0, want 1",

@@ -10,6 +10,9 @@ import (
 // maxConnections is how many connections are open at once. A kubelet and a Prometheus have one each.
 const maxConnections = 64
 
+// maxTLSConnections is more: an API server has a connection for each request in flight, by default at most 600.
+const maxTLSConnections = 600
+
 // fairListener is a listener with a limit of open connections: each beyond it ends another. None waits, so a health check gets
 // through however many connections others hold.
 type fairListener struct {

@@ -28,17 +28,20 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 
 // Serve serves the handler until ctx ends. It closes the listener. Whatever connections others hold, a new one is served.
 func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger) error {
-	return serve(ctx, l, newServer(h, log), time.Second)
+	return serve(ctx, l, maxConnections, newServer(h, log), time.Second)
 }
 
 // ServeTLS is Serve with TLS. When ctx ends, it goes on for as long as drain says, and then lets the requests in flight end.
 func ServeTLS(ctx context.Context, l net.Listener, h http.Handler, conf *tls.Config, drain time.Duration, log *slog.Logger) error {
 	s := newServer(h, log)
 	s.TLSConfig = conf
+	// Not HTTP/2: the bodies of requests whose handlers wait would fill their connection's buffer, and the others' would not arrive.
+	s.Protocols = new(http.Protocols)
+	s.Protocols.SetHTTP1(true)
 	draining, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(drain, stop) })()
-	return serve(draining, l, s, s.WriteTimeout)
+	return serve(draining, l, maxTLSConnections, s, s.WriteTimeout)
 }
 
 func newServer(h http.Handler, log *slog.Logger) *http.Server {
@@ -53,7 +56,7 @@ func newServer(h http.Handler, log *slog.Logger) *http.Server {
 }
 
 // serve serves until ctx ends. Requests in flight then have so much time to end.
-func serve(ctx context.Context, l net.Listener, server *http.Server, patience time.Duration) error {
+func serve(ctx context.Context, l net.Listener, limit int, server *http.Server, patience time.Duration) error {
 	ended := make(chan struct{})
 	defer func() { <-ended }()
 	ctx, stop := context.WithCancel(ctx)
@@ -71,7 +74,7 @@ func serve(ctx context.Context, l net.Listener, server *http.Server, patience ti
 	if server.TLSConfig != nil {
 		run = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
 	}
-	if err := run(&fairListener{Listener: l, limit: maxConnections}); err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := run(&fairListener{Listener: l, limit: limit}); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve %s: %w", l.Addr(), err)
 	}
 	return nil
