@@ -174,6 +174,22 @@ func TestStatusSaysWhyAnAddCouldNotBeServed(t *testing.T) {
 	}
 }
 
+// Whatever is wrong with the mesh's configuration, a pod without its sidecar starts.
+func TestAPodThatIsNotMeshedNeedsNoConfiguration(t *testing.T) {
+	for name, config := range map[string]http.HandlerFunc{"it is forbidden": answer(403, "Forbidden", "may not get meshconfigs"), "it hangs": hang} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a := newAttachment(t)
+			apiServer(t, a, map[string]http.HandlerFunc{podURL: object(strings.Replace(meshedPod(), "name: envoy", "name: other", 1)), configURL: config})
+			a.conf["timeout"] = "60s"
+			a.must("ADD")
+			if got := a.save(); strings.Contains(got, "PROXY") {
+				t.Errorf("the pod has rules:\n%s", got)
+			}
+		})
+	}
+}
+
 func TestTheMeshsConfigurationIsAskedForWhereTheMeshKeepsIt(t *testing.T) {
 	for mesh, c := range map[string]struct{ url, pod, config, want string }{
 		"istio": {"/api/v1/namespaces/istio-system/configmaps/istio", istioPod(),

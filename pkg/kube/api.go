@@ -55,13 +55,13 @@ func NewAPIOver(transport http.RoundTripper, server *url.URL, origin string) *AP
 	}
 }
 
-// errStopped is the end of a request whose sibling has failed for good.
-var errStopped = errors.New("stopped because the other request failed")
+// errStopped is the end of a request for a configuration that nobody needs any more.
+var errStopped = errors.New("stopped because the configuration is not needed")
 
 // Lookup gets pod and configuration concurrently over one connection, and then another configuration if the pod names one. It
-// retries connection errors, 429 and 5xx until ctx's deadline; any other failure ends both requests at once. If both fail, it
-// returns the pod's error. An absent configuration is not an error. The error is a *StatusError for an API answer, also ErrNotFound
-// if the pod does not exist, and context.Cause(ctx) when time ran out.
+// retries connection errors, 429 and 5xx until ctx's deadline. Any other failure of the pod's request ends both at once. A pod that needs
+// no configuration neither waits for it nor fails with it. An absent configuration is not an error. The error is a *StatusError for an API
+// answer, also ErrNotFound if the pod does not exist, and context.Cause(ctx) when time ran out.
 func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
 	both, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
@@ -72,9 +72,6 @@ func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
 	go func() {
 		defer close(done)
 		out.Config, out.ConfigAbsent, configErr = a.Config(both, r.Config)
-		if configErr != nil && r.ConfigFor == nil { // else the pod may do without it
-			stop(errStopped)
-		}
 	}()
 	pod, podErr := a.pod(both, r.Namespace, r.Name)
 	own := r.ConfigOf(pod)
@@ -84,7 +81,7 @@ func (a *API) Lookup(ctx context.Context, r Request) (Objects, error) {
 	<-done
 
 	switch {
-	case podErr != nil && !errors.Is(podErr, errStopped):
+	case podErr != nil:
 		return Objects{}, podErr
 	case own.Name != r.Config.Name:
 		out.Config, out.ConfigAbsent, configErr = a.Config(ctx, own)

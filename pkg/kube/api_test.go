@@ -126,7 +126,7 @@ func TestLookupFailsAtOnceWhenTheServerRefuses(t *testing.T) {
 	const pods, configs = "get pods shop/web: ", "get meshconfigs.config.openservicemesh.io osm-system/osm-mesh-config: "
 	tests := []struct {
 		name   string
-		routes routes // the request that isn't refused hangs: it has to be stopped
+		routes routes // where the pod is refused, the other request hangs: it has to be stopped
 		code   int
 		words  []string
 	}{
@@ -134,7 +134,7 @@ func TestLookupFailsAtOnceWhenTheServerRefuses(t *testing.T) {
 			[]string{pods + "401 Unauthorized; the credential in ", "/kubeconfig is not accepted"}},
 		{"the pod", routes{podPath: answer(403, forbidden), newConfig: hang}, 403,
 			[]string{pods + `403 Forbidden: pods "web" is forbidden: User`, "; grant get on pods to the plugin's ServiceAccount (deploy/rbac.yaml)"}},
-		{"the configuration", routes{podPath: hang, newConfig: answer(403, noConfigAuth)}, 403,
+		{"the configuration", routes{podPath: answer(200, podJSON), newConfig: answer(403, noConfigAuth)}, 403,
 			[]string{configs + `403 Forbidden: meshconfigs.config.openservicemesh.io "osm-mesh-config" is forbidden: no`, "; grant get on meshconfigs.config.openservicemesh.io to"}},
 		{"a pod that does not exist", routes{podPath: answer(404, noPod), newConfig: hang}, 404,
 			[]string{pods + `404 Not Found: pods "web" not found`}},

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"slices"
 
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/pod"
@@ -40,26 +41,35 @@ type Request struct {
 	Config mesh.ConfigRef // zero if the mesh has no configuration object
 	// ConfigFor names the configuration for a pod with these annotations and labels. It is nil if Config is that of all pods.
 	ConfigFor func(annotations, labels map[string]string) mesh.ConfigRef
+	// Sidecar is a container of every meshed pod: a pod without it needs no configuration. If it is empty, all pods need theirs.
+	Sidecar string
 }
 
 // NewRequest asks for all that the decision about a pod needs.
 func NewRequest(d mesh.Dialect, id pod.ID) Request {
-	r := Request{ID: id, Config: d.Config}
+	r := Request{ID: id, Config: d.Config, Sidecar: d.Sidecar}
 	if d.Revision != "" { // each revision has its own
 		r.ConfigFor = d.ConfigFor
 	}
 	return r
 }
 
-// ConfigOf names the pod's configuration. It does not report a malformed pod.
+// ConfigOf names the pod's configuration, which is zero if the pod needs none. It does not report a malformed pod.
 func (r Request) ConfigOf(pod []byte) mesh.ConfigRef {
+	type named struct{ Name string }
 	var object struct {
 		Metadata struct{ Annotations, Labels map[string]string }
+		Spec     struct{ Containers, InitContainers []named }
 	}
-	if r.ConfigFor == nil || json.Unmarshal(pod, &object) != nil {
+	switch err := json.Unmarshal(pod, &object); {
+	case err != nil:
 		return r.Config
+	case r.Sidecar != "" && !slices.Contains(append(object.Spec.Containers, object.Spec.InitContainers...), named{r.Sidecar}):
+		return mesh.ConfigRef{}
+	case r.ConfigFor != nil:
+		return r.ConfigFor(object.Metadata.Annotations, object.Metadata.Labels)
 	}
-	return r.ConfigFor(object.Metadata.Annotations, object.Metadata.Labels)
+	return r.Config
 }
 
 // Objects is the answer to a Request, as JSON from the server or the manifest.

@@ -13,7 +13,8 @@ import (
 )
 
 const (
-	revisionPod   = `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"web","namespace":"shop","annotations":{"istio.io/rev":"canary"},"labels":{"istio.io/rev":"prod"}}}`
+	revisionPod   = `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"web","namespace":"shop","annotations":{"istio.io/rev":"canary"},"labels":{"istio.io/rev":"prod"}},"spec":{"containers":[{"name":"app"},{"name":"istio-proxy"}]}}`
+	usualPod      = `{"kind":"Pod","apiVersion":"v1","spec":{"initContainers":[{"name":"istio-proxy"}]}}`
 	usualConfig   = "/api/v1/namespaces/istio-system/configmaps/istio"
 	canaryConfig  = "/api/v1/namespaces/istio-system/configmaps/istio-canary"
 	usualJSON     = `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"istio"}}`
@@ -59,7 +60,7 @@ func TestAPodOfARevisionGetsItsConfiguration(t *testing.T) {
 			canaryJSON, "", []string{podPath, canaryConfig}},
 		{"the usual one takes long", routes{podPath: pod, usualConfig: hang, canaryConfig: answer(200, canaryJSON)},
 			canaryJSON, "", []string{podPath, canaryConfig}},
-		{"the pod has no revision", routes{podPath: answer(200, podJSON), usualConfig: answer(200, usualJSON)},
+		{"the pod has no revision", routes{podPath: answer(200, usualPod), usualConfig: answer(200, usualJSON)},
 			usualJSON, "", []string{podPath}},
 		{"what is no pod others find out", routes{podPath: answer(200, "[]"), usualConfig: answer(200, usualJSON)},
 			usualJSON, "", []string{podPath}},
@@ -84,6 +85,27 @@ func TestAPodOfARevisionGetsItsConfiguration(t *testing.T) {
 	}
 }
 
+// Whatever is wrong with the mesh and its configuration, other pods start.
+func TestAPodWithoutTheSidecarNeedsNoConfiguration(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]http.HandlerFunc{
+		"forbidden": answer(403, noConfigRight), "failing": answer(500, "no"), "hanging": hang, "there": answer(200, usualJSON),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newServer(t, true, routes{podPath: late(answer(200, podJSON)), usualConfig: config})
+			began := time.Now()
+			got, err := newTestAPI(t, kubeconfig(t, s.URL, s.ca()), sleep).Lookup(within(t, time.Minute), istioRequest(t))
+			if err != nil || string(got.Pod) != podJSON || got.Config != nil || got.ConfigAbsent != "" {
+				t.Errorf("got %+v, %v", got, err)
+			}
+			if took := time.Since(began); took > 40*time.Second {
+				t.Errorf("it took %s, as if it waited for the configuration", took)
+			}
+		})
+	}
+}
+
 func TestAConfigurationThatCanNotBeHadFailsTheLookupOfItsPod(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
@@ -92,7 +114,7 @@ func TestAConfigurationThatCanNotBeHadFailsTheLookupOfItsPod(t *testing.T) {
 	}{
 		"the revision's": {routes{podPath: answer(200, revisionPod), usualConfig: answer(200, usualJSON), canaryConfig: answer(403, noConfigRight)},
 			"get configmaps istio-system/istio-canary: 403 Forbidden"},
-		"the usual one": {routes{podPath: answer(200, podJSON), usualConfig: answer(403, noConfigRight)},
+		"the usual one": {routes{podPath: answer(200, usualPod), usualConfig: answer(403, noConfigRight)},
 			"get configmaps istio-system/istio: 403 Forbidden"},
 		"any, without the pod": {routes{podPath: answer(403, forbidden), usualConfig: hang}, "get pods shop/web: 403 Forbidden"},
 	} {
@@ -113,7 +135,7 @@ func TestAConfigurationThatCanNotBeHadFailsTheLookupOfItsPod(t *testing.T) {
 func TestWithoutARevisionBothRequestsAreInFlightAtOnce(t *testing.T) {
 	t.Parallel()
 	together := meeting(2)
-	s := newServer(t, true, routes{podPath: together(answer(200, podJSON)), usualConfig: together(answer(200, usualJSON))})
+	s := newServer(t, true, routes{podPath: together(answer(200, usualPod)), usualConfig: together(answer(200, usualJSON))})
 	if _, err := newTestAPI(t, kubeconfig(t, s.URL, s.ca()), sleep).Lookup(within(t, time.Minute), istioRequest(t)); err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +147,7 @@ func TestARevisionInManifests(t *testing.T) {
 		return fmt.Sprintf("{apiVersion: v1, kind: ConfigMap, metadata: {namespace: istio-system, name: %s}}", name)
 	}
 	pod := func(name, revision string) string {
-		return fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: %s, annotations: {istio.io/rev: %s}}}", name, revision)
+		return fmt.Sprintf("{apiVersion: v1, kind: Pod, metadata: {namespace: shop, name: %s, annotations: {istio.io/rev: %s}}, spec: {containers: [{name: istio-proxy}]}}", name, revision)
 	}
 	path := write(t, t.TempDir(), "all.yaml", strings.Join([]string{config("istio"), config("istio-canary"), pod("web", "canary"), pod("usual", "default"), pod("lost", "gone")}, "\n---\n"))
 	m, err := NewManifests(path)
