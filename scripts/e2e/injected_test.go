@@ -74,6 +74,8 @@ func TestInjectedPods(t *testing.T) {
 func TestInjectedPodsOfFSM(t *testing.T) {
 	installDetour(t)
 	defer osm.install(t)
+	deleteAtEnd(t, "crd", "meshconfigs.config.flomesh.io")
+	deleteAtEnd(t, "namespace", "fsm-system")
 	fsm.install(t)
 	testInjected(t, fsm, injectedPods[2:])
 }

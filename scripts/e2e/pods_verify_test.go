@@ -28,7 +28,7 @@ func TestVerifySaysWhetherAPodIsAsItShouldBe(t *testing.T) {
 
 	exclude := func(ports string) {
 		t.Helper()
-		kubectl(t, "patch", "meshconfig", "osm-mesh-config", "--namespace=osm-system", "--type=merge",
+		kubectl(t, "patch", "meshconfigs.config.openservicemesh.io", "osm-mesh-config", "--namespace=osm-system", "--type=merge",
 			"--patch", `{"spec":{"traffic":{"outboundPortExclusionList":[`+ports+`]}}}`)
 	}
 	exclude("9000,7000")
