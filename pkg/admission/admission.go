@@ -2,24 +2,10 @@
 // its mesh's init container, and what ADD would refuse or warn of. It is pure. The policies of deploy/admission do the same changes in CEL.
 package admission
 
-import "github.com/detour-cni/detour/pkg/pod"
-
-// Labels of namespaces. Without them nothing changes.
-const (
-	RemoveInitLabel      = "detour.io/remove-init"      // "enabled"
-	NativeSidecarLabel   = "detour.io/native-sidecar"   // "enabled"
-	RestrictSidecarLabel = "detour.io/restrict-sidecar" // "enabled"
-	CheckLabel           = "detour.io/check"            // "warn" or "enforce"; anything else is off
-)
-
-// ReadyLabel is on the nodes that can serve an ADD, with the value "true". The agent sets it. A pod that lost its init container selects
-// them: elsewhere nobody would redirect it.
-const ReadyLabel = pod.ReadyLabel
-
 // Change is one of the changes of an injected pod. Each is idempotent.
 type Change string
 
-// The changes. Each has a label of the same name.
+// The changes. A namespace asks for each by the label of its name: detour.io/remove-init=enabled.
 const (
 	RemoveInit      Change = "remove-init"
 	NativeSidecar   Change = "native-sidecar" // includes RemoveInit

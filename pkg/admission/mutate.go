@@ -138,8 +138,8 @@ func (s *subject) makeNative(at, to, nativeAt int) (ops []Op) {
 func (s *subject) selectReady() []Op {
 	switch {
 	case s.raw.Spec.NodeSelector == nil:
-		return []Op{{Op: "add", Path: "/spec/nodeSelector", Value: map[string]string{ReadyLabel: "true"}}}
-	case s.raw.Spec.NodeSelector[ReadyLabel] != "true":
+		return []Op{{Op: "add", Path: "/spec/nodeSelector", Value: map[string]string{pod.ReadyLabel: "true"}}}
+	case s.raw.Spec.NodeSelector[pod.ReadyLabel] != "true":
 		return []Op{{Op: "add", Path: "/spec/nodeSelector/detour.io~1ready", Value: "true"}}
 	}
 	return nil

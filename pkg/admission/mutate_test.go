@@ -18,8 +18,11 @@ import (
 	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
 	"github.com/detour-cni/detour/pkg/netconf"
+	"github.com/detour-cni/detour/pkg/pod"
 	"github.com/detour-cni/detour/pkg/testcase"
 )
+
+const readyLabel = pod.ReadyLabel
 
 var all = []admission.Change{admission.RemoveInit, admission.NativeSidecar, admission.RestrictSidecar}
 
@@ -214,7 +217,7 @@ func TestPodsOfAnyContainers(t *testing.T) {
 			addContainer(&pod.Spec, names[name], random)
 		}
 		pod.Annotations = pick(random, nil, map[string]string{"sidecar.istio.io/status": "{}"})
-		pod.Spec.NodeSelector = pick(random, nil, map[string]string{"disk": "ssd"}, map[string]string{admission.ReadyLabel: "true"})
+		pod.Spec.NodeSelector = pick(random, nil, map[string]string{"disk": "ssd"}, map[string]string{readyLabel: "true"})
 		checkForeign(t, find(t, pick(random, mesh.Names()...)), pod)
 	}
 }
@@ -277,7 +280,7 @@ func foreign(t *testing.T, d mesh.Dialect, p corev1.Pod) string {
 	p.Spec.Containers = slices.DeleteFunc(slices.Clone(p.Spec.Containers), its)
 	p.Spec.InitContainers = slices.DeleteFunc(slices.Clone(p.Spec.InitContainers), its)
 	p.Spec.NodeSelector = maps.Clone(p.Spec.NodeSelector)
-	maps.DeleteFunc(p.Spec.NodeSelector, func(key, _ string) bool { return key == admission.ReadyLabel })
+	maps.DeleteFunc(p.Spec.NodeSelector, func(key, _ string) bool { return key == readyLabel })
 	return encode(t, p)
 }
 

@@ -12,8 +12,8 @@ import (
 
 	"sigs.k8s.io/yaml"
 
-	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // expressions are the CEL expressions of deploy/admission, by the file's name.
@@ -101,7 +101,7 @@ func sorted(words []string) []string { return slices.Compact(slices.Sorted(slice
 
 // vocabulary are the words of Kubernetes, of a JSON patch, and the values of annotations, arguments and variables.
 var vocabulary = []string{
-	"", "Always", "NET_ADMIN", "ALL", "RuntimeDefault", "drop", "type", "true", admission.ReadyLabel,
+	"", "Always", "NET_ADMIN", "ALL", "RuntimeDefault", "drop", "type", "true", pod.ReadyLabel,
 	"add", "remove", "move", "/spec/nodeSelector", "/spec/nodeSelector/", "/spec/initContainers", "/spec/initContainers/", "/spec/containers/",
 	"/securityContext", "/allowPrivilegeEscalation", "/runAsNonRoot", "/capabilities", "/seccompProfile", "/restartPolicy",
 	"sidecar-injection", "disabled", "no", "false", "NONE", "proxy", "DISABLE_ENVOY", "1", "t", "T", "TRUE", "True",

@@ -37,7 +37,7 @@ type Config struct {
 	NetnsDir    string
 	// Repair says what to do with meshed pods that run without redirection.
 	Repair repair.Mode
-	// MarkNode sets admission.ReadyLabel on the node once it is ready, and removes Taint. That needs the right to get and patch nodes.
+	// MarkNode sets pod.ReadyLabel on the node once it is ready, and removes Taint. That needs the right to get and patch nodes.
 	MarkNode bool
 	// Installed reports whether the runtime would call the plugin, and if not, what is missing. It must be quick: readiness
 	// calls it. nil means true.

@@ -10,8 +10,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/agent/cache"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // Taint and its effect NoSchedule may be on a node from its creation, so that no pod starts there before detour is ready.
@@ -65,9 +65,9 @@ func (a *Agent) mark(ctx context.Context, ready bool, missing string) error {
 	case err != nil:
 		return err
 	case changed && ready:
-		a.log.Info("node is ready; labelled", "event", "node-marked", "label", admission.ReadyLabel)
+		a.log.Info("node is ready; labelled", "event", "node-marked", "label", pod.ReadyLabel)
 	case changed:
-		a.log.Warn("pods would start without detour; label removed", "event", "node-unmarked", "label", admission.ReadyLabel, "missing", missing)
+		a.log.Warn("pods would start without detour; label removed", "event", "node-unmarked", "label", pod.ReadyLabel, "missing", missing)
 	}
 	if !ready {
 		return nil
@@ -93,13 +93,13 @@ func setLabel(ctx context.Context, c *cache.Client, name string, ready bool) (ch
 	if err := c.Get(ctx, nodePath(name), &n); err != nil {
 		return false, err
 	}
-	value, there := n.Metadata.Labels[admission.ReadyLabel]
+	value, there := n.Metadata.Labels[pod.ReadyLabel]
 	if there == ready && (!ready || value == "true") {
 		return false, nil
 	}
-	labels := map[string]any{admission.ReadyLabel: nil}
+	labels := map[string]any{pod.ReadyLabel: nil}
 	if ready {
-		labels[admission.ReadyLabel] = "true"
+		labels[pod.ReadyLabel] = "true"
 	}
 	err := c.Patch(ctx, nodePath(name), types.MergePatchType, map[string]any{"metadata": map[string]any{"labels": labels}})
 	return err == nil, err

@@ -12,9 +12,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/agent/agenttest"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 var (
@@ -99,7 +99,7 @@ func markedNode(t *testing.T, l labels, taints ...agenttest.Fields) (n *fakeNode
 	return n, a, installed
 }
 
-const readyLabel = admission.ReadyLabel
+const readyLabel = pod.ReadyLabel
 
 // looks is longer than some looks at what is installed.
 const looks = 300 * time.Millisecond

@@ -9,9 +9,9 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
-	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/agent/cache"
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // settle is how long scheduler and kubelet may take to hear that the label is gone.
@@ -26,7 +26,7 @@ func Unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, serv
 
 func unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, serve func() error, settle time.Duration) error {
 	if !mesh.IsName(node) {
-		return fmt.Errorf("take the label %s off this node: %q is not a node's name; set NODE_NAME", admission.ReadyLabel, node)
+		return fmt.Errorf("take the label %s off this node: %q is not a node's name; set NODE_NAME", pod.ReadyLabel, node)
 	}
 	client, err := newClient(kubeconfig)
 	if err != nil {
@@ -36,7 +36,7 @@ func unmark(ctx context.Context, kubeconfig, node string, log *slog.Logger, serv
 		return err
 	}
 	if err := dropLabel(ctx, client, node, log); err != nil {
-		return fmt.Errorf("take the label %s off node %s: %w", admission.ReadyLabel, node, err)
+		return fmt.Errorf("take the label %s off node %s: %w", pod.ReadyLabel, node, err)
 	}
 	return awaitPods(ctx, client, node, log, serve, settle)
 }
@@ -62,7 +62,7 @@ func dropLabel(ctx context.Context, c *cache.Client, name string, log *slog.Logg
 	}
 	changed, err := setLabel(ctx, c, name, false)
 	if changed {
-		log.Info("label removed from the node", "event", "node-released", "label", admission.ReadyLabel)
+		log.Info("label removed from the node", "event", "node-released", "label", pod.ReadyLabel)
 	}
 	return err
 }
@@ -77,7 +77,7 @@ func awaitPods(ctx context.Context, c *cache.Client, node string, log *slog.Logg
 		}
 		pods, err := selecting(ctx, c, node)
 		if err != nil {
-			return fmt.Errorf("find the pods on node %s that select the label %s: %w", node, admission.ReadyLabel, err)
+			return fmt.Errorf("find the pods on node %s that select the label %s: %w", node, pod.ReadyLabel, err)
 		}
 		if len(pods) == 0 {
 			return nil
@@ -104,7 +104,7 @@ func selecting(ctx context.Context, c *cache.Client, node string) (names []strin
 	}
 	for _, p := range list.Items {
 		ended := p.Status.Phase == "Succeeded" || p.Status.Phase == "Failed"
-		if _, selects := p.Spec.NodeSelector[admission.ReadyLabel]; selects && !ended {
+		if _, selects := p.Spec.NodeSelector[pod.ReadyLabel]; selects && !ended {
 			names = append(names, p.Metadata.Namespace+"/"+p.Metadata.Name)
 		}
 	}

@@ -17,7 +17,10 @@ import (
 	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/decision"
 	"github.com/detour-cni/detour/pkg/mesh"
+	"github.com/detour-cni/detour/pkg/pod"
 )
+
+const readyLabel = pod.ReadyLabel
 
 // The labels of deploy/admission.
 const (
@@ -182,7 +185,7 @@ func TestInjectedPods(t *testing.T) {
 						t.Errorf("%q: %s, want %s", in.labels, got, in.want)
 					}
 					selector, _, _ := unstructured.NestedStringMap(pod.Object, "spec", "nodeSelector")
-					if (selector[admission.ReadyLabel] == "true") != (in.want != tt.untouched) {
+					if (selector[readyLabel] == "true") != (in.want != tt.untouched) {
 						t.Errorf("%q: the node selector is %v", in.labels, selector)
 					}
 				}

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/agent"
 	"github.com/detour-cni/detour/pkg/agent/repair"
 	"github.com/detour-cni/detour/pkg/agentapi"
@@ -311,7 +310,7 @@ func TestTheAgentRepairsAndReportsAtARealAPIServer(t *testing.T) {
 		n := s.get("/api/v1/nodes/" + s.node)
 		labels, _ := n["metadata"].(map[string]any)["labels"].(map[string]any)
 		taints, _ := json.Marshal(n["spec"].(map[string]any)["taints"])
-		return labels[admission.ReadyLabel] == "true" && strings.Contains(string(taints), "other") && strings.Contains(string(taints), "NoExecute") && strings.Count(string(taints), agent.Taint) == 1
+		return labels[pod.ReadyLabel] == "true" && strings.Contains(string(taints), "other") && strings.Contains(string(taints), "NoExecute") && strings.Count(string(taints), agent.Taint) == 1
 	})
 	report := agentapi.Report{ID: pod.ID{Namespace: s.pods, Name: "refused", UID: string(refused.GetUID())}, Outcome: "failed", Code: 100, Reason: "annotation x: no"}
 	s.eventually("the socket", func() bool {

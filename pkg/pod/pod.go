@@ -12,8 +12,8 @@ import (
 // MirrorAnnotation marks the API server's copy of a static pod; its value is the UID under which the kubelet runs the pod.
 const MirrorAnnotation = "kubernetes.io/config.mirror"
 
-// ReadyLabel is on the nodes that can serve an ADD, with the value "true". A pod that lost its mesh's init container at admission
-// selects it.
+// ReadyLabel is on the nodes that can serve an ADD, with the value "true". The agent sets it. A pod that lost its mesh's init container at
+// admission selects it: elsewhere nobody would redirect the pod.
 const ReadyLabel = "detour.io/ready"
 
 // Pod is what a mesh reads of a pod, as admission left it. At CNI ADD, its containers have no state yet: no mesh reads it.

@@ -11,11 +11,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/agent"
 	"github.com/detour-cni/detour/pkg/agent/repair"
 	"github.com/detour-cni/detour/pkg/install"
 	"github.com/detour-cni/detour/pkg/netconf"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // folders are the host's, under their paths here and on the host.
@@ -63,7 +63,7 @@ func runCommand() *cobra.Command {
 	f.StringVar(&o.metrics, "metrics", agent.DefaultMetricsAddr, "where metrics and health are served")
 	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "folder of the plugin's records and the agent's socket")
 	f.StringVar(&o.repair, "repair", string(repair.Report), "what to do with meshed pods that run without redirection: report, evict or in-place")
-	f.BoolVar(&o.markNode, "mark-node", false, "label the node "+admission.ReadyLabel+"=true, and remove its taint "+agent.Taint+", once it can serve pods")
+	f.BoolVar(&o.markNode, "mark-node", false, "label the node "+pod.ReadyLabel+"=true, and remove its taint "+agent.Taint+", once it can serve pods")
 	return c
 }
 

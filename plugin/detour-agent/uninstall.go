@@ -9,10 +9,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/detour-cni/detour/pkg/admission"
 	"github.com/detour-cni/detour/pkg/agent"
 	"github.com/detour-cni/detour/pkg/install"
 	"github.com/detour-cni/detour/pkg/netconf"
+	"github.com/detour-cni/detour/pkg/pod"
 )
 
 // defaultTokenFile is where the kubelet keeps the ServiceAccount's token.
@@ -39,7 +39,7 @@ func uninstallCommand() *cobra.Command {
 	f.StringVar(&o.stateDir, "state-dir", netconf.DefaultStateDir, "folder of the plugin's records")
 	f.StringVar(&o.cacheDir, "cni-cache-dir", "/host/var/lib/cni/results", "where the runtime keeps its attachments, as mounted here")
 	f.BoolVar(&o.once, "once", false, "do what can be done now; leave the binary if pods still need it")
-	f.BoolVar(&o.unmarkNode, "unmark-node", false, "first take the label "+admission.ReadyLabel+" off the node, and wait until no pod there selects it")
+	f.BoolVar(&o.unmarkNode, "unmark-node", false, "first take the label "+pod.ReadyLabel+" off the node, and wait until no pod there selects it")
 	f.BoolVar(&o.wait, "wait", false, "keep running afterwards, as a DaemonSet's container must")
 	return c
 }
