@@ -47,7 +47,7 @@ func (s *scene) call(verb string) outcome {
 		"CNI_ARGS=" + s.args,
 		"CNI_PATH=" + filepath.Dir(detour),
 	}
-	err = cmd.Run()
+	err = s.onNode(cmd.Run)
 	s.wantNoToken(stdout.String(), stderr.String(), s.log())
 	if err == nil {
 		return outcome{stdout: stdout.Bytes()}
@@ -57,6 +57,14 @@ func (s *scene) call(verb string) outcome {
 		s.t.Fatalf("%s: %v; stdout %q, stderr %q", verb, err, stdout.String(), stderr.String())
 	}
 	return failed
+}
+
+// onNode runs fn in the network namespace of the node.
+func (s *scene) onNode(fn func() error) error {
+	if s.node == nil {
+		return fn()
+	}
+	return s.node.Do(fn)
 }
 
 // wantNoToken fails if a text quotes the credential.
