@@ -28,7 +28,7 @@ type outcome struct {
 // kubeconfig.
 func (s *scene) call(verb string) outcome {
 	s.t.Helper()
-	if s.conf["kubeconfig"] == nil {
+	if s.conf["kubeconfig"] == nil && s.conf["agentSocket"] == nil {
 		s.useServer(kubernetes.server, kubernetes.file("ca.crt"))
 	}
 	conf, err := json.Marshal(s.conf)

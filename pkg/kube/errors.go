@@ -63,6 +63,9 @@ func (e *StatusError) Is(err error) bool {
 	return err == ErrNotFound && e.Code == http.StatusNotFound && e.Resource == "pods" && e.namesObject
 }
 
+// Final reports whether the API server would say the same again.
+func (e *StatusError) Final() bool { return e.Code != http.StatusTooManyRequests && e.Code < 500 }
+
 func (e *StatusError) answer() string {
 	answer := fmt.Sprintf("%d %s", e.Code, http.StatusText(e.Code))
 	if e.Message == "" || e.Message == http.StatusText(e.Code) {
