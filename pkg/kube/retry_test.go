@@ -307,7 +307,9 @@ func clientCertificate(t *testing.T) (certificate, key []byte) {
 
 func TestAnAnswerOfExactlyTheLimitIsTaken(t *testing.T) {
 	t.Parallel()
-	large := func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("{" + strings.Repeat(" ", maxBody-2) + "}")) }
+	large := func(w http.ResponseWriter, _ *http.Request) {
+		w.Write([]byte("{" + strings.Repeat(" ", maxBody-2) + "}"))
+	}
 	s := newServer(t, true, routes{podPath: large, newConfig: answer(200, configJSON)})
 	got, err := newTestAPI(t, kubeconfig(t, s.URL, s.ca()), sleep).Lookup(within(t, 10*time.Second), request)
 	if err != nil || len(got.Pod) != maxBody {
