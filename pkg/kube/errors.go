@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -138,7 +139,15 @@ func named(t target, err error) error {
 		return err
 	}
 	if refusedTLS(err) {
-		return fmt.Errorf("get %s: no trusted connection: %w", t, err)
+		return fmt.Errorf("get %s: no trusted connection: %w%s", t, err, clockAdvice(err))
 	}
 	return fmt.Errorf("get %s: %w", t, err)
+}
+
+// clockAdvice says what to look at if a certificate is not valid at this time.
+func clockAdvice(err error) string {
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return "; is this node's clock right?"
+	}
+	return ""
 }
