@@ -50,6 +50,9 @@ func TestLookupTriesAgain(t *testing.T) {
 				panic(http.ErrAbortHandler)
 			}
 		}},
+		{"after half an answer that looks whole", func(**server) http.HandlerFunc { return answer(200, podJSON[:20]) }},
+		{"after a page", func(**server) http.HandlerFunc { return answer(200, "<html></html>") }},
+		{"after no object", func(**server) http.HandlerFunc { return answer(200, "[]") }},
 	}
 	for _, tt := range tests {
 		for _, http2 := range []bool{true, false} {
