@@ -62,7 +62,7 @@ type timing struct {
 var patient = timing{
 	request: 5 * time.Second,
 	lookup:  10 * time.Second,
-	silence: cache.Silence,
+	silence: cache.Silence + 15*time.Second, // in which it is listed anew
 	old:     2 * time.Second,
 	ready:   time.Second,
 	probe:   5 * time.Second,

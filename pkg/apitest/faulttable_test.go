@@ -54,7 +54,7 @@ var faults = []struct {
 		fault: answering(slow(time.Hour)), want: fails(types.ErrTryAgainLater, "no answer from https://127.0.0.1:", "no complete answer came"), known: guide,
 	},
 	{
-		name: "it is there for 0.3 s in a second", ways: []way{direct, live, cached},
+		name: "it is there every other second", ways: []way{direct, live, cached},
 		fault: (*faultScene).flap, want: guide,
 	},
 	{
@@ -229,9 +229,9 @@ func (s *faultScene) certify(from, until time.Duration) {
 func (s *faultScene) flap() {
 	s.repeat(func() {
 		s.api.setDown(true)
-		time.Sleep(700 * time.Millisecond)
+		time.Sleep(time.Second)
 		s.api.setDown(false)
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(time.Second)
 	})
 }
 

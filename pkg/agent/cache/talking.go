@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Silence is longer than an API server lets its watches be silent: it sends a bookmark every minute.
+// Silence is longer than an API server lets its watches be silent: it sends a bookmark every minute once it has seen any object of
+// the kind change. Before that, what is listed is listed again.
 const Silence = 3 * time.Minute
 
 var errSilent = errors.New("the API server has been silent for too long")
@@ -22,7 +23,7 @@ type talking struct {
 
 type heardKey struct{}
 
-// listening lets talking call heard with each part of an answer that is no failure.
+// listening lets talking call heard with each part of a watch, and at the end of any other answer that is no failure.
 func listening(ctx context.Context, heard func()) context.Context {
 	return context.WithValue(ctx, heardKey{}, heard)
 }
@@ -37,18 +38,23 @@ func (t talking) RoundTrip(r *http.Request) (*http.Response, error) {
 		stop(nil)
 		return nil, err
 	}
-	said := func() { timer.Reset(t.silence) }
-	if heard, ok := ctx.Value(heardKey{}).(func()); ok && resp.StatusCode == http.StatusOK {
-		said = func() { timer.Reset(t.silence); heard() }
+	heard, ok := ctx.Value(heardKey{}).(func())
+	if !ok || resp.StatusCode != http.StatusOK {
+		heard = func() {}
 	}
-	resp.Body = &talkingBody{resp.Body, said, func() { timer.Stop(); stop(nil) }}
+	body := &talkingBody{ReadCloser: resp.Body, stop: func() { timer.Stop(); stop(nil) }}
+	body.said, body.ended = func() { timer.Reset(t.silence) }, heard
+	if r.URL.Query().Get("watch") == "true" {
+		body.said, body.ended = func() { timer.Reset(t.silence); heard() }, func() {}
+	}
+	resp.Body = body
 	return resp, nil
 }
 
 // talkingBody is an answer's body. Read is called again and again as long as somebody listens.
 type talkingBody struct {
 	io.ReadCloser
-	said, stop func()
+	said, ended, stop func()
 }
 
 // Read reads, and begins to wait anew.
@@ -56,6 +62,9 @@ func (b *talkingBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	if n > 0 {
 		b.said()
+	}
+	if errors.Is(err, io.EOF) {
+		b.ended()
 	}
 	return n, err
 }

@@ -29,7 +29,7 @@ func TestAnAnswerThatFallsSilentEnds(t *testing.T) {
 			t.Cleanup(s.Close)
 			var heard atomic.Int64
 			ctx := listening(t.Context(), func() { heard.Add(1) })
-			req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL, nil)
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"?watch=true", nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -50,6 +50,34 @@ func TestAnAnswerThatFallsSilentEnds(t *testing.T) {
 				}
 			case <-time.After(nettest.Patience):
 				t.Error("it does not end")
+			}
+		})
+	}
+}
+
+// A list that is cut is no news.
+func TestAListIsHeardAtItsEnd(t *testing.T) {
+	t.Parallel()
+	for name, length := range map[string]string{"whole": "1", "cut": "2"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Length", length)
+				io.WriteString(w, "x")
+			}))
+			t.Cleanup(s.Close)
+			heard := 0
+			req, err := http.NewRequestWithContext(listening(t.Context(), func() { heard++ }), http.MethodGet, s.URL, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := talking{http.DefaultTransport, time.Minute}.RoundTrip(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			if _, err := io.ReadAll(resp.Body); (err == nil) != (heard == 1) || (err == nil) != (name == "whole") {
+				t.Errorf("heard %d times, %v", heard, err)
 			}
 		})
 	}
