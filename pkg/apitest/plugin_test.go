@@ -4,6 +4,7 @@ package apitest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -23,6 +25,9 @@ type outcome struct {
 	stdout []byte
 	types.Error
 }
+
+// callTime is longer than any call may take, its deadline being 10 s.
+const callTime = time.Minute
 
 // call runs the binary as a runtime does, with the API server that is there, unless the test gave the net conf another
 // kubeconfig.
@@ -36,7 +41,9 @@ func (s *scene) call(verb string) outcome {
 		s.t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	cmd := exec.Command(detour)
+	ctx, cancel := context.WithTimeout(s.t.Context(), callTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, detour)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(conf), &stdout, &stderr
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"),
