@@ -20,7 +20,9 @@ import (
 type Request struct {
 	// Lookup asks for a pod and its mesh's configuration. The agent doesn't answer with a cached pod that has another UID.
 	Lookup *pod.ID `json:"lookup,omitempty"`
-	Report *Report `json:"report,omitempty"`
+	// Within is how long the plugin waits for the answer to a Lookup; 0 says nothing.
+	Within time.Duration `json:"within,omitempty"`
+	Report *Report       `json:"report,omitempty"`
 	// Ready asks whether the agent could answer a Lookup now; Answer.Error says why not.
 	Ready bool `json:"ready,omitempty"`
 }
@@ -62,6 +64,8 @@ type Answer struct {
 	Config json.RawMessage `json:"config,omitempty"`
 	// ConfigAbsent says why Config is missing, as half a sentence.
 	ConfigAbsent string `json:"configAbsent,omitempty"`
+	// Old says that the API server does not answer and for how long the agent has had this, as a sentence for a warning.
+	Old string `json:"old,omitempty"`
 	// Error says why there is no answer. NotFound is true if that is because the pod does not exist.
 	Error    string `json:"error,omitempty"`
 	NotFound bool   `json:"notFound,omitempty"`
