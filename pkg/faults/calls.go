@@ -1,6 +1,11 @@
 package faults
 
-import "golang.org/x/sys/unix"
+import (
+	"fmt"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
 
 // kind is one system call of the filter, and which of its arguments say what it is about.
 type kind struct {
@@ -83,7 +88,14 @@ func merged(a, b map[int]kind) map[int]kind {
 	return a
 }
 
-// runtimes reports whether the call is a Go runtime's own, which no program can influence.
+// runtimes reports whether the call is a Go runtime's own, which no program can influence, or an fstat.
 func runtimes(c Call) bool {
-	return c.Detail == "anon_inode:[eventfd]" || c.Detail == "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size"
+	switch c.Detail {
+	case "anon_inode:[eventfd]", "/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "/proc/self/cgroup", "/proc/self/mountinfo":
+		return true
+	case "":
+		return c.Name == "newfstatat" || c.Name == "statx"
+	}
+	return strings.HasPrefix(c.Detail, "/sys/fs/cgroup/") || c.Detail == fmt.Sprintf("/proc/%d/cgroup", c.PID) ||
+		c.Detail == fmt.Sprintf("/proc/%d/mountinfo", c.PID)
 }

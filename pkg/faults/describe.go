@@ -130,7 +130,8 @@ func address(tid uint32, at, length uint64) string {
 	}
 	switch family := binary.NativeEndian.Uint16(b); {
 	case family == unix.AF_UNIX:
-		return string(bytes.TrimRight(b[2:], "\x00"))
+		path, _, _ := bytes.Cut(b[2:], []byte{0})
+		return string(path)
 	case family == unix.AF_INET && len(b) >= 8:
 		return netip.AddrPortFrom(netip.AddrFrom4([4]byte(b[4:8])), binary.BigEndian.Uint16(b[2:])).String()
 	case family == unix.AF_INET6 && len(b) >= 24:

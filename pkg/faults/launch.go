@@ -44,7 +44,7 @@ func launch(socket, path string, args []string) error {
 }
 
 // calmRuntime are settings that keep a Go runtime from making calls of its own at random times.
-const calmRuntime = "asyncpreemptoff=1,updatemaxprocs=0,containermaxprocs=0"
+const calmRuntime = "asyncpreemptoff=1,updatemaxprocs=0"
 
 // start starts the program and returns the listener. The program dies with the calling thread.
 func start(cmd *exec.Cmd) (listener int, err error) {
