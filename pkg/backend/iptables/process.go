@@ -47,6 +47,7 @@ func start(ctx context.Context, lock *os.File, path, stdin string, args ...strin
 	if lock != nil {
 		p.cmd.ExtraFiles = []*os.File{lock} // held until the program ends, even if detour is killed
 	}
+	p.cmd.WaitDelay = waitDelay
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return p, p.failed(p.cmd.Start())
 }
