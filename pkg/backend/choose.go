@@ -103,8 +103,11 @@ func prepareAny(ctx context.Context, list []driver.Backend, rs rules.Ruleset, fa
 			first = p
 		}
 	}
-	if first == nil || unusable != nil {
+	switch {
+	case first == nil:
 		return nil, cmp.Or(unusable, unsupported)
+	case unusable != nil:
+		return nil, errors.Join(unusable, first.prepared.Drawback())
 	}
 	return first, nil
 }
