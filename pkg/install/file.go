@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // The runtime does not take files with these names for network configurations, and Run ignores them.
@@ -140,14 +142,14 @@ func (f files) remove(path string) (bool, error) {
 func (f files) clean(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("clean folder: %w", err)
+		return fmt.Errorf("clean folder: %w", hostfile.Advise(err))
 	}
 	for _, e := range entries {
 		if !isTemp(e.Name()) {
 			continue
 		}
 		if _, err := f.remove(filepath.Join(dir, e.Name())); err != nil {
-			return fmt.Errorf("clean folder: %w", err)
+			return fmt.Errorf("clean folder: %w", hostfile.Advise(err))
 		}
 	}
 	return nil
