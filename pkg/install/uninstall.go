@@ -90,9 +90,16 @@ func stopped(ctx context.Context, pause time.Duration) bool {
 
 // removeState removes what the plugin and the agent have in their folder, and then the folder if it is empty and not a mount.
 func removeState(dir, socket string) error {
+	names := []string{"attachments", "namespaces"}
+	if socket != "" {
+		names = append(names, socket, socket+".*") // an agent that is killed leaves what it had not renamed yet
+	}
 	var failed error
-	for _, name := range []string{"attachments", "namespaces", socket} {
-		failed = errors.Join(failed, os.RemoveAll(filepath.Join(dir, name)))
+	for _, name := range names {
+		paths, _ := filepath.Glob(filepath.Join(dir, name))
+		for _, path := range paths {
+			failed = errors.Join(failed, hostfile.Advise(os.RemoveAll(path)))
+		}
 	}
 	_ = os.Remove(dir)
 	return failed
