@@ -73,7 +73,7 @@ func (f files) rewrite(path string, content []byte, o owned, old []byte) error {
 }
 
 // temporary writes a file beside path, lets place move it, and removes what is left under its name.
-func (f files) temporary(path string, content io.Reader, o owned, place func(temp string) error) error {
+func (f files) temporary(path string, content io.Reader, o owned, place func(temp string) error) (err error) {
 	if err := f.step("create", path); err != nil {
 		return err
 	}
@@ -81,7 +81,11 @@ func (f files) temporary(path string, content io.Reader, o owned, place func(tem
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(temp.Name()) }() // if that fails, the next run does it
+	defer func() {
+		if left := os.Remove(temp.Name()); !errors.Is(left, fs.ErrNotExist) {
+			err = errors.Join(err, left)
+		}
+	}()
 	if err := f.fill(temp, path, content, o); err != nil {
 		return errors.Join(err, temp.Close())
 	}
