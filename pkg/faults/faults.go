@@ -98,10 +98,14 @@ type Result struct {
 	Hung   bool   // it was killed because it took longer than Patience
 
 	ended <-chan struct{}
+	left  *bool
 }
 
-// Wait waits until no process that the program started runs any more.
-func (r Result) Wait() { <-r.ended }
+// Wait waits until no process that the program started runs any more. It reports whether they had to be killed after Patience.
+func (r Result) Wait() (left bool) {
+	<-r.ended
+	return *r.left
+}
 
 // Record runs the program without a fault and returns its calls. An error is the program's or the harness's.
 func Record(cmd *exec.Cmd) ([]Call, error) {

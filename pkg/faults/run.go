@@ -22,6 +22,7 @@ func Run(cmd *exec.Cmd, fault Fault) (Result, error) {
 		error
 	}
 	result, ended := make(chan outcome), make(chan struct{})
+	left := false
 	go func() { // its thread is the program's parent for the kernel, and dies with the goroutine
 		defer close(ended)
 		runtime.LockOSThread()
@@ -35,10 +36,11 @@ func Run(cmd *exec.Cmd, fault Fault) (Result, error) {
 		go func() { defer close(served); s.serve() }()
 		r := s.wait(cmd)
 		r.ended = ended
+		r.left = &left
 		result <- outcome{r, nil}
 		orphans := time.AfterFunc(Patience, s.killAll)
 		<-served
-		orphans.Stop()
+		left = !orphans.Stop()
 		unix.Close(listener)
 	}()
 	o := <-result
