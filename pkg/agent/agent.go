@@ -130,8 +130,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		})
 	}
 	needed(func() error { return web.Serve(ctx, l, a.handler(), a.log) })
-	needed(func() error { return a.socket.Run(ctx) })
-	for _, run := range []func(context.Context){a.cache.Run, a.events.Run, a.repairer.Run, a.keepMarked} {
+	for _, run := range []func(context.Context){a.socket.Run, a.cache.Run, a.events.Run, a.repairer.Run, a.keepMarked} {
 		parts.Go(func() { run(ctx) })
 	}
 	<-ctx.Done()

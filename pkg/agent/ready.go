@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/agent/cache"
+	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/mesh"
 )
 
@@ -29,8 +30,11 @@ func (a *Agent) Missing(ctx context.Context) []string {
 	if ok, what := a.conf.Installed(); !ok {
 		missing = append(missing, "installation: "+what)
 	}
-	if !a.socket.Serving() {
-		missing = append(missing, "socket: nobody answers at "+a.conf.Socket)
+	if why := a.socket.Missing(); why != "" {
+		missing = append(missing, "socket: "+why)
+	}
+	if err := attachment.NewStore(a.conf.StateDir).Writable(); err != nil {
+		missing = append(missing, "state folder: "+err.Error())
 	}
 	if why := a.noLookups(ctx); why != "" {
 		missing = append(missing, why)

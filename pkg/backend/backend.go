@@ -137,6 +137,11 @@ func DifferencesBy(ctx context.Context, r attachment.Record, list Lister) ([]str
 	return append(found, more...), err
 }
 
+// Knows reports whether this version of detour has the backends of all that the record says the namespace may hold.
+func Knows(r attachment.Record) bool {
+	return !slices.ContainsFunc(r.Traces(), func(t attachment.Record) bool { return t.Backend != "" && find(t.Backend) == nil })
+}
+
 func errUnknown(r attachment.Record) error {
 	return fmt.Errorf("the pod was programmed with %s, which this version of detour doesn't know", r.Backend)
 }

@@ -241,7 +241,7 @@ func (a *attempt) join(n *namespace) error {
 }
 
 // leaveAlone records why the pod is left alone. It enters the namespace only to remove what an earlier ADD programmed for this
-// attachment.
+// attachment. A state folder that can't be used does not keep such a pod from starting.
 func (a *attempt) leaveAlone(ctx context.Context) error {
 	id, first, err := netns.Mark(a.conf.StateDir, a.netns)
 	if err == nil && first {
@@ -249,15 +249,17 @@ func (a *attempt) leaveAlone(ctx context.Context) error {
 	}
 	a.record.NamespaceID = id
 	if first && errors.Is(err, fs.ErrNotExist) {
-		return a.store.Save(a.record)
+		a.note()
+		return nil
 	}
 	n := &namespace{call: a.call}
 	if err := n.look(id); err != nil {
-		return err
+		a.warn(err.Error())
 	}
 	a.record.Time = n.since(a.record.Time)
 	if n.leftAlone() {
-		return a.store.Save(a.record)
+		a.note()
+		return nil
 	}
 	if err := n.enter(ctx); err != nil {
 		return err
@@ -267,5 +269,16 @@ func (a *attempt) leaveAlone(ctx context.Context) error {
 	if err := n.ns.Do(func() error { return n.leave(ctx, unknown) }); err != nil {
 		return err
 	}
-	return errors.Join(n.forget(), a.store.Save(a.record))
+	if err := n.forget(); err != nil {
+		return err
+	}
+	a.note()
+	return nil
+}
+
+// note saves the record of a pod that is left alone. Only CHECK and detourctl would read it.
+func (a *attempt) note() {
+	if err := a.store.Save(a.record); err != nil {
+		a.warn(err.Error())
+	}
 }

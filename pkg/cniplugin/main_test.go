@@ -44,6 +44,8 @@ type attachment struct {
 	dir  string
 	conf map[string]any
 	env  map[string]string
+	// mounts are those that the plugin sees, nil for the test's own.
+	mounts *nettest.Mounts
 }
 
 // newAttachment returns an attachment of pod shop/web to a namespace of its own, with manifests as the source.
@@ -92,6 +94,11 @@ func (a *attachment) command(verb string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "CNI_COMMAND="+verb)
 	for k, v := range a.env {
 		cmd.Env = append(cmd.Env, k+"="+v)
+	}
+	if a.mounts != nil {
+		if err := a.mounts.Enter(cmd); err != nil {
+			a.t.Fatal(err)
+		}
 	}
 	return cmd
 }

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // ID identifies the namespace while it lives, by its file's device and inode.
@@ -32,7 +34,7 @@ const retryLock = 5 * time.Millisecond
 // own file.
 func (p *Pod) Lock(ctx context.Context, stateDir string) (*os.File, error) {
 	fail := func(err error) (*os.File, error) {
-		return nil, fmt.Errorf("lock network namespace %s: %w", p.path, err)
+		return nil, fmt.Errorf("lock network namespace %s: %w", p.path, hostfile.Advise(err))
 	}
 	id, err := p.ID()
 	if err != nil {
@@ -132,7 +134,7 @@ func create(path string) (*os.File, error) {
 
 // tryLock opens and locks a file. Once locked, it must still be the file at its path.
 func tryLock(path string) (*os.File, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +165,7 @@ func flock(file *os.File) error {
 
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove lock of network namespace: %w", err)
+		return fmt.Errorf("remove lock of network namespace: %w", hostfile.Advise(err))
 	}
 	return nil
 }
