@@ -160,7 +160,15 @@ func (a *attempt) program(ctx context.Context) error {
 	if a.record.NamespaceID, err = n.ns.ID(); err != nil {
 		return err
 	}
-	err = n.ns.Do(func() error { return a.programIn(ctx, n) })
+	programmed := false
+	err = n.ns.Do(func() error {
+		err := a.programIn(ctx, n)
+		programmed = err == nil
+		return err
+	})
+	if err != nil && programmed { // the thread could not leave, and so is still there
+		err = errors.Join(err, n.undo(ctx, a.record))
+	}
 	if err != nil && len(n.others) == 0 {
 		return errors.Join(err, n.ns.Forget())
 	}

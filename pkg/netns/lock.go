@@ -84,7 +84,7 @@ func Forget(stateDir, id string) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("lock network namespace %s to forget it: %w", id, err)
 	}
 	defer file.Close()
 	return remove(file.Name())
@@ -110,21 +110,24 @@ var errLocked = errors.New("it is locked")
 
 // mark creates a lock file, unless it exists.
 func mark(path string) (first bool, err error) {
-	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_RDONLY | unix.O_CLOEXEC
-	fd, err := unix.Open(path, flags, 0o600)
+	file, err := create(path)
 	if errors.Is(err, fs.ErrNotExist) { // the node's first
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return false, fmt.Errorf("make state folder: %w", err)
 		}
-		fd, err = unix.Open(path, flags, 0o600)
+		file, err = create(path)
 	}
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, &fs.PathError{Op: "make", Path: path, Err: err}
+		return false, err
 	}
-	return true, unix.Close(fd)
+	return true, file.Close()
+}
+
+func create(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
 }
 
 // tryLock opens and locks a file. Once locked, it must still be the file at its path.

@@ -102,8 +102,11 @@ func (c *Client) listWatch(path, fields string, heard func()) cache.ListerWatche
 func (c *Client) Get(ctx context.Context, path string, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	data, err := c.rest.Get().RequestURI(path).Do(ctx).Raw()
+	result := c.rest.Get().RequestURI(path).Do(ctx)
+	err := result.Error() // says why, as Raw's does not
 	if err == nil {
+		var data []byte
+		data, _ = result.Raw()
 		err = json.Unmarshal(data, out)
 	}
 	if err != nil {

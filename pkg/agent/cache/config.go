@@ -87,9 +87,13 @@ func (c *configCache) servedVersion() string {
 	return c.version
 }
 
+// rarest is by how much the looks for a configuration that stays unserved become rarer, as rare as client-go's retries: all nodes
+// look, and lookups ask the API server meanwhile.
+const rarest = 6
+
 // run keeps the cache equal to the API server until ctx ends.
 func (c *configCache) run(ctx context.Context, from *Client) {
-	said := ""
+	said, wait := "", c.recheck
 	for ctx.Err() == nil && !c.isNone() {
 		version, err := c.findVersion(ctx, from)
 		now := fmt.Sprint(version, err)
@@ -105,8 +109,10 @@ func (c *configCache) run(ctx context.Context, from *Client) {
 		c.setVersion(version, err)
 		if version != "" {
 			c.watch(ctx, from, version)
+			wait = c.recheck
 		}
-		pause(ctx, c.recheck/2+rand.N(c.recheck))
+		pause(ctx, wait/2+rand.N(wait))
+		wait = min(2*wait, rarest*c.recheck)
 	}
 }
 
