@@ -50,7 +50,7 @@ var faults = []struct {
 		fault: answering(slow(3 * time.Second)), want: guide,
 	},
 	{
-		name: "it takes too long to answer", ways: []way{direct, live, cached}, timeout: "4s",
+		name: "it takes too long to answer", ways: []way{direct, live, cached}, timeout: "6s",
 		fault: answering(slow(time.Hour)), want: fails(types.ErrTryAgainLater, "no answer from https://127.0.0.1:", "no complete answer came"), known: guide,
 	},
 	{
@@ -62,34 +62,34 @@ var faults = []struct {
 		fault: answering(first(2, status(429, "TooManyRequests", "1"))), want: guide,
 	},
 	{
-		name: "429, come back in a minute", ways: []way{direct, live, cached}, timeout: "4s",
+		name: "429, come back in a minute", ways: []way{direct, live, cached}, timeout: "6s",
 		fault: answering(status(429, "TooManyRequests", "60")), want: fails(types.ErrTryAgainLater, "429 Too Many Requests"), known: guide,
 	},
 	{
-		name: "503", ways: []way{direct, live, cached}, timeout: "4s",
+		name: "503", ways: []way{direct, live, cached}, timeout: "6s",
 		fault: answering(status(503, "ServiceUnavailable", "")), want: fails(types.ErrTryAgainLater, "503 Service Unavailable"), known: guide,
 	},
 	{
-		name: "its certificate expired a day ago, or the node's clock is ahead by as much", ways: []way{direct, live, cached}, timeout: "4s",
+		name: "its certificate expired a day ago, or the node's clock is ahead by as much", ways: []way{direct, live, cached}, timeout: "6s",
 		fault: func(s *faultScene) { s.certify(-48*time.Hour, -24*time.Hour) }, mend: func(s *faultScene) { s.certify(-time.Hour, time.Hour) },
 		want: fails(0, "no trusted connection", "certificate has expired", "is this node's clock right?"), known: guide,
 	},
 	{
-		name: "its certificate holds from tomorrow, or the node's clock is behind by as much", ways: []way{direct, live, cached}, timeout: "4s",
+		name: "its certificate holds from tomorrow, or the node's clock is behind by as much", ways: []way{direct, live, cached}, timeout: "6s",
 		fault: func(s *faultScene) { s.certify(24*time.Hour, 48*time.Hour) }, mend: func(s *faultScene) { s.certify(-time.Hour, time.Hour) },
 		want: fails(0, "no trusted connection", "is not yet valid", "is this node's clock right?"), known: guide,
 	},
 	{
-		name: "the token expired", ways: []way{direct, live}, early: true, timeout: "4s",
+		name: "the token expired", ways: []way{direct, live}, early: true, timeout: "6s",
 		fault: func(s *faultScene) { s.good = s.token; s.setToken(expiredToken(s.t, s.token)) }, mend: func(s *faultScene) { s.setToken(s.good) },
 		want: fails(0, "401 Unauthorized", "is not accepted"),
 	},
 	{
-		name: "an answer of 10 MB", ways: []way{direct, live, cached}, timeout: "4s",
+		name: "an answer of 10 MB", ways: []way{direct, live, cached},
 		fault: answering(bloated), want: fails(0, "the answer is larger than 4 MiB"), known: guide,
 	},
 	{
-		name: "an answer that never ends", ways: []way{direct, live, cached}, timeout: "4s",
+		name: "an answer that never ends", ways: []way{direct, live, cached}, timeout: "6s",
 		fault: answering(trickle), want: fails(types.ErrTryAgainLater, "connected, but no complete answer came"), known: guide,
 	},
 	{
@@ -97,7 +97,7 @@ var faults = []struct {
 		fault: answering(first(2, half(true))), want: guide,
 	},
 	{
-		name: "answers are cut in the middle", ways: []way{direct, live, cached}, timeout: "4s",
+		name: "answers are cut in the middle", ways: []way{direct, live, cached}, timeout: "6s",
 		fault: answering(half(true)), want: fails(types.ErrTryAgainLater, "no answer from https://127.0.0.1:", "read the answer"), known: guide,
 	},
 	{
@@ -105,11 +105,11 @@ var faults = []struct {
 		fault: answering(first(2, half(false))), want: guide,
 	},
 	{
-		name: "half answers look whole", ways: []way{direct, live, cached}, timeout: "4s",
+		name: "half answers look whole", ways: []way{direct, live, cached}, timeout: "6s",
 		fault: answering(half(false)), want: fails(types.ErrTryAgainLater, "no answer from https://127.0.0.1:", "is not the JSON of an object"), known: guide,
 	},
 	{
-		name: "a page for browsers", ways: []way{direct, live, cached}, timeout: "4s",
+		name: "a page for browsers", ways: []way{direct, live, cached}, timeout: "6s",
 		fault: answering(page), want: fails(types.ErrTryAgainLater, "is not the JSON of an object"), known: guide,
 	},
 	{
@@ -157,7 +157,7 @@ var faults = []struct {
 		want: rules("6379,7071,8081"), mended: rules("6379,7071,8081"),
 	},
 	{
-		name: "the agent is dead", ways: []way{cached}, timeout: "4s",
+		name: "the agent is dead", ways: []way{cached}, timeout: "6s",
 		fault: (*faultScene).stopAgent, mend: (*faultScene).startAgent, want: fails(types.ErrTryAgainLater, "is detour-agent running on this node?"),
 	},
 	{
@@ -165,7 +165,7 @@ var faults = []struct {
 		fault: (*faultScene).stopAgent, mend: (*faultScene).startAgent, want: guide,
 	},
 	{
-		name: "the agent hangs", ways: []way{cached}, timeout: "4s",
+		name: "the agent hangs", ways: []way{cached}, timeout: "6s",
 		fault: signals(syscall.SIGSTOP), mend: signals(syscall.SIGCONT), want: fails(types.ErrTryAgainLater, "is detour-agent running on this node?"),
 	},
 	{
@@ -183,11 +183,11 @@ var faults = []struct {
 		want: rules("6379,7071,8081"), mended: rules("6379,7071,8081"),
 	},
 	{
-		name: "the agent is killed again and again, 0.3 s after it is there", ways: []way{cached, fallback},
+		name: "the agent is killed again and again, a second after it is there", ways: []way{cached, fallback},
 		fault: (*faultScene).restartAgent, want: guide,
 	},
 	{
-		name: "the runtime starts a pod that was replaced under its name", ways: []way{direct, live, cached, fallback}, timeout: "4s",
+		name: "the runtime starts a pod that was replaced under its name", ways: []way{direct, live, cached, fallback}, timeout: "6s",
 		fault: func(s *faultScene) { old := s.args; s.replacePod("8081"); s.args, s.young = old, s.args },
 		want:  fails(agentapi.CodeRefused, "the pod was replaced"),
 		mend:  func(s *faultScene) { s.args = s.young }, mended: rules("6379,7070,8081"),
@@ -245,7 +245,7 @@ func (s *faultScene) restartAgent() {
 				break
 			}
 		}
-		time.Sleep(300 * time.Millisecond)
+		time.Sleep(time.Second)
 	})
 }
 
@@ -322,24 +322,41 @@ func TestAddUnderFaults(t *testing.T) {
 const mendTime = 6 * time.Minute
 
 // deadline is how long an ADD may take, and a busy machine more.
-const deadline = 10*time.Second + 5*time.Second
+const deadline = 10*time.Second + 20*time.Second
+
+// add calls ADD, and once more if time ran out with another error than the fault's: the machine may be busy.
+func (s *faultScene) add(want end) (got outcome) {
+	s.t.Helper()
+	for range 2 {
+		begin := time.Now()
+		got = s.call("ADD")
+		took := time.Since(begin)
+		s.t.Logf("%.1fs: code %d %s", took.Seconds(), got.Code, got.Msg)
+		if took > deadline {
+			s.t.Errorf("it took %s", took)
+		}
+		if got.Code != types.ErrTryAgainLater || want.rules == "" && want.saidBy(got) {
+			break
+		}
+	}
+	return got
+}
+
+func (e end) saidBy(got outcome) bool {
+	return got.Code != 0 && (e.code == 0 || got.Code == e.code) &&
+		!slices.ContainsFunc(e.words, func(w string) bool { return !strings.Contains(got.Msg, w) })
+}
 
 func (s *faultScene) wantEnd(want end) {
 	s.t.Helper()
-	begin := time.Now()
-	got := s.call("ADD")
-	took := time.Since(begin)
-	s.t.Logf("%.1fs: code %d %s", took.Seconds(), got.Code, got.Msg)
-	if took > deadline {
-		s.t.Errorf("it took %s", took)
-	}
+	got := s.add(want)
 	if want.rules != "" {
 		if has, ok := s.hasRules(want.rules); got.Code != 0 || !ok {
 			s.t.Errorf("want rules with %s; code %d %s; the pod has\n%s%s", want.rules, got.Code, got.Msg, has, s.logs.String())
 		}
 		return
 	}
-	if got.Code == 0 || want.code != 0 && got.Code != want.code || slices.ContainsFunc(want.words, func(w string) bool { return !strings.Contains(got.Msg, w) }) {
+	if !want.saidBy(got) {
 		s.t.Errorf("want code %d, %q; code %d %s", want.code, want.words, got.Code, got.Msg)
 	}
 	for _, p := range programs {
