@@ -6,11 +6,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/agent/cache"
+	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/mesh"
 )
-
-// longSilence is longer than an API server lets its watches be silent.
-const longSilence = 3 * time.Minute
 
 // readiness is Missing, and a remark for a node that is ready.
 func (a *Agent) readiness(ctx context.Context) (missing []string, remark string) {
@@ -19,10 +18,10 @@ func (a *Agent) readiness(ctx context.Context) (missing []string, remark string)
 
 // remark says what works while the API server has been silent for so long, "" if that is not long.
 func (a *Agent) remark(silence time.Duration) string {
-	if silence < longSilence || !a.cache.HasPods() {
+	if silence < cache.Silence || !a.cache.HasPods() {
 		return ""
 	}
-	return fmt.Sprintf("; the API server has said nothing for %s: pods that the agent knows start, others wait for it", silence.Round(time.Second))
+	return fmt.Sprintf("; the API server has said nothing for %s: pods that the agent knows start as it knows them, others wait for it", silence.Round(time.Second))
 }
 
 // Missing says what keeps this node from serving an ADD, one sentence each; nothing means that it would be served.
@@ -31,8 +30,11 @@ func (a *Agent) Missing(ctx context.Context) []string {
 	if ok, what := a.conf.Installed(); !ok {
 		missing = append(missing, "installation: "+what)
 	}
-	if !a.socket.Serving() {
-		missing = append(missing, "socket: nobody answers at "+a.conf.Socket)
+	if why := a.socket.Missing(); why != "" {
+		missing = append(missing, "socket: "+why)
+	}
+	if err := attachment.NewStore(a.conf.StateDir).Writable(); err != nil {
+		missing = append(missing, "state folder: "+err.Error())
 	}
 	if why := a.noLookups(ctx); why != "" {
 		missing = append(missing, why)

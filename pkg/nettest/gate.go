@@ -124,3 +124,15 @@ func runTests(m interface{ Run() int }, stderr io.Writer) int {
 	fmt.Fprintf(stderr, "nettest: %v\n", err)
 	return max(code, 1)
 }
+
+// StartMounts is NewMounts behind RequireNetns for a test, which closes it.
+func StartMounts(t TB, script string, args ...string) *Mounts {
+	t.Helper()
+	RequireNetns(t)
+	m, err := NewMounts(script, args...)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() { closeOrFail(t, m) })
+	return m
+}

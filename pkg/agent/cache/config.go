@@ -30,6 +30,7 @@ type configCache struct {
 	log     *slog.Logger
 	found   func(version string) // called with each new version
 	recheck time.Duration
+	heard   *hearing
 
 	mu       sync.RWMutex
 	version  string                    // served; it stays while the API server is away
@@ -38,7 +39,7 @@ type configCache struct {
 }
 
 func newConfigCache(ref mesh.ConfigRef, o Options) *configCache {
-	return &configCache{ref: ref, log: o.Log, found: o.ConfigVersion, recheck: o.Recheck}
+	return &configCache{ref: ref, log: o.Log, found: o.ConfigVersion, recheck: o.Recheck, heard: newHearing()}
 }
 
 // isNone reports whether the mesh has no configuration object. That is known without asking.
@@ -61,6 +62,14 @@ func (c *configCache) get() Config {
 		return Config{Absent: c.ref.String() + " does not exist", Known: true}
 	}
 	return Config{JSON: object.(*configObject).json, Known: true}
+}
+
+// age is the time since the API server last said anything about the configuration, 0 if there is nothing to say.
+func (c *configCache) age() time.Duration {
+	if c.isNone() {
+		return 0
+	}
+	return c.heard.silence()
 }
 
 // settled reports whether the configuration is known, be it that the API server serves none.
@@ -156,7 +165,7 @@ func (c *configCache) watch(ctx context.Context, from *Client, version string) {
 	if gv.Group == "" {
 		root = "/api/" + version
 	}
-	source := from.listWatch(root+"/namespaces/"+c.ref.Namespace+"/"+c.ref.Resource, "metadata.name="+c.ref.Name)
+	source := from.listWatch(root+"/namespaces/"+c.ref.Namespace+"/"+c.ref.Resource, "metadata.name="+c.ref.Name, c.heard.hear)
 	objects := newInformer(source, &configObject{}, c.ref.Resource, c.log, func(err error) {
 		if apierrors.IsNotFound(err) {
 			stop()
