@@ -56,6 +56,10 @@ release-test: ## make a release twice, in two clones of HEAD; compare all files,
 bench: ## measure detour next to the least program that could do the same (two minutes)
 	scripts/bench.sh
 
+.PHONY: scale
+scale: ## measure what AGENTS (100) node agents cost a real API server (a quarter of an hour)
+	scripts/scale.sh
+
 .PHONY: build
 build: ## build the plugin, the agent and detourctl into bin/
 	scripts/build.sh ./plugin/...

@@ -57,20 +57,29 @@ func (a *Agent) noLookups(ctx context.Context) string {
 // probe remembers for a while whether the API server can be asked: anyone who reaches the agent's port may ask for its readiness,
 // however often.
 type probe struct {
-	mu  sync.Mutex
-	at  time.Time
-	err error
+	mu   sync.Mutex
+	next time.Time
+	wait time.Duration
+	err  error
 }
+
+// rarest is by how much the requests become rarer as they fail: an API server that is too busy for all nodes at once gets no more of
+// them than it must.
+const rarest = 6
 
 // ask makes a lookup's requests if the last ones were made some time ago. Concurrent callers wait for them.
 func (p *probe) ask(ctx context.Context, t timing, api live, ref mesh.ConfigRef) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if time.Since(p.at) >= t.probe {
+	if !time.Now().Before(p.next) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), t.ready) // the answer is for others as well
 		defer cancel()
 		p.err = api.Ready(ctx, ref)
-		p.at = time.Now()
+		p.wait = min(2*p.wait, rarest*t.probe)
+		if p.err == nil || p.wait == 0 {
+			p.wait = t.probe
+		}
+		p.next = time.Now().Add(p.wait)
 	}
 	return p.err
 }

@@ -146,12 +146,14 @@ spec: {traffic: {outboundPortExclusionList: [%d]}}
 // each calls do for 0 to n-1, many at once.
 func (f *fleet) each(n int, do func(i int) error) {
 	f.Helper()
+	var failed atomic.Bool
 	numbers := make(chan int)
 	var working sync.WaitGroup
 	for range writers {
 		working.Go(func() {
 			for i := range numbers {
 				if err := do(i); err != nil {
+					failed.Store(true)
 					f.Errorf("%d of %d: %v", i, n, err)
 				}
 			}
@@ -162,7 +164,7 @@ func (f *fleet) each(n int, do func(i int) error) {
 	}
 	close(numbers)
 	working.Wait()
-	if f.Failed() {
+	if failed.Load() {
 		f.FailNow()
 	}
 }

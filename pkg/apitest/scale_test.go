@@ -35,11 +35,28 @@ func TestScale(t *testing.T) {
 	f := newFleet(t, nodes, pods)
 	program := buildAgent(t)
 	fmt.Printf("%d agents with %d pods of %d bytes each\n\n", nodes, pods, f.podSize())
-	fmt.Println("| what | requests | connections | to the node | from the node | API server's CPU | peak/s | 429 | s |")
+	fmt.Println("| what | requests | connections | to the node | from the node | API server's CPU | peak/s | refused | s |")
 	fmt.Println("| - | -: | -: | -: | -: | -: | -: | -: | -: |")
-	each := max(1, pods/10)
-	f.measure("without agents: one pod replaced", float64(each), func() { f.rollOut(each, f.record) })
+	f.measure("without agents: one pod of each node replaced", 1, func() { f.rollOut(1, f.record) })
+	f.measureStart()
+	f.measure("one pod of each node replaced", 1, func() { f.rollOut(1, f.add) })
+	for i := range 3 {
+		f.measureConfig(7000 + i)
+	}
+	f.measureRestarts(f.nodes[:max(1, nodes/10)])
+	f.measure("the API server restarts", 1, func() {
+		kubernetes.restart(t)
+		f.setMeshConfig(8000)
+		f.await(time.Now(), "it has the MeshConfig", func(m *member) bool { return f.knows(m, 8000) })
+		f.settle()
+	})
+	f.measureRest(rest, program)
+	f.measureUnserved()
+	f.comparePeers()
+}
 
+func (f *fleet) measureStart() {
+	f.Helper()
 	before := memory()
 	var took []time.Duration
 	f.measure("all agents start at once", 1, func() {
@@ -47,21 +64,24 @@ func TestScale(t *testing.T) {
 		f.settle()
 	})
 	f.say("ready after", took)
-	fmt.Printf("memory: %.1f MB an agent in one process\n", float64(memory()-before)/float64(nodes)/1e6)
+	fmt.Printf("memory: %.1f MB an agent in one process\n", float64(memory()-before)/float64(len(f.nodes))/1e6)
+}
 
-	f.measure("rollout: one pod replaced", float64(each), func() { f.rollOut(each, f.add) })
-	for i := range 3 {
-		port := 7000 + i
-		f.measure("a MeshConfig changes", 1, func() {
-			began := time.Now()
-			f.setMeshConfig(port)
-			took = f.await(began, "it has the MeshConfig", func(m *member) bool { return f.knows(m, port) })
-		})
-		f.say("known after", took)
-	}
+func (f *fleet) measureConfig(port int) {
+	f.Helper()
+	var took []time.Duration
+	f.measure("a MeshConfig changes", 1, func() {
+		began := time.Now()
+		f.setMeshConfig(port)
+		took = f.await(began, "it has the MeshConfig", func(m *member) bool { return f.knows(m, port) })
+	})
+	f.say("known after", took)
+}
 
-	some := f.nodes[:max(1, nodes/10)]
-	f.measure("an agent restarts", float64(len(some))/float64(nodes), func() {
+// measureRestarts restarts some agents one by one, as a rolling update does.
+func (f *fleet) measureRestarts(some []*member) {
+	f.Helper()
+	f.measure("an agent restarts", float64(len(some))/float64(len(f.nodes)), func() {
 		for _, m := range some {
 			m.stop()
 			f.run(m)
@@ -69,33 +89,32 @@ func TestScale(t *testing.T) {
 		}
 		f.settle()
 	})
-	f.measure("the API server restarts", 1, func() {
-		kubernetes.restart(t)
-		began := time.Now()
-		f.setMeshConfig(8000)
-		took = f.await(began, "it has the MeshConfig", func(m *member) bool { return f.knows(m, 8000) })
-		f.settle()
-	})
-	f.say("know what is new after", took)
+}
 
+// measureRest measures an hour of rest by a part of it. One of the agents is the program.
+func (f *fleet) measureRest(rest time.Duration, program string) {
+	f.Helper()
 	f.nodes[0].stop()
 	pid := f.startProgram(f.nodes[0], program)
-	f.await(time.Now(), "it is ready", func(m *member) bool { return f.knows(m, 8000) })
-	f.measure(fmt.Sprintf("rest, an hour (measured for %s)", rest), float64(rest)/float64(time.Hour), func() { time.Sleep(rest) })
-	all, own := resident(t, pid)
+	f.await(time.Now(), "it answers", func(m *member) bool { return f.knows(m, 8000) })
+	f.settle()
+	f.measure(fmt.Sprintf("an hour of rest, of which %s", rest), rest.Hours(), func() { time.Sleep(rest) })
+	all, own := resident(f.T, pid)
 	fmt.Printf("memory of an agent's process: %.1f MB, of which %.1f MB in no file\n", float64(all)/1e6, float64(own)/1e6)
+}
 
-	const unserved = 4 * time.Minute
-	f.measure("the mesh's kind is not served: an hour", float64(unserved)/float64(time.Hour), func() {
-		if err := kubernetes.serve(); err != nil {
-			t.Fatal(err)
-		}
-		time.Sleep(unserved)
-	})
-	if err := kubernetes.serve("v1alpha1", "v1alpha2"); err != nil {
-		t.Fatal(err)
+// measureUnserved measures an hour without the mesh by a part of it.
+func (f *fleet) measureUnserved() {
+	f.Helper()
+	if err := kubernetes.serve(); err != nil {
+		f.Fatal(err)
 	}
-	f.comparePeers(each)
+	const first, part = time.Minute, 2 * time.Minute
+	time.Sleep(first)
+	f.measure(fmt.Sprintf("an hour in which the mesh's kind is not served, of which %s", part), part.Hours(), func() { time.Sleep(part) })
+	if err := kubernetes.serve("v1alpha1", "v1alpha2"); err != nil {
+		f.Fatal(err)
+	}
 }
 
 // taken is what the API server and the meters have counted so far.

@@ -65,29 +65,34 @@ func (w *workload) path(p placed, rest string) string {
 	return podsOf(w.namespace) + "/" + p.name + rest
 }
 
-// schedule makes a pod and binds it to the node.
-func (w *workload) schedule(node int, nodeName string) (placed, error) {
+// create makes a pod, which is on the node if that has a name.
+func (w *workload) create(node int, nodeName string) (placed, error) {
 	var pod fields
 	if err := json.Unmarshal(w.pod, &pod); err != nil {
 		return placed{}, err
 	}
 	p := placed{name: fmt.Sprintf("web-7d4b9c6f58-%d", w.made.Add(1)), node: node}
 	pod["metadata"].(fields)["name"] = p.name
+	if nodeName != "" {
+		pod["spec"].(fields)["nodeName"] = nodeName
+	}
 	body, err := w.client.expect(http.MethodPost, podsOf(w.namespace)+"?fieldManager=kube-controller-manager", pod, http.StatusCreated)
 	if err != nil {
 		return p, err
 	}
 	var made struct{ Metadata struct{ UID string } }
-	if err := json.Unmarshal(body, &made); err != nil {
-		return p, err
-	}
+	err = json.Unmarshal(body, &made)
 	p.uid = made.Metadata.UID
-	binding := fields{
+	return p, err
+}
+
+// bind puts the pod on the node, as the scheduler does.
+func (w *workload) bind(p placed, nodeName string) error {
+	_, err := w.client.expect(http.MethodPost, w.path(p, "/binding?fieldManager=kube-scheduler"), fields{
 		"apiVersion": "v1", "kind": "Binding", "metadata": fields{"name": p.name, "uid": p.uid},
 		"target": fields{"apiVersion": "v1", "kind": "Node", "name": nodeName},
-	}
-	_, err = w.client.expect(http.MethodPost, w.path(p, "/binding?fieldManager=kube-scheduler"), binding, http.StatusCreated)
-	return p, err
+	}, http.StatusCreated)
+	return err
 }
 
 // phase is what a pod's status says at one time.
@@ -152,7 +157,10 @@ func (w *workload) update(p placed, now phase) error {
 
 // start starts a pod; add is called when the runtime would call the plugin.
 func (w *workload) start(node int, nodeName string, add func(placed) error) (placed, error) {
-	p, err := w.schedule(node, nodeName)
+	p, err := w.create(node, "")
+	if err == nil {
+		err = w.bind(p, nodeName)
+	}
 	for i := 0; err == nil && i < len(starting); i++ {
 		if err = w.update(p, starting[i]); err == nil && i == 0 {
 			err = add(p)
@@ -163,7 +171,7 @@ func (w *workload) start(node int, nodeName string, add func(placed) error) (pla
 
 // place makes a pod that has been running for long, with few requests.
 func (w *workload) place(node int, nodeName string) (placed, error) {
-	p, err := w.schedule(node, nodeName)
+	p, err := w.create(node, nodeName)
 	if err == nil {
 		err = w.update(p, starting[len(starting)-1])
 	}
