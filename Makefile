@@ -64,6 +64,10 @@ build: ## build the plugin, the agent and detourctl into bin/
 lint: ## run golangci-lint, shellcheck and actionlint
 	scripts/lint.sh
 
+.PHONY: vulncheck
+vulncheck: ## look for known vulnerabilities in what detour's programs call (needs vuln.go.dev)
+	scripts/vulncheck.sh
+
 .PHONY: trace-judge
 trace-judge: ## hold the tracer against the kernel by DETOUR_TRACE_PAIRS (2000) random rulesets and packets
 	scripts/trace-judge.sh

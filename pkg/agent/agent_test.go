@@ -32,6 +32,8 @@ func TestMain(m *testing.M) {
 var hasty = timing{
 	request: 2 * nettest.Patience,
 	lookup:  5 * time.Second,
+	silence: time.Hour,
+	old:     200 * time.Millisecond,
 	ready:   time.Second,
 	probe:   20 * time.Millisecond,
 	config:  20 * time.Millisecond,

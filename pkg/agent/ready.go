@@ -6,12 +6,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/agent/cache"
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/mesh"
 )
-
-// longSilence is longer than an API server lets its watches be silent.
-const longSilence = 3 * time.Minute
 
 // readiness is Missing, and a remark for a node that is ready.
 func (a *Agent) readiness(ctx context.Context) (missing []string, remark string) {
@@ -20,10 +18,10 @@ func (a *Agent) readiness(ctx context.Context) (missing []string, remark string)
 
 // remark says what works while the API server has been silent for so long, "" if that is not long.
 func (a *Agent) remark(silence time.Duration) string {
-	if silence < longSilence || !a.cache.HasPods() {
+	if silence < cache.Silence || !a.cache.HasPods() {
 		return ""
 	}
-	return fmt.Sprintf("; the API server has said nothing for %s: pods that the agent knows start, others wait for it", silence.Round(time.Second))
+	return fmt.Sprintf("; the API server has said nothing for %s: pods that the agent knows start as it knows them, others wait for it", silence.Round(time.Second))
 }
 
 // Missing says what keeps this node from serving an ADD, one sentence each; nothing means that it would be served.

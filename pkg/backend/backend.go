@@ -38,6 +38,12 @@ type Program struct {
 // Choice is the backend's name in the net conf.
 func (p *Program) Choice() string { return p.backend.Choice() }
 
+// Variant is what records and logs call the backend, such as iptables-nft.
+func (p *Program) Variant() string { return p.prepared.Variant() }
+
+// Drawback says why Auto prefers another backend; nil if it does not.
+func (p *Program) Drawback() error { return p.prepared.Drawback() }
+
 // Text prints the rules as input for the backend's own tool. If explain is true, it says why each rule is there.
 func (p *Program) Text(explain bool) string { return p.prepared.Text(explain) }
 

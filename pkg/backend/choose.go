@@ -66,6 +66,18 @@ func Prepare(ctx context.Context, choice string, rs rules.Ruleset, families []ru
 	return &Program{backend: backends[i], prepared: prepared, rules: rs, families: families}, nil
 }
 
+// PrepareEach makes a ruleset ready for each variant of each backend that the host has and that can express it, whichever of them
+// Prepare would take.
+func PrepareEach(ctx context.Context, rs rules.Ruleset, families []rules.Family) []*Program {
+	var all []*Program
+	for _, b := range backends {
+		for _, prepared := range b.PrepareEach(ctx, rs, families) {
+			all = append(all, &Program{backend: b, prepared: prepared, rules: rs, families: families})
+		}
+	}
+	return all
+}
+
 // prepareAny takes the first backend that has no drawback. If each has one, it takes the first that can express the ruleset,
 // but fails if one that is preferred to it isn't usable.
 func prepareAny(ctx context.Context, list []driver.Backend, rs rules.Ruleset, families []rules.Family) (*Program, error) {
@@ -91,8 +103,11 @@ func prepareAny(ctx context.Context, list []driver.Backend, rs rules.Ruleset, fa
 			first = p
 		}
 	}
-	if first == nil || unusable != nil {
+	switch {
+	case first == nil:
 		return nil, cmp.Or(unusable, unsupported)
+	case unusable != nil:
+		return nil, errors.Join(unusable, first.prepared.Drawback())
 	}
 	return first, nil
 }
@@ -116,3 +131,6 @@ func find(variant string) driver.Backend {
 	}
 	return nil
 }
+
+// FindIPTables lists iptables' programs on PATH, and starts each for its version.
+func FindIPTables(ctx context.Context) []iptables.Found { return iptables.Find(ctx) }

@@ -139,6 +139,9 @@ func (a *attempt) decide(addresses []netip.Addr) (err error) {
 	if err != nil {
 		return refused(err)
 	}
+	if a.objects.Old != "" {
+		a.warn(a.objects.Old)
+	}
 	if a.decision.Skip == "" && a.pod.UID == "" {
 		a.warn("the runtime passes no K8S_POD_UID: a pod that was replaced under the same name would go unnoticed")
 	}

@@ -106,9 +106,12 @@ func (a *attachment) command(verb string) *exec.Cmd {
 // run runs a verb and returns what the plugin printed and the CNI error, nil if it succeeded.
 func (a *attachment) run(verb string) ([]byte, *types.Error) {
 	a.t.Helper()
-	out, err := a.command(verb).Output()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	cmd := a.command(verb)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	a.t.Logf("%s: %s%s", verb, out, &stderr) // scripts/test.sh looks for credentials in it
+	if err != nil && !errors.As(err, new(*exec.ExitError)) {
 		a.t.Fatal(err)
 	}
 	if err == nil {
@@ -116,7 +119,7 @@ func (a *attachment) run(verb string) ([]byte, *types.Error) {
 	}
 	var cniErr types.Error
 	if jsonErr := json.Unmarshal(out, &cniErr); jsonErr != nil || cniErr.Msg == "" {
-		a.t.Fatalf("%s failed without a CNI error on stdout: %q, stderr %q", verb, out, exit.Stderr)
+		a.t.Fatalf("%s failed without a CNI error on stdout: %q, stderr %q", verb, out, &stderr)
 	}
 	return nil, &cniErr
 }

@@ -76,7 +76,7 @@ type access struct {
 // the other's connection will speak HTTP/2. With the limit the second waits for the first's handshake and shares its connection,
 // or with HTTP/1.1 takes it over.
 func (a access) transport() *http.Transport {
-	return &http.Transport{Proxy: a.proxy, TLSClientConfig: a.tls, ForceAttemptHTTP2: true, MaxConnsPerHost: 1}
+	return &http.Transport{Proxy: a.proxy, DialContext: Dialer().DialContext, TLSClientConfig: a.tls, ForceAttemptHTTP2: true, MaxConnsPerHost: 1}
 }
 
 // maxFile is the size in bytes of the largest kubeconfig, certificate or token to read.

@@ -45,6 +45,17 @@ func (Backend) Prepare(ctx context.Context, rs rules.Ruleset, families []rules.F
 	return p.Prepare(rs, families), nil
 }
 
+// PrepareEach prepares for each variant of which the host has programs, even if it lacks those of a family.
+func (Backend) PrepareEach(ctx context.Context, rs rules.Ruleset, families []rules.Family) []driver.Program {
+	var all []driver.Program
+	for _, p := range Installed(ctx) {
+		if !rs.Gated() {
+			all = append(all, p.Prepare(rs, families))
+		}
+	}
+	return all
+}
+
 // Prepare makes a ruleset ready for this variant.
 func (p *Programs) Prepare(rs rules.Ruleset, families []rules.Family) driver.Program {
 	return program{p, Compile(rs, families), rs, families}

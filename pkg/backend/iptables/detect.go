@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/detour-cni/detour/pkg/legacy"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -69,8 +71,12 @@ func (p *Programs) loaded() error {
 func find(ctx context.Context, v Variant, families ...rules.Family) (*Programs, error) {
 	tables := "tables-" + string(v)
 	if !present("ip"+tables+"-restore") && !present("ip6"+tables+"-restore") {
-		if def, err := defaultVariant(ctx); err != nil || def != v {
+		def, err := defaultVariant(ctx)
+		switch {
+		case errors.Is(err, exec.ErrNotFound), err == nil && def != v:
 			return nil, errAbsent
+		case err != nil:
+			return nil, fmt.Errorf("%w (%w)", ErrNone, err)
 		}
 		tables = "tables"
 	}
@@ -143,12 +149,34 @@ func defaultVariant(ctx context.Context) (Variant, error) {
 	case "xtables-legacy-multi", "xtables-multi":
 		return Legacy, nil
 	}
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
+	out, err := versionOf(ctx, path)
 	if err != nil {
-		return "", fmt.Errorf("ask %s for its version: %w", path, err)
+		return "", err
 	}
-	if strings.Contains(string(out), "nf_tables") {
+	if strings.Contains(out, "nf_tables") {
 		return Nft, nil
 	}
 	return Legacy, nil
 }
+
+// versionOf asks a program for its version.
+func versionOf(ctx context.Context, path string) (string, error) {
+	cmd := exec.CommandContext(ctx, path, "--version")
+	cmd.WaitDelay = waitDelay
+	out, err := cmd.Output()
+	switch {
+	case ctx.Err() != nil:
+		return "", fmt.Errorf("ask %s for its version: %w", path, ctx.Err())
+	case err != nil:
+		return "", fmt.Errorf("ask %s for its version: %w", path, err)
+	case !isVersion.Match(out):
+		return "", fmt.Errorf("ask %s for its version: it says %.40q, which is none of iptables", path, out)
+	}
+	return string(out), nil
+}
+
+// isVersion is what every iptables says, such as "iptables-restore v1.8.9 (nf_tables)".
+var isVersion = regexp.MustCompile(`^ip6?tables(-[a-z-]+)? v[0-9]`)
+
+// waitDelay is how long a program's children may keep its output open after it was killed.
+const waitDelay = 2 * time.Second

@@ -25,6 +25,11 @@ func (Backend) Prepare(_ context.Context, rs rules.Ruleset, families []rules.Fam
 	return program{Compile(rs, families)}, nil
 }
 
+// PrepareEach prepares for the one variant.
+func (Backend) PrepareEach(_ context.Context, rs rules.Ruleset, families []rules.Family) []driver.Program {
+	return []driver.Program{program{Compile(rs, families)}}
+}
+
 // Fresh has nothing to look at outside of nf_tables.
 func (Backend) Fresh() bool { return true }
 

@@ -19,6 +19,8 @@ type Backend interface {
 	Works(ctx context.Context) error
 	// Prepare makes a ruleset ready for the namespace. It changes nothing. It is Unsupported if no namespace can have it.
 	Prepare(ctx context.Context, rs rules.Ruleset, families []rules.Family) (Program, error)
+	// PrepareEach is Prepare for each variant that the host has, whichever of them Prepare would pick.
+	PrepareEach(ctx context.Context, rs rules.Ruleset, families []rules.Family) []Program
 	// Fresh reports whether the namespace certainly has nothing that the backend programmed outside of nf_tables. Whether there
 	// are tables in nf_tables is asked once for all backends.
 	Fresh() bool
