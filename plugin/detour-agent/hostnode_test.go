@@ -16,6 +16,7 @@ import (
 
 	"github.com/containernetworking/cni/libcni"
 
+	"github.com/detour-cni/detour/pkg/hostfile"
 	"github.com/detour-cni/detour/pkg/nettest"
 )
 
@@ -75,7 +76,7 @@ func (n *hostNode) holds() (found tree, temps []string) {
 				temps = append(temps, path)
 				continue
 			}
-			if text, err := os.ReadFile(filepath.Join(n.seen, path)); err == nil {
+			if text, err := hostfile.Read(filepath.Join(n.seen, path), 1<<20); err == nil {
 				found[path] = strings.ReplaceAll(string(text), n.root, rootSign)
 			}
 		}
