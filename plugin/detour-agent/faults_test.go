@@ -3,33 +3,25 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/containernetworking/cni/libcni"
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/faults"
 	"github.com/detour-cni/detour/pkg/install"
-	"github.com/detour-cni/detour/pkg/nettest"
 )
-
-var program = nettest.Programs(".")
 
 // networks are the shapes of a node's network.
 var networks = map[string]tree{
@@ -42,69 +34,9 @@ var networks = map[string]tree{
 
 const singlePlugin = `{"cniVersion": "1.0.0", "name": "net", "type": "bridge"}`
 
-// image is what the agent's pod has: a plugin, an entry, a token and an authority.
-type image struct{ version, config string }
-
-var images = []image{{"1", `{"mesh": "osm"}`}, {"2", `{"mesh": "osm", "onError": "allow"}`}}
-
-// tree is what folders hold: paths and contents, in which the root is written as a sign.
-type tree map[string]string
-
-const rootSign = "@ROOT@"
-
-// faultNode is a node's folders.
-type faultNode struct{ root string }
-
-func newFaultNode(t *testing.T, holds tree, i image) *faultNode {
-	t.Helper()
-	root, err := os.MkdirTemp("", "faults") // short enough for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(root) })
-	n := &faultNode{root}
-	all := maps.Clone(holds)
-	all["pod/plugin"], all["pod/netconf.json"], all["pod/token"], all["pod/ca.crt"] = "plugin "+i.version, i.config, "token "+i.version, "authority "+i.version
-	all["bin/bridge"] = "somebody else's"
-	for path, text := range all {
-		mode := fs.FileMode(0o644)
-		switch {
-		case strings.HasPrefix(filepath.Base(path), "detour-"):
-			mode = 0o600
-		case strings.HasPrefix(path, "bin/"):
-			mode = 0o755
-		}
-		path = filepath.Join(root, path)
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, []byte(strings.ReplaceAll(text, rootSign, root)), mode)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return n
-}
-
-// holds returns what is in the node's folders. Temporary files are in temps.
-func (n *faultNode) holds() (found tree, temps []string) {
-	found = tree{}
-	for _, dir := range []string{"net.d", "bin"} {
-		entries, _ := os.ReadDir(filepath.Join(n.root, dir))
-		for _, e := range entries {
-			path := dir + "/" + e.Name()
-			if strings.HasPrefix(e.Name(), ".detour-") {
-				temps = append(temps, path)
-				continue
-			}
-			if text, err := os.ReadFile(filepath.Join(n.root, path)); err == nil {
-				found[path] = strings.ReplaceAll(string(text), n.root, rootSign)
-			}
-		}
-	}
-	delete(found, "bin/bridge")
-	return found, temps
-}
-
 // look says what is wrong with a node that is on its way between two trees, or back: each file is old or new, the runtime can load
 // its network, and a list with the plugin has all that the plugin needs.
-func (n *faultNode) look(before, after tree) error {
+func (n *hostNode) look(before, after tree) error {
 	now, _ := n.holds()
 	var errs []error
 	for _, path := range slices.Sorted(maps.Keys(merge(before, after, now))) {
@@ -133,60 +65,8 @@ func merge(trees ...tree) tree {
 	return all
 }
 
-// load loads the first network as the runtimes do. Its main plugin must be the network's own.
-func (n *faultNode) load() error {
-	files, err := libcni.ConfFiles(filepath.Join(n.root, "net.d"), []string{".conf", ".conflist", ".json"})
-	if err != nil || len(files) == 0 {
-		return fmt.Errorf("there is no network: %w", err)
-	}
-	slices.Sort(files)
-	var list *libcni.NetworkConfigList
-	if filepath.Ext(files[0]) == ".conflist" {
-		list, err = libcni.ConfListFromFile(files[0])
-	} else {
-		var conf *libcni.NetworkConfig
-		if conf, err = libcni.ConfFromFile(files[0]); err == nil { //nolint:staticcheck // deprecated, but what the runtimes call
-			list, err = libcni.ConfListFromConf(conf) //nolint:staticcheck
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("the runtime can't load its network: %w", err)
-	}
-	if main := list.Plugins[0].Network.Type; main != "bridge" && !strings.HasPrefix(main, "multus") {
-		return fmt.Errorf("the main plugin is %s", main)
-	}
-	_, err = libcni.LoadNetworkConf(filepath.Dir(files[0]), list.Name)
-	return err
-}
-
-// agents start the real agent on nodes, where the kubelet has put a ServiceAccount.
-type agents struct{ *nettest.Mounts }
-
-func newAgents(t *testing.T) agents {
-	return agents{nettest.StartMounts(t, `mount -t tmpfs tmpfs "$(readlink -f /var/run)"
-d=/var/run/secrets/kubernetes.io/serviceaccount; mkdir -p $d; echo token >$d/token; : >$d/ca.crt`)}
-}
-
-// command is the agent's verb run or uninstall.
-func (a agents) command(t *testing.T, n *faultNode, verb string) *exec.Cmd {
-	t.Helper()
-	at := func(flag, name string) string { return "--" + flag + "=" + filepath.Join(n.root, name) }
-	args := []string{verb, at("cni-bin-dir", "bin"), at("cni-conf-dir", "net.d"), at("state-dir", "state")}
-	if verb == "run" {
-		args = append(args, at("config", "pod/netconf.json"), at("plugin", "pod/plugin"), at("token-file", "pod/token"), at("ca-file", "pod/ca.crt"), "--metrics=127.0.0.1:0")
-	} else {
-		args = append(args, at("cni-cache-dir", "cache"), "--once")
-	}
-	cmd := exec.Command(filepath.Join(program(t), "detour-agent"), args...)
-	cmd.Env = append(os.Environ(), "NODE_NAME=n1", "KUBERNETES_SERVICE_HOST=127.0.0.1", "KUBERNETES_SERVICE_PORT=1")
-	if err := a.Enter(cmd); err != nil {
-		t.Fatal(err)
-	}
-	return cmd
-}
-
 // done reports whether a verb has made the node hold what it should, and nothing else.
-func (n *faultNode) done(verb string, want tree) bool {
+func (n *hostNode) done(verb string, want tree) bool {
 	now, temps := n.holds()
 	_, err := os.Lstat(filepath.Join(n.root, "state/agent.sock"))
 	left, _ := os.ReadDir(filepath.Join(n.root, "state"))
@@ -194,7 +74,7 @@ func (n *faultNode) done(verb string, want tree) bool {
 }
 
 // finish runs a verb without faults until the node holds what it should.
-func (a agents) finish(t *testing.T, n *faultNode, verb string, want tree) string {
+func (a agents) finish(t *testing.T, n *hostNode, verb string, want tree) string {
 	t.Helper()
 	var said safeBuffer
 	a.under(t, n, verb, &said, func() bool { return n.done(verb, want) }, func(faults.Call) faults.Action { return faults.Action{} })
@@ -202,7 +82,7 @@ func (a agents) finish(t *testing.T, n *faultNode, verb string, want tree) strin
 }
 
 // under runs a verb under faults until it ends or, as an agent does not end, until done.
-func (a agents) under(t *testing.T, n *faultNode, verb string, said *safeBuffer, done func() bool, fault faults.Fault) faults.Result {
+func (a agents) under(t *testing.T, n *hostNode, verb string, said *safeBuffer, done func() bool, fault faults.Fault) faults.Result {
 	t.Helper()
 	var pid atomic.Int64
 	cmd := a.command(t, n, verb)
@@ -238,30 +118,12 @@ func (a agents) under(t *testing.T, n *faultNode, verb string, said *safeBuffer,
 	return r
 }
 
-// safeBuffer may be written to and read at once.
-type safeBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *safeBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *safeBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
 // changing are the calls that change files.
 var changing = strings.Fields("write pwrite64 writev copy_file_range sendfile splice rename renameat renameat2 link linkat symlink symlinkat " +
 	"unlink unlinkat rmdir mkdir mkdirat mknod mknodat fsync fdatasync truncate ftruncate fallocate chmod fchmod fchmodat chown lchown fchown fchownat bind")
 
 // changes reports whether a call changes what is on the node.
-func (n *faultNode) changes(c faults.Call) bool {
+func (n *hostNode) changes(c faults.Call) bool {
 	return strings.Contains(c.Detail, n.root) && (slices.Contains(changing, c.Name) || strings.HasPrefix(c.Name, "open") && strings.Contains(c.Detail, "/.detour-"))
 }
 
@@ -276,7 +138,7 @@ type journey struct {
 func journeys(t *testing.T, a agents, network tree) []journey {
 	t.Helper()
 	to := func(before tree, i image) tree {
-		n := newFaultNode(t, before, i)
+		n := newHostNode(t, before, i)
 		var after tree
 		var said safeBuffer
 		a.under(t, n, "run", &said, func() bool {
@@ -308,7 +170,7 @@ func TestKilledAtEveryFileOperation(t *testing.T) {
 			t.Parallel()
 			for _, j := range journeys(t, a, network) {
 				for at := 1; ; at++ {
-					n := newFaultNode(t, j.before, j.image)
+					n := newHostNode(t, j.before, j.image)
 					count := 0
 					var said safeBuffer
 					r := a.under(t, n, j.verb, &said, func() bool { return n.done(j.verb, j.after) }, func(c faults.Call) faults.Action {
@@ -388,7 +250,7 @@ func TestEveryFileOperationFails(t *testing.T) {
 // fail makes call number at of a journey fail. It returns false if there is no such call.
 func (a agents) fail(t *testing.T, j journey, at int, errno unix.Errno) bool {
 	t.Helper()
-	n := newFaultNode(t, j.before, j.image)
+	n := newHostNode(t, j.before, j.image)
 	var said safeBuffer
 	count, failing := 0, ""
 	r := a.under(t, n, j.verb, &said, func() bool { return n.done(j.verb, j.after) }, func(c faults.Call) faults.Action {
@@ -411,6 +273,9 @@ func (a agents) fail(t *testing.T, j journey, at int, errno unix.Errno) bool {
 		return false
 	}
 	where := fmt.Sprintf("%s: %s of %s", j.name, errno, r.Struck)
+	if n.matters(*r.Struck) && !strings.Contains(said.String(), errno.Error()) {
+		t.Errorf("%s: the agent does not say so: %s", where, &said)
+	}
 	if j.verb == "uninstall" && r.Err != nil {
 		if !strings.Contains(said.String(), errno.Error()) {
 			t.Errorf("%s: it says %s", where, &said)
@@ -429,6 +294,11 @@ func (a agents) fail(t *testing.T, j journey, at int, errno unix.Errno) bool {
 var random = regexp.MustCompile(`[0-9]+\.tmp`)
 
 // touches reports whether a call opens or changes what is on the node. The agent's own configuration is not.
-func (n *faultNode) touches(c faults.Call) bool {
+func (n *hostNode) touches(c faults.Call) bool {
 	return strings.Contains(c.Detail, n.root) && !strings.Contains(c.Detail, "netconf.json") && (slices.Contains(changing, c.Name) || strings.HasPrefix(c.Name, "open"))
+}
+
+// matters reports whether a file may be other than it should be if a call fails. An owner may be lost, for want of CAP_CHOWN.
+func (n *hostNode) matters(c faults.Call) bool {
+	return n.changes(c) && !strings.Contains(c.Detail, n.root+"/state") && !strings.Contains(c.Name, "chown")
 }

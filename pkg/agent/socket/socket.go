@@ -83,7 +83,7 @@ func (s *Server) Run(ctx context.Context) {
 		s.set(nil, err)
 		if err.Error() != said {
 			said = err.Error()
-			s.Log.Error("socket can't be served; trying again", "event", "socket-failed", "error", said)
+			s.Log.Error("socket can't be served; trying again", "event", "socket-failed", "socket", s.Path, "error", said)
 		}
 		select {
 		case <-ctx.Done():
