@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -21,16 +22,31 @@ func (c *cluster) requests(t *testing.T, namespaces ...string) []string {
 	var requests []string
 	for line := range bytes.Lines(whole) {
 		var event struct {
-			Verb, RequestURI string
-			ObjectRef        struct{ Namespace string }
+			Stage, Verb, RequestURI string
+			ObjectRef               struct{ Namespace string }
 		}
 		if err := json.Unmarshal(line, &event); err != nil {
 			t.Fatalf("audit log: %v in %s", err, line)
 		}
-		if slices.Contains(namespaces, event.ObjectRef.Namespace) {
+		if event.Stage == "RequestReceived" && slices.Contains(namespaces, event.ObjectRef.Namespace) {
 			requests = append(requests, event.Verb+" "+event.RequestURI)
 		}
 	}
 	slices.Sort(requests)
+	return requests
+}
+
+// denied are the requests of a user that the API server has refused.
+func (c *cluster) denied(t *testing.T, user string) (requests []string) {
+	t.Helper()
+	data, err := os.ReadFile(c.file("audit.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if strings.Contains(line, `"username":"`+user+`"`) && strings.Contains(line, `"authorization.k8s.io/decision":"forbid"`) {
+			requests = append(requests, line)
+		}
+	}
 	return requests
 }
