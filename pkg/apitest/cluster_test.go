@@ -16,7 +16,7 @@ import (
 const (
 	startTime   = 90 * time.Second
 	settleTime  = 20 * time.Second
-	requestTime = 10 * time.Second
+	requestTime = time.Minute
 	pollTime    = 50 * time.Millisecond
 )
 

@@ -3,6 +3,7 @@
 package apitest
 
 import (
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"os/exec"
@@ -233,5 +234,30 @@ func mustRun(t *testing.T, command ...string) {
 	t.Helper()
 	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 		t.Fatalf("%q: %v: %s", command, err, out)
+	}
+}
+
+// What the API server has against a pod in a namespace that enforces the Pod Security Standard restricted is all that the pod has
+// beyond it: nothing, and of the hook of `helm uninstall`, which has to run where pods get no network, the host's network.
+func TestThePodsOfWebhookAndHookHaveNothingBeyondTheRestrictedStandard(t *testing.T) {
+	t.Parallel()
+	chart := renderChart(t, "--namespace=detour-system", "--set=mesh=osm,admission=webhook")
+	for name, tt := range map[string]struct{ kind, account, against string }{
+		"detour-webhook":   {"Deployment", "detour-webhook", ""},
+		"detour-uninstall": {"Job", "detour-uninstall", `violates PodSecurity "restricted:latest": host namespaces (hostNetwork=true)`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			namespace := newNamespace(t, "pod-security.kubernetes.io/enforce=restricted")
+			mustApply(t, mustParse(t, "{apiVersion: v1, kind: ServiceAccount, metadata: {name: "+tt.account+", namespace: "+namespace+"}}"))
+			code, answer, err := kubernetes.admin.send(http.MethodPost, podsOf(namespace), podOf(t, find(t, chart, tt.kind, name), namespace, "pod").Object)
+			var status struct{ Message string }
+			if err != nil || json.Unmarshal(answer, &status) != nil {
+				t.Fatalf("%v: %s", err, answer)
+			}
+			if tt.against == "" && code != http.StatusCreated || tt.against != "" && !strings.HasSuffix(status.Message, tt.against) {
+				t.Errorf("%d %s, want %q", code, status.Message, tt.against)
+			}
+		})
 	}
 }
