@@ -7,13 +7,14 @@ import (
 	"encoding/json"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
 
 // asked is a request that a ServiceAccount has made, as the API server's audit log has it.
 type asked struct {
-	Verb, RequestURI         string
+	Stage, Verb, RequestURI  string
 	SourceIPs                []string
 	ObjectRef                struct{ Namespace string }
 	RequestReceivedTimestamp time.Time
@@ -33,7 +34,7 @@ func (c *cluster) audit(t *testing.T, since time.Time) []asked {
 		if err := json.Unmarshal(line, &a); err != nil {
 			t.Fatalf("audit log: %v in %s", err, line)
 		}
-		if !a.RequestReceivedTimestamp.Before(since) {
+		if a.Stage == "RequestReceived" && !a.RequestReceivedTimestamp.Before(since) {
 			all = append(all, a)
 		}
 	}
@@ -50,5 +51,20 @@ func (c *cluster) requests(t *testing.T, namespaces ...string) []string {
 		}
 	}
 	slices.Sort(requests)
+	return requests
+}
+
+// denied are the requests of a user that the API server has refused.
+func (c *cluster) denied(t *testing.T, user string) (requests []string) {
+	t.Helper()
+	data, err := os.ReadFile(c.file("audit.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(data)) {
+		if strings.Contains(line, `"username":"`+user+`"`) && strings.Contains(line, `"authorization.k8s.io/decision":"forbid"`) {
+			requests = append(requests, line)
+		}
+	}
 	return requests
 }
