@@ -18,7 +18,7 @@ import (
 )
 
 // binDir holds the real plugin, cnitool and the plugins ahead of it in the chain.
-var binDir = nettest.Programs("../../plugin/detour", "tool")
+var binDir = nettest.Programs("../../plugin/detour", "../../plugin/detourctl", "tool")
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
@@ -46,6 +46,8 @@ type attachment struct {
 	env  map[string]string
 	// mounts are those that the plugin sees, nil for the test's own.
 	mounts *nettest.Mounts
+	// denied are system calls that fail for the plugin.
+	denied []nettest.Denial
 }
 
 // newAttachment returns an attachment of pod shop/web to a namespace of its own, with manifests as the source.
@@ -100,6 +102,7 @@ func (a *attachment) command(verb string) *exec.Cmd {
 			a.t.Fatal(err)
 		}
 	}
+	nettest.Deny(cmd, a.denied...)
 	return cmd
 }
 
