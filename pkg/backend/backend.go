@@ -57,6 +57,9 @@ func (p *Program) Keep(r *attachment.Record) {
 // a failure some of that may be left. The result is the same however often it runs. The started programs inherit lock, the
 // namespace's lock.
 func (p *Program) Apply(ctx context.Context, lock *os.File, stale ...attachment.Record) error {
+	if err := ctx.Err(); err != nil { // not every backend asks
+		return err
+	}
 	stale = traces(stale)
 	if err := route.Apply(p.rules.Setup, p.families); err != nil {
 		return err

@@ -66,16 +66,30 @@ func Prepare(ctx context.Context, choice string, rs rules.Ruleset, families []ru
 	return &Program{backend: backends[i], prepared: prepared, rules: rs, families: families}, nil
 }
 
-// PrepareEach makes a ruleset ready for each variant of each backend that the host has and that can express it, whichever of them
-// Prepare would take.
-func PrepareEach(ctx context.Context, rs rules.Ruleset, families []rules.Family) []*Program {
-	var all []*Program
+// Variant is a variant of a backend that the host has.
+type Variant struct {
+	backend driver.Backend
+	variant driver.Variant
+}
+
+// Installed lists the variants of all backends that the host has, whichever of them Prepare would take.
+func Installed(ctx context.Context) []Variant {
+	var all []Variant
 	for _, b := range backends {
-		for _, prepared := range b.PrepareEach(ctx, rs, families) {
-			all = append(all, &Program{backend: b, prepared: prepared, rules: rs, families: families})
+		for _, v := range b.Installed(ctx) {
+			all = append(all, Variant{b, v})
 		}
 	}
 	return all
+}
+
+// Prepare makes a ruleset ready for this variant. It fails if the variant can't express it.
+func (v Variant) Prepare(rs rules.Ruleset, families []rules.Family) (*Program, error) {
+	prepared, err := v.variant.Prepare(rs, families)
+	if err != nil {
+		return nil, err
+	}
+	return &Program{backend: v.backend, prepared: prepared, rules: rs, families: families}, nil
 }
 
 // prepareAny takes the first backend that has no drawback. If each has one, it takes the first that can express the ruleset,

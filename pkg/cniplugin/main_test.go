@@ -18,7 +18,7 @@ import (
 )
 
 // binDir holds the real plugin, cnitool and the plugins ahead of it in the chain.
-var binDir = nettest.Programs("../../plugin/detour", "tool")
+var binDir = nettest.Programs("../../plugin/detour", "../../plugin/detourctl", "tool")
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
@@ -44,6 +44,8 @@ type attachment struct {
 	dir  string
 	conf map[string]any
 	env  map[string]string
+	// denied are system calls that fail for the plugin.
+	denied []nettest.Denial
 }
 
 // newAttachment returns an attachment of pod shop/web to a namespace of its own, with manifests as the source.
@@ -93,6 +95,7 @@ func (a *attachment) command(verb string) *exec.Cmd {
 	for k, v := range a.env {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
+	nettest.Deny(cmd, a.denied...)
 	return cmd
 }
 

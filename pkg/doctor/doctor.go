@@ -4,6 +4,7 @@ package doctor
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -51,13 +52,32 @@ func (d Doctor) Run(ctx context.Context) (Report, error) {
 	if err != nil {
 		return r, err
 	}
-	err = netns.InNew(func() error { return r.tryAll(ctx, plans) })
-	made := Check{Name: CheckNamespace, Result: Fine, Found: "a network namespace of its own, which is gone again"}
-	if err != nil {
-		made = Check{CheckNamespace, Unknown, err.Error(), "run detourctl as root, with CAP_SYS_ADMIN and CAP_NET_ADMIN"}
+	families := rules.Families
+	made := Check{Name: CheckNamespace, Result: Fine, Found: "network namespaces of its own, which are gone again"}
+	// Each step has a new namespace: legacy iptables leaves empty tables, by which detour would choose.
+	for _, step := range []func() error{
+		func() error { families = r.lookAtIPv6(); return nil },
+		func() (err error) { r.Trials, err = try(ctx, plans, families); return err },
+		func() error { r.Features = findFeatures(ctx, families); return nil },
+		func() error { judge(ctx, r.Features, plans, r.Trials); return nil },
+	} {
+		if err := netns.InNew(func() error { return errors.Join(loopbackUp(), step()) }); err != nil {
+			made = Check{CheckNamespace, Unknown, err.Error(), "run detourctl as root, with CAP_SYS_ADMIN and CAP_NET_ADMIN"}
+			break
+		}
 	}
 	r.Checks = append(r.Checks, made)
 	return r.concluded(), nil
+}
+
+// lookAtIPv6 returns the families that can be tried.
+func (r *Report) lookAtIPv6() []rules.Family {
+	found, ok := checkIPv6()
+	r.Checks = append(r.Checks, found)
+	if !ok {
+		return rules.Families[:1]
+	}
+	return rules.Families
 }
 
 func (r *Report) readKernel() error {
@@ -104,20 +124,4 @@ func (d Doctor) plans(confs []netconf.Conf) ([]plan, error) {
 		all = append(all, planOf(c))
 	}
 	return all, nil
-}
-
-// tryAll runs in a new network namespace.
-func (r *Report) tryAll(ctx context.Context, plans []plan) (err error) {
-	ipv6, has := checkIPv6()
-	r.Checks = append(r.Checks, ipv6)
-	families := rules.Families
-	if !has {
-		families = families[:1]
-	}
-	if r.Trials, err = try(ctx, plans, families); err != nil {
-		return err
-	}
-	r.Features = findFeatures(ctx, families)
-	judge(ctx, r.Features, plans, r.Trials)
-	return nil
 }

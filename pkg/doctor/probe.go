@@ -20,13 +20,11 @@ import (
 
 // All of this works in the calling thread's network namespace, which is new and empty.
 
-// patience bounds one attempt to program rules. An ADD takes milliseconds.
-const patience = 10 * time.Second
+// patience bounds one attempt to program a feature. An ADD takes milliseconds.
+const patience = 5 * time.Second
 
 // attempt programs rules, wants them listed as they were programmed, calls then, and removes them.
 func attempt(ctx context.Context, p *backend.Program, then func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
 	var r attachment.Record
 	p.Keep(&r)
 	if err := p.Apply(ctx, nil); err != nil {
@@ -49,18 +47,20 @@ type taken struct {
 }
 
 // add programs as ADD does: with the backend that is chosen or, where that fails, with another.
-func add(ctx context.Context, choice string, rs rules.Ruleset, families []rules.Family) (taken, error) {
-	p, err := backend.Prepare(ctx, choice, rs, families)
+func (p plan) add(ctx context.Context, rs rules.Ruleset, families []rules.Family) (taken, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	program, err := backend.Prepare(ctx, p.choice, rs, families)
 	if err != nil {
 		return taken{}, err
 	}
-	if err = attempt(ctx, p, nil); err == nil {
-		return taken{p.Variant(), whyNotIPTables(ctx, choice, p, rs, families)}, nil
+	if err = attempt(ctx, program, nil); err == nil {
+		return taken{program.Variant(), whyNotIPTables(ctx, p.choice, program, rs, families)}, nil
 	}
-	if errors.Is(err, context.DeadlineExceeded) { // so has ADD's own
+	if ctx.Err() != nil {
 		return taken{}, err
 	}
-	other := p.Fallback(ctx)
+	other := program.Fallback(ctx)
 	if other == nil {
 		return taken{}, err
 	}
@@ -80,11 +80,14 @@ func whyNotIPTables(ctx context.Context, choice string, p *backend.Program, rs r
 
 // findFeatures tries every feature with every variant that the host has.
 func findFeatures(ctx context.Context, families []rules.Family) []Feature {
-	plain := slices.DeleteFunc(slices.Clone(features), func(f feature) bool { return f.rs.Gated() })
+	plain := joined(slices.DeleteFunc(slices.Clone(features), func(f feature) bool { return f.rs.Gated() }))
+	detect, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	var all []Feature
-	for _, family := range families {
-		for _, whole := range backend.PrepareEach(ctx, joined(plain), []rules.Family{family}) {
-			v := variant{whole.Variant(), family, attempt(ctx, whole, nil)}
+	for _, installed := range backend.Installed(detect) {
+		for _, family := range families {
+			v := variant{Variant: installed, family: family}
+			v.failed = v.attempt(ctx, plain, nil)
 			for _, f := range features {
 				if found, ok := v.find(ctx, f); ok {
 					all = append(all, found)
@@ -97,44 +100,44 @@ func findFeatures(ctx context.Context, families []rules.Family) []Feature {
 
 // variant is one of a backend's, in one family. failed is why it can't program all features at once; nil if it can.
 type variant struct {
-	name   string
+	backend.Variant
 	family rules.Family
 	failed error
 }
 
 // find tries one feature; ok is false if the variant is not for it.
-func (v variant) find(ctx context.Context, f feature) (found Feature, ok bool) {
-	p := v.prepare(ctx, f.rs)
-	if f.name == Redirected {
-		p = v.prepare(ctx, redirection)
-	}
-	if p == nil {
+func (v *variant) find(ctx context.Context, f feature) (found Feature, ok bool) {
+	p, err := v.Prepare(f.rs, []rules.Family{v.family})
+	if err != nil {
 		return found, false
 	}
-	var err error
 	switch {
 	case errors.Is(v.failed, context.DeadlineExceeded): // it hangs
 		err = v.failed
 	case f.name == Redirected:
-		err = attempt(ctx, p, func() error { return connect(v.family) })
+		err = v.attempt(ctx, redirection, func() error { return connect(v.family) })
 	case v.failed != nil || f.rs.Gated():
-		err = attempt(ctx, p, nil)
+		err = v.attempt(ctx, f.rs, nil)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		v.failed = err
 	}
 	n := f.needOf(p.Choice())
-	found = Feature{Name: f.name, Backend: v.name, Family: v.family, Present: err == nil, Result: Fine, For: f.use, Needs: n.what, Since: n.since}
+	found = Feature{Name: f.name, Backend: p.Variant(), Family: v.family, Present: err == nil, Result: Fine, For: f.use, Needs: n.what, Since: n.since}
 	if err != nil {
 		found.Error, found.Errno, found.Do = err.Error(), errnoOf(err), n.remedy()
 	}
 	return found, true
 }
 
-func (v variant) prepare(ctx context.Context, rs rules.Ruleset) *backend.Program {
-	for _, p := range backend.PrepareEach(ctx, rs, []rules.Family{v.family}) {
-		if p.Variant() == v.name {
-			return p
-		}
+func (v variant) attempt(ctx context.Context, rs rules.Ruleset, then func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	p, err := v.Prepare(rs, []rules.Family{v.family})
+	if err != nil {
+		return err
 	}
-	return nil
+	return attempt(ctx, p, then)
 }
 
 func (f feature) needOf(choice string) need {
@@ -168,9 +171,6 @@ var redirection = of(nat(rules.Output, rules.Redirect(listener), rules.TCP, port
 
 // connect wants a connection to be redirected, and the kernel to know where it was going.
 func connect(f rules.Family) error {
-	if err := loopbackUp(); err != nil {
-		return err
-	}
 	address := netip.MustParseAddr("127.0.0.1")
 	if f == rules.IPv6 {
 		address = netip.IPv6Loopback()

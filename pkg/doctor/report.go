@@ -43,6 +43,8 @@ type Trial struct {
 	// Reason says why ADD fails, or why it takes another backend than the preferred one.
 	Reason string `json:"reason,omitempty"`
 	Do     string `json:"do,omitempty"`
+
+	hung bool // a program did not end
 }
 
 // Feature is something that rules need, with one variant of a backend and in one family.

@@ -3,9 +3,11 @@ package doctor
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/decision"
@@ -19,10 +21,11 @@ import (
 type plan struct {
 	network string
 	choice  string
+	timeout time.Duration // of an ADD
 	options decision.Options
 }
 
-func planOf(c netconf.Conf) plan { return plan{c.Name, c.Backend, c.Options} }
+func planOf(c netconf.Conf) plan { return plan{c.Name, c.Backend, c.Timeout, c.Options} }
 
 // defaultPlans are those of the meshes, for a node without a net conf.
 func defaultPlans(meshes []string) ([]plan, error) {
@@ -32,7 +35,7 @@ func defaultPlans(meshes []string) ([]plan, error) {
 		if !ok {
 			return nil, fmt.Errorf("mesh %q is none of %v", name, mesh.Names())
 		}
-		all = append(all, plan{"", backend.Auto, decision.Options{Dialect: d}})
+		all = append(all, plan{"", backend.Auto, netconf.DefaultTimeout, decision.Options{Dialect: d}})
 	}
 	return all, nil
 }
@@ -77,6 +80,12 @@ func try(ctx context.Context, plans []plan, families []rules.Family) ([]Trial, e
 			return nil, fmt.Errorf("decide about a pod of mesh %s: %w", p.options.Dialect.Name, err)
 		}
 		for _, list := range of {
+			if i := slices.IndexFunc(all, Trial.hangs); i >= 0 { // so would this one
+				t := all[i]
+				t.Network, t.Mesh, t.Families = p.network, p.options.Dialect.Name, list
+				all = append(all, t)
+				continue
+			}
 			all = append(all, p.try(ctx, rs, list))
 		}
 	}
@@ -85,23 +94,30 @@ func try(ctx context.Context, plans []plan, families []rules.Family) ([]Trial, e
 
 func (p plan) try(ctx context.Context, rs rules.Ruleset, families []rules.Family) Trial {
 	t := Trial{Network: p.network, Mesh: p.options.Dialect.Name, Families: families, Result: Fine}
-	got, err := add(ctx, p.choice, rs, families)
+	got, err := p.add(ctx, rs, families)
 	t.Backend = got.variant
 	if got.because != nil {
 		t.Reason = got.because.Error()
 	}
 	if err != nil {
+		t.hung = errors.Is(err, context.DeadlineExceeded)
 		t.Result, t.Backend, t.Reason = Wrong, "", err.Error()
 		t.Do = "the features below that are missing say what to load or to install; no pod of the mesh starts on this node until then"
 	}
 	return t
 }
 
+func (t Trial) hangs() bool { return t.hung }
+
 // judge says what the missing features mean: nothing if ADD programs with another backend.
 func judge(ctx context.Context, found []Feature, plans []plan, trials []Trial) {
 	for i := range found {
 		f := &found[i]
 		if f.Present {
+			continue
+		}
+		if i := slices.IndexFunc(trials, Trial.hangs); i >= 0 { // as every attempt would
+			f.Result = trials[i].Result
 			continue
 		}
 		if f.Name == Redirected { // ADD does not find that out
@@ -130,7 +146,7 @@ func (p plan) without(ctx context.Context, missing Feature) Result {
 			needed = append(needed, f)
 		}
 	}
-	if _, err := add(ctx, p.choice, joined(needed), []rules.Family{missing.Family}); err == nil {
+	if _, err := p.add(ctx, joined(needed), []rules.Family{missing.Family}); err == nil {
 		return Fine
 	}
 	if slices.Contains(always, missing.Name) {

@@ -36,7 +36,7 @@ func (Backend) Works(ctx context.Context) error {
 // Prepare picks a variant. iptables has nothing for a gate.
 func (Backend) Prepare(ctx context.Context, rs rules.Ruleset, families []rules.Family) (driver.Program, error) {
 	if rs.Gated() {
-		return nil, driver.Unsupported("outbound redirection that waits for the proxy's first packet needs backend nftables, but iptables is chosen")
+		return nil, errGated
 	}
 	p, err := Detect(ctx, families...)
 	if err != nil {
@@ -45,15 +45,24 @@ func (Backend) Prepare(ctx context.Context, rs rules.Ruleset, families []rules.F
 	return p.Prepare(rs, families), nil
 }
 
-// PrepareEach prepares for each variant of which the host has programs, even if it lacks those of a family.
-func (Backend) PrepareEach(ctx context.Context, rs rules.Ruleset, families []rules.Family) []driver.Program {
-	var all []driver.Program
+const errGated = driver.Unsupported("outbound redirection that waits for the proxy's first packet needs backend nftables, but iptables is chosen")
+
+// Installed lists the variants of which the host has programs, even if it lacks those of a family.
+func (Backend) Installed(ctx context.Context) []driver.Variant {
+	var all []driver.Variant
 	for _, p := range Installed(ctx) {
-		if !rs.Gated() {
-			all = append(all, p.Prepare(rs, families))
-		}
+		all = append(all, variant{p})
 	}
 	return all
+}
+
+type variant struct{ *Programs }
+
+func (v variant) Prepare(rs rules.Ruleset, families []rules.Family) (driver.Program, error) {
+	if rs.Gated() {
+		return nil, errGated
+	}
+	return v.Programs.Prepare(rs, families), nil
 }
 
 // Prepare makes a ruleset ready for this variant.

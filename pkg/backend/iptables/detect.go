@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/detour-cni/detour/pkg/legacy"
@@ -50,8 +51,9 @@ func Detect(ctx context.Context, families ...rules.Family) (*Programs, error) {
 // Installed returns the programs of each variant that the host has, whatever the namespace uses.
 func Installed(ctx context.Context) []*Programs {
 	var all []*Programs
+	host := defaultOf(ctx)
 	for _, v := range variants {
-		if p, err := find(ctx, v); err == nil {
+		if p, err := find(host, v); err == nil {
 			all = append(all, p)
 		}
 	}
@@ -67,12 +69,17 @@ func (p *Programs) loaded() error {
 	return err
 }
 
+// defaultOf asks for the host's default once, and only if it is needed.
+func defaultOf(ctx context.Context) func() (Variant, error) {
+	return sync.OnceValues(func() (Variant, error) { return defaultVariant(ctx) })
+}
+
 // find returns the variant's programs, by its own names or as the host's default. It fails if those of one of the families
 // are missing or, with no family named, those of both.
-func find(ctx context.Context, v Variant, families ...rules.Family) (*Programs, error) {
+func find(host func() (Variant, error), v Variant, families ...rules.Family) (*Programs, error) {
 	tables := "tables-" + string(v)
 	if !present("ip"+tables+"-restore") && !present("ip6"+tables+"-restore") {
-		def, err := defaultVariant(ctx)
+		def, err := host()
 		switch {
 		case errors.Is(err, exec.ErrNotFound), err == nil && def != v:
 			return nil, errAbsent
@@ -128,12 +135,13 @@ func detect(ctx context.Context, k kernel, families []rules.Family) (*Programs, 
 	if len(names)+len(names6) > 0 {
 		order = append(order, Legacy)
 	}
-	if def, err := defaultVariant(ctx); err == nil && works[def] {
+	host := defaultOf(ctx)
+	if def, err := host(); err == nil && works[def] {
 		order = append(order, def)
 	}
 	reason := errAbsent
 	for _, v := range append(order, otherwise...) {
-		p, err := find(ctx, v, families...)
+		p, err := find(host, v, families...)
 		if err == nil {
 			return p, nil
 		}
@@ -171,8 +179,13 @@ func defaultVariant(ctx context.Context) (Variant, error) {
 	return Legacy, nil
 }
 
-// versionOf asks a program for its version.
+// versionOf asks a program for its version. If it hangs, two thirds of the time are left for another backend.
 func versionOf(ctx context.Context, path string) (string, error) {
+	if deadline, ok := ctx.Deadline(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/3)
+		defer cancel()
+	}
 	cmd := exec.CommandContext(ctx, path, "--version")
 	cmd.WaitDelay = waitDelay
 	out, err := cmd.Output()

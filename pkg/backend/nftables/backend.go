@@ -25,9 +25,13 @@ func (Backend) Prepare(_ context.Context, rs rules.Ruleset, families []rules.Fam
 	return program{Compile(rs, families)}, nil
 }
 
-// PrepareEach prepares for the one variant.
-func (Backend) PrepareEach(_ context.Context, rs rules.Ruleset, families []rules.Family) []driver.Program {
-	return []driver.Program{program{Compile(rs, families)}}
+// Installed is the one variant, which every host has.
+func (Backend) Installed(context.Context) []driver.Variant { return []driver.Variant{variant{}} }
+
+type variant struct{}
+
+func (variant) Prepare(rs rules.Ruleset, families []rules.Family) (driver.Program, error) {
+	return program{Compile(rs, families)}, nil
 }
 
 // Fresh has nothing to look at outside of nf_tables.

@@ -20,7 +20,9 @@ const Name = "nftables"
 // kernel refuses and, if that is why, the feature that the kernel lacks.
 func Apply(t Table) error {
 	c, err := nft.Open()
-	if err == nil {
+	if err != nil {
+		err = nft.Explain(err)
+	} else {
 		defer c.Close()
 		err = apply(c, t)
 	}
