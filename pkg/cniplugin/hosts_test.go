@@ -179,7 +179,7 @@ func (h host) test(t *testing.T, choice, fails string) {
 	_, status := a.run("STATUS")
 	_, err := a.run("ADD")
 	if fails != "" {
-		if err == nil || !strings.Contains(err.Error(), fails) {
+		if err == nil || !strings.Contains(strings.ToLower(err.Error()), strings.ToLower(fails)) {
 			t.Errorf("ADD says %v, not %q", err, fails)
 		}
 		if predicted.Result == doctor.Fine {

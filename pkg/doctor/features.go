@@ -23,9 +23,10 @@ type feature struct {
 type need struct{ what, module, since string }
 
 var (
-	core    = need{"nf_tables", "nf_tables", "5.2"}
-	nftCT   = need{"CONFIG_NFT_CT", "nft_ct", "5.2"}
+	core    = need{"CONFIG_NF_TABLES_INET", "nf_tables", "3.14"}
+	nftCT   = need{"CONFIG_NFT_CT", "nft_ct", "3.14"}
 	basic   = need{"iptables itself", "", "3.7"}
+	onLo    = need{"CONFIG_INET, CONFIG_IPV6", "", "2.6"}
 	rulesOf = need{"CONFIG_IP_MULTIPLE_TABLES, CONFIG_IPV6_MULTIPLE_TABLES", "", "2.6"}
 )
 
@@ -44,7 +45,7 @@ var features = []feature{
 		nat(rules.Output, rules.Return{}, to(false, "198.18.0.0/15", "2001:db8::/29"))), core, basic},
 	{Redirect, everyMeshPod, of(nat(rules.Output, rules.Redirect(9), rules.TCP, port(9, false)), nat(rules.Prerouting, rules.Redirect(9), rules.TCP, port(9, false))),
 		need{"CONFIG_NFT_REDIR", "nft_redir", "5.2"}, need{"CONFIG_NETFILTER_XT_TARGET_REDIRECT", "xt_REDIRECT", "3.7"}},
-	{Redirected, everyMeshPod, rules.Ruleset{}, need{"CONFIG_NF_CONNTRACK", "nf_conntrack", "5.2"}, need{"CONFIG_NF_CONNTRACK", "nf_conntrack", "3.7"}},
+	{Redirected, everyMeshPod, rules.Ruleset{}, need{"CONFIG_NF_CONNTRACK", "nf_conntrack", "3.7"}, need{"CONFIG_NF_CONNTRACK", "nf_conntrack", "3.7"}},
 	{NotDestination, "osm-v1, osm-edge, fsm, istio: every pod; osm: redirectAfterProxyStart", of(nat(rules.Output, rules.Return{}, to(true, "127.0.0.1/32", "::1/128"))), core, basic},
 	{MatchInterface, "osm-v1, osm-edge, fsm, istio: every pod", of(nat(rules.Output, rules.Return{}, rules.OutInterface("lo")), nat(rules.Prerouting, rules.Return{}, rules.InInterface("lo"))),
 		core, basic},
@@ -58,7 +59,7 @@ var features = []feature{
 	{AddressList, "every mesh: excluded or included ranges", of(nat(rules.Output, rules.Return{},
 		to(false, "192.0.2.0/24", "198.51.100.7/32", "203.0.113.0/25", "2001:db8:1::/48", "2001:db8:3::7/128"))), core, basic},
 	{Gate, "every mesh: redirectAfterProxyStart", of(nat(rules.Output, rules.OpenGate{}, rules.OwnerUID{ID: 1}), nat(rules.Output, rules.Return{}, rules.GateOpen{})),
-		core, need{}},
+		need{"CONFIG_NF_TABLES_INET, sets that rules add to", "nf_tables", "4.1"}, need{}},
 	{DNAT, "osm-v1, osm-edge, fsm: localProxyMode PodIP, local DNS proxy", of(
 		nat(rules.Output, rules.DNAT{Addr: netip.MustParseAddr("192.0.2.1")}, rules.OutInterface("lo"), rules.TCP),
 		nat(rules.Output, rules.DNAT{Addr: netip.MustParseAddr("2001:db8::1"), Port: 9}, rules.OutInterface("lo"), rules.TCP),
@@ -69,23 +70,23 @@ var features = []feature{
 	{MatchState, "istio: TPROXY, ISTIO_META_INVALID_DROP", of(mangle(rules.Prerouting, rules.Return{}, rules.TCP, rules.CTState{rules.Invalid}),
 		mangle(rules.Prerouting, rules.Return{}, rules.TCP, rules.CTState{rules.Related, rules.Established})), nftCT, need{"CONFIG_NETFILTER_XT_MATCH_CONNTRACK", "xt_conntrack", "2.6.24"}},
 	{TProxy, "istio: TPROXY", of(mangle(rules.Prerouting, rules.TProxy{Port: 9, Mark: 1337}, rules.TCP, port(9, false))),
-		need{"CONFIG_NFT_TPROXY", "nft_tproxy", "5.2"}, need{"CONFIG_NETFILTER_XT_TARGET_TPROXY", "xt_TPROXY", "2.6.37"}},
+		need{"CONFIG_NFT_TPROXY", "nft_tproxy", "4.19"}, need{"CONFIG_NETFILTER_XT_TARGET_TPROXY", "xt_TPROXY", "2.6.37"}},
 	{MatchMark, "istio: TPROXY", of(mangle(rules.Prerouting, rules.Return{}, rules.TCP, rules.Mark{Value: 1337}), mangle(rules.Output, rules.Return{}, rules.TCP, rules.Mark{Value: 1338, Not: true})),
 		core, need{"CONFIG_NETFILTER_XT_MARK", "xt_mark", "2.6.35"}},
 	{SetMark, "istio: TPROXY", of(mangle(rules.Prerouting, rules.SetMark(1337), rules.TCP, port(9, false))), core, need{"CONFIG_NETFILTER_XT_MARK", "xt_mark", "2.6.35"}},
 	{MatchConnMark, "istio: TPROXY", of(mangle(rules.Output, rules.Return{}, rules.TCP, rules.ConnMark(1337))),
-		need{"CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_MARK", "nft_ct", "5.2"}, need{"CONFIG_NETFILTER_XT_CONNMARK, CONFIG_NF_CONNTRACK_MARK", "xt_connmark", "2.6.35"}},
+		need{"CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_MARK", "nft_ct", "3.14"}, need{"CONFIG_NETFILTER_XT_CONNMARK, CONFIG_NF_CONNTRACK_MARK", "xt_connmark", "2.6.35"}},
 	{SaveMark, "istio: TPROXY", of(mangle(rules.Prerouting, rules.SaveMark{}, rules.TCP, rules.Mark{Value: 1337})),
-		need{"CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_MARK", "nft_ct", "5.2"}, need{"CONFIG_NETFILTER_XT_CONNMARK, CONFIG_NF_CONNTRACK_MARK", "xt_connmark", "2.6.35"}},
+		need{"CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_MARK", "nft_ct", "3.14"}, need{"CONFIG_NETFILTER_XT_CONNMARK, CONFIG_NF_CONNTRACK_MARK", "xt_connmark", "2.6.35"}},
 	{RestoreMark, "istio: TPROXY", of(mangle(rules.Output, rules.RestoreMark{}, rules.TCP, rules.ConnMark(1337))),
-		need{"CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_MARK", "nft_ct", "5.2"}, need{"CONFIG_NETFILTER_XT_CONNMARK, CONFIG_NF_CONNTRACK_MARK", "xt_connmark", "2.6.35"}},
+		need{"CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_MARK", "nft_ct", "3.14"}, need{"CONFIG_NETFILTER_XT_CONNMARK, CONFIG_NF_CONNTRACK_MARK", "xt_connmark", "2.6.35"}},
 	{LoopbackAddress, "istio: every pod", rules.Ruleset{Setup: rules.Setup{Loopback: []netip.Prefix{netip.MustParsePrefix("192.0.2.6/32"), netip.MustParsePrefix("2001:db8::6/128")}}},
-		basic, basic},
+		onLo, onLo},
 	{LocalRoute, "istio: TPROXY", rules.Ruleset{Setup: rules.Setup{Routes: []rules.LocalRoute{{Mark: 1337, Table: 133}}}}, rulesOf, rulesOf},
 	{TableRaw, "istio: DNS capture", of(raw(rules.Output, rules.Return{}), raw(rules.Prerouting, rules.Return{})),
 		core, need{"CONFIG_IP_NF_RAW, CONFIG_IP6_NF_RAW", "", "2.6"}},
 	{Zone, "istio: DNS capture", of(raw(rules.Output, rules.Zone(1), rules.UDP, port(53, false)), raw(rules.Prerouting, rules.Zone(1), rules.UDP, rules.SrcPort(53))),
-		need{"CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_ZONES", "nft_ct", "5.2"}, need{"CONFIG_NETFILTER_XT_TARGET_CT, CONFIG_NF_CONNTRACK_ZONES", "xt_CT", "2.6.34"}},
+		need{"CONFIG_NFT_CT, CONFIG_NF_CONNTRACK_ZONES", "nft_ct", "4.11"}, need{"CONFIG_NETFILTER_XT_TARGET_CT, CONFIG_NF_CONNTRACK_ZONES", "xt_CT", "2.6.34"}},
 }
 
 const (
