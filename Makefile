@@ -52,6 +52,10 @@ release: ## make all files of the release VERSION (default: git's tag) in dist/
 release-test: ## make a release twice, in two clones of HEAD; compare all files, and look into them
 	scripts/release-test.sh
 
+.PHONY: kernels
+kernels: ## run the tests of scripts/kernels in another kernel, emulated: KERNEL=5.4 or all (the first run fetches it)
+	scripts/kernels.sh
+
 .PHONY: bench
 bench: ## measure detour next to the least program that could do the same (two minutes)
 	scripts/bench.sh

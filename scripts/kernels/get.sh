@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-read -r name how suite archive packages < <(grep "^$1 " table) || {
+read -r name suite archive packages < <(grep "^$1 " table) || {
 	echo "kernels: $1 is none of:" $(sed -n 's/^\([0-9a-z][^ ]*\) .*/\1/p' table) >&2
 	exit 2
 }
@@ -52,10 +52,8 @@ fetch "$keyring" "$archive $suite" $packages
 ln -s usr/lib "$work/root/lib" # some packages have their files in one, some in the other
 for deb in "$work"/*.deb; do dpkg-deb --fsys-tarfile "$deb" | tar -x --keep-directory-symlink -C "$work/root"; done
 
-case $how in
-	uml) cp "$work/root/usr/bin/linux.uml" "$work/kernel" && tree=$work/root/usr/lib/uml/modules ;;
-	*) cp "$work"/root/boot/vmlinuz-* "$work/kernel" && tree=$work/root/lib/modules ;;
-esac
+cp "$work"/root/boot/vmlinuz-* "$work/kernel"
+tree=$work/root/lib/modules
 version=$(ls "$tree")
 modules=$work/slim/lib/modules/$version
 mkdir -p "$modules/kernel"

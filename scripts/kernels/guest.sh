@@ -34,29 +34,12 @@ for p in modprobe rmmod lsmod insmod; do ln -s /usr/sbin/kmod "$root/sbin/$p"; d
 cp -r /usr/lib/x86_64-linux-gnu/xtables "$root/usr/lib/x86_64-linux-gnu/"
 cp "$(command -v busybox)" "$root/bin/busybox"
 cp scripts/kernels/init "$root/init"
-cp scripts/kernels/run "$root/detour/run"
 printf 'root:x:0:0::/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n' >"$root/etc/passwd"
 printf 'root:x:0:\nnogroup:x:65534:\n' >"$root/etc/group"
 printf '127.0.0.1 localhost\n::1 localhost\n' >"$root/etc/hosts"
 
-# There is no Go here: what a test has built is ready.
-mkdir -p "$root/detour/programs"
-OUT=$root/detour/programs scripts/build.sh ./plugin/detour ./plugin/detourctl tool
-cat >"$root/usr/sbin/go" <<'GO'
-#!/bin/sh
-# Stands for `go build -o FOLDER/ PACKAGE...` and `go list`.
-while [ $# -gt 0 ]; do
-	[ "$1" = -o ] && cp /detour/programs/* "$2"
-	shift
-done
-exit 0
-GO
-chmod +x "$root/usr/sbin/go"
-
-for package in backend backend/iptables backend/nftables backend/route cniplugin nft netlink legacy snapshot trace nftrace livetrace nettest conns; do
-	mkdir -p "$root/detour/pkg/$package"
-	CGO_ENABLED=0 go test -c -ldflags '-s -w' -o "$root/detour/pkg/$package/tests" "./pkg/$package"
-	if [[ -d pkg/$package/testdata ]]; then cp -r "pkg/$package/testdata" "$root/detour/pkg/$package/"; fi
-done
-cp -r testdata go.mod "$root/detour/"
+OUT=$root/detour/programs scripts/build.sh ./plugin/detour ./plugin/detourctl
+mkdir -p "$root/detour/scripts/kernels"
+CGO_ENABLED=0 go test -c -tags kernels -ldflags '-s -w' -o "$root/detour/scripts/kernels/tests" ./scripts/kernels
+cp -r testdata "$root/detour/"
 (cd "$root" && find . | cpio -o -H newc --quiet) >"$out"

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/detour-cni/detour/pkg/legacy"
+	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -40,11 +41,11 @@ var ErrNone = errors.New("no iptables-restore with its iptables-save, neither nf
 var errAbsent = fmt.Errorf("%w", ErrNone)
 
 // Detect picks the variant for the calling thread's network namespace: legacy if the namespace has legacy tables already,
-// else the host's default, which is what "iptables-restore" on PATH is, else the one that is installed. It fails if the
-// programs for one of the families are missing or, with no family named, those for both. It adds no rule, takes no lock and
-// starts no program, unless "iptables-restore" is a script, which it asks for its version.
+// else the host's default, which is what "iptables-restore" on PATH is, else the one that is installed. A variant that the kernel
+// has nothing for comes last. It fails if the programs for one of the families are missing or, with no family named, those for
+// both. It adds no rule, takes no lock and starts no program, unless "iptables-restore" is a script, which it asks for its version.
 func Detect(ctx context.Context, families ...rules.Family) (*Programs, error) {
-	return detect(ctx, legacy.Tables, families)
+	return detect(ctx, kernel{legacy.Tables, nft.Works}, families)
 }
 
 // Installed returns the programs of each variant that the host has, whatever the namespace uses.
@@ -59,10 +60,10 @@ func Installed(ctx context.Context) []*Programs {
 	return all
 }
 
-// loaded fails if the kernel has not loaded what the variant programs. Kernels from 6.17 on may lack the legacy tables.
+// loaded fails if the kernel lacks, or has not loaded, what the variant programs. Kernels from 6.17 on may lack the legacy tables.
 func (p *Programs) loaded() error {
 	if p.variant == Nft {
-		return nil
+		return nft.Works()
 	}
 	_, err := legacy.Tables(rules.IPv4)
 	return err
@@ -116,19 +117,30 @@ func present(program string) bool {
 	return err == nil
 }
 
-func detect(ctx context.Context, legacyTables func(rules.Family) ([]string, error), families []rules.Family) (*Programs, error) {
-	names, noLegacy := legacyTables(rules.IPv4)
-	names6, _ := legacyTables(rules.IPv6)
+// kernel is what the kernel says of the two variants.
+type kernel struct {
+	legacyTables func(rules.Family) ([]string, error)
+	nftWorks     func() error
+}
+
+func detect(ctx context.Context, k kernel, families []rules.Family) (*Programs, error) {
+	names, noLegacy := k.legacyTables(rules.IPv4)
+	names6, _ := k.legacyTables(rules.IPv6)
+	otherwise := variants
+	works := map[Variant]bool{Nft: true, Legacy: noLegacy == nil}
+	if k.nftWorks() != nil { // the programs of legacy load their tables themselves
+		works[Nft], otherwise = false, []Variant{Legacy, Nft}
+	}
 	var order []Variant
 	if len(names)+len(names6) > 0 {
 		order = append(order, Legacy)
 	}
 	host := defaultOf(ctx)
-	if def, err := host(); err == nil && (def == Nft || noLegacy == nil) {
+	if def, err := host(); err == nil && works[def] {
 		order = append(order, def)
 	}
 	reason := errAbsent
-	for _, v := range append(order, variants...) {
+	for _, v := range append(order, otherwise...) {
 		p, err := find(host, v, families...)
 		if err == nil {
 			return p, nil
