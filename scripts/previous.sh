@@ -23,7 +23,8 @@ versions() {
 		printf '%s\n' "$releases"
 		return
 	fi
-	change=$(git log -1 --first-parent --format=%H -- go.mod pkg plugin deploy ':!*_test.go' ':!*.md')
+	change=$(git log -1 --first-parent --format=%H -- go.mod pkg plugin deploy \
+		':!*_test.go' ':!*.md' ':!pkg/nettest' ':!pkg/testcase' ':!pkg/apitest' ':!pkg/agent/agenttest')
 	git rev-parse --short --quiet --verify "$change^" ||
 		fail "this clone does not have the commit before $change: run git fetch --unshallow, or name a commit in PREVIOUS"
 }

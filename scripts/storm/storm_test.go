@@ -6,7 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,7 +20,6 @@ import (
 	"github.com/containernetworking/cni/libcni"
 	"golang.org/x/sys/unix"
 
-	"github.com/detour-cni/detour/pkg/agent/agenttest"
 	"github.com/detour-cni/detour/pkg/agentapi"
 	"github.com/detour-cni/detour/pkg/attachment"
 	"github.com/detour-cni/detour/pkg/netns"
@@ -64,21 +65,21 @@ func TestPodsAtOnce(t *testing.T) {
 func TestPodsAtOnceWithASlowAPIServer(t *testing.T) {
 	const pods = 100
 	n := newNode(t, pods)
-	for i := range pods {
-		n.api.Refuse["GET "+agenttest.PodPath("shop", podName(i))] = slow(n.api.Get)
+	var l net.Listener
+	if err := n.ns.Do(func() (err error) { l, err = net.Listen("tcp", "127.0.0.1:0"); return err }); err != nil {
+		t.Fatal(err)
 	}
-	n.api.Refuse["GET "+agenttest.ConfigPath] = slow(n.api.Get)
+	server := &httptest.Server{Listener: l, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(3 * time.Second)
+		n.api.ServeHTTP(w, r)
+	})}}
+	server.Start()
+	defer server.Close()
+	n.api.URL = server.URL
 	list := n.chain("storm", n.conf("nftables"))
 	all := n.storm(list, pods)
 	n.wantProgrammed("nftables", pods)
 	n.end(list, all)
-}
-
-func slow(serve http.HandlerFunc) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(3 * time.Second)
-		serve(w, r)
-	}
 }
 
 // usePATH leaves one variant of iptables in PATH.
