@@ -12,6 +12,10 @@ demo: ## redirect real connections in network namespaces, without a cluster (MES
 test: ## run all tests that need no Kubernetes programs
 	scripts/test.sh
 
+.PHONY: storm
+storm: ## start PODS (250) pods at once, and CYCLES (400) one after the other; say how long it took and what is left
+	scripts/storm.sh
+
 .PHONY: test-api
 test-api: ## test ADD against a real kube-apiserver and etcd (the first run builds kube-apiserver for minutes)
 	scripts/test-api.sh

@@ -29,7 +29,7 @@ const hostVar = "DETOUR_TEST_HOST"
 // the environment says REQUIRE_NETNS=1.
 func RequireNetns(t TB) {
 	t.Helper()
-	require(t, tryNamespace())
+	Require(t, tryNamespace())
 }
 
 // RequireProgram skips the test if a program isn't in PATH, and fails it instead if the environment says
@@ -37,10 +37,11 @@ func RequireNetns(t TB) {
 func RequireProgram(t TB, name string) {
 	t.Helper()
 	_, err := exec.LookPath(name)
-	require(t, err)
+	Require(t, err)
 }
 
-func require(t TB, err error) {
+// Require skips the test if there is an error, and fails it instead if the environment says REQUIRE_NETNS=1.
+func Require(t TB, err error) {
 	t.Helper()
 	os.Getenv(hostVar)
 	switch {

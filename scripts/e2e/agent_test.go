@@ -59,35 +59,6 @@ func TestPodsStartMeshedWhileTheAgentRestarts(t *testing.T) {
 	startMeshed(t, namespace, "afterwards")
 }
 
-// None may start unmeshed, none may fail for good.
-func TestPodsStartMeshedDuringAnUpgrade(t *testing.T) {
-	installDetour(t)
-	namespace := newNamespace(t, "upgrade", restricted)
-	const next = "ghcr.io/detour-cni/detour:next"
-	importDetour(t, next, nextVersion(t))
-	kubectl(t, "set", "image", "daemonset/detour-agent", "--namespace", "detour-system", "agent="+next)
-	upgraded := make(chan error, 1)
-	go func() { upgraded <- tryRollout(t) }()
-	var pods []string
-	for upgrading := true; upgrading; {
-		select {
-		case err := <-upgraded:
-			must(t, err)
-			upgrading = false // after one more
-		default:
-		}
-		pods = append(pods, fmt.Sprint("pod-", len(pods)))
-		apply(t, meshedPod(t, namespace, pods[len(pods)-1], nil, outsideAddr))
-	}
-	for _, pod := range pods {
-		wantMeshed(t, namespace, pod)
-	}
-	t.Logf("%d pods were started meanwhile", len(pods))
-	if got := shell(t, "tail -c 4 /opt/cni/bin/detour"); got != "next" {
-		t.Errorf("the plugin's binary ends with %q: it is not the new one", got)
-	}
-}
-
 // nextVersion is a folder with the programs of another version: they have a few more bytes.
 func nextVersion(t *testing.T) string {
 	t.Helper()

@@ -5,7 +5,6 @@ package e2e
 import (
 	"fmt"
 	"net"
-	"path"
 	"strconv"
 	"strings"
 	"testing"
@@ -122,16 +121,5 @@ func TestNothingIsLeftOfADeletedPod(t *testing.T) {
 	installDetour(t)
 	namespace := newNamespace(t, "short", restricted)
 	startMeshed(t, namespace, "web")
-	added := lastAdd(t, namespace, "web")
-	list := fmt.Sprintf("find /run/netns /run/detour/attachments -name '%s*' -o -name '%s'", added.ContainerID, path.Base(added.Netns))
-	if got := strings.Count(shell(t, list), "\n"); got != 2 {
-		t.Fatalf("%s listed %d things, want the pod's network namespace and its attachment", list, got)
-	}
-	kubectl(t, "delete", "pod", "--namespace", namespace, "web")
-	eventually(t, func() error {
-		if out := shell(t, list); out != "" {
-			return fmt.Errorf("of the deleted pod there is still %s", out)
-		}
-		return nil
-	})
+	wantNothingLeft(t, namespace, "web")
 }

@@ -17,9 +17,7 @@ func TestUninstallTakesOutExactlyWhatIsOurs(t *testing.T) {
 	startMeshed(t, namespace, "web")
 	apply(t, selectingPod(t, namespace, "selecting", "", "", outsideAddr))
 	wantMeshed(t, namespace, "selecting")
-	// Its pods were started with detour.
-	kubectl(t, "delete", "mutatingwebhookconfigurations,validatingwebhookconfigurations", "webhook.detour.io")
-	kubectl(t, "delete", "deployment", "--namespace", "detour-system", "detour-webhook")
+	removeWebhook(t)
 	kubectl(t, "apply", "-k", "../../deploy/uninstall")
 
 	// The label goes before the entry, which stays for a pod that selects it.
@@ -66,4 +64,11 @@ func TestUninstallTakesOutExactlyWhatIsOurs(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// removeWebhook removes the webhook, whose pods were started with detour.
+func removeWebhook(t *testing.T) {
+	t.Helper()
+	kubectl(t, "delete", "mutatingwebhookconfigurations,validatingwebhookconfigurations", "webhook.detour.io")
+	kubectl(t, "delete", "deployment", "--namespace", "detour-system", "detour-webhook")
 }

@@ -30,14 +30,20 @@ func helmCommand(t *testing.T, args ...string) *exec.Cmd {
 
 const chart = "../../deploy/helm/detour"
 
-// removeDetour undoes what other tests have installed, and leaves detour's namespace as the chart's user makes it.
-func removeDetour(t *testing.T) {
+// uninstallDetour undoes what other tests have installed.
+func uninstallDetour(t *testing.T) {
 	t.Helper()
 	if _, err := tryKubectl(t, "get", "daemonset", "--namespace", "detour-system", "detour-agent"); err == nil {
 		kubectl(t, "apply", "-k", "../../deploy/uninstall")
 		rollout(t)
 	}
 	kubectl(t, "delete", "-k", "../../testdata/e2e/detour", "--ignore-not-found")
+}
+
+// removeDetour uninstalls detour and leaves its namespace as the chart's user makes it.
+func removeDetour(t *testing.T) {
+	t.Helper()
+	uninstallDetour(t)
 	newNamespace(t, "detour-system", "pod-security.kubernetes.io/enforce=privileged")
 }
 
