@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"regexp"
 	"strings"
 	"sync"
@@ -42,9 +41,9 @@ func (s *struck) serve() {
 	listen(s.world.Outside, 80, nettest.Named("outside"))
 }
 
-// prober connects all the while, and notes what it sees: U for unmeshed, R for redirected, x for a connection that was reset.
-// It notes once what stays so. A connection may be reset that is under way when the first rules come: the kernel tracks none
-// before, and takes the next packet for the first.
+// prober connects all the while, and notes what it sees: U for unmeshed, R for redirected, x for a connection that is lost. It
+// notes once what stays so. A connection may be lost that is under way when the first rules come: the kernel tracks none before,
+// and takes the next packet for the first.
 type prober struct {
 	running sync.WaitGroup
 	stop    chan struct{}
@@ -78,28 +77,23 @@ func (s *struck) probe() *prober {
 
 // answerOf is who answers a connection, as a prober notes it.
 func answerOf(from *nettest.Namespace, to netip.AddrPort) string {
-	dialer := net.Dialer{Timeout: nettest.Patience}
+	alive := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2} // the peer's kernel answers
+	dialer := net.Dialer{Timeout: nettest.Patience, KeepAliveConfig: alive}
 	var conn net.Conn
 	err := from.Do(func() (err error) { conn, err = dialer.Dial("tcp", to.String()); return err })
 	if err != nil {
 		return "[" + err.Error() + "]"
 	}
 	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(nettest.Patience))
 	answer := make([]byte, 100)
-	n := 0
-	for deadline := time.Now().Add(nettest.Patience); time.Now().Before(deadline); {
-		_ = conn.SetDeadline(time.Now().Add(200 * time.Millisecond))
-		if n, err = conn.Read(answer); !errors.Is(err, os.ErrDeadlineExceeded) {
-			break
-		}
-		_, _ = conn.Write([]byte{'\n'}) // a peer that has forgotten the connection resets it
-	}
+	n, err := conn.Read(answer)
 	switch got := string(answer[:n]); {
 	case strings.HasPrefix(got, "proxy 1500"):
 		return "R"
 	case strings.HasPrefix(got, "app "), strings.HasPrefix(got, "outside "):
 		return "U"
-	case errors.Is(err, syscall.ECONNRESET):
+	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.ETIMEDOUT):
 		return "x"
 	default:
 		return fmt.Sprintf("[%q, %v]", got, err)
