@@ -36,8 +36,8 @@ type fleet struct {
 	namespace string // the agents' and the mesh's
 	dir       string
 	nodes     []*member
-	pods      [][]placed // those that place made, by node
-	popping   sync.Mutex
+	pods      [][]placed // by node, the oldest first
+	replacing sync.Mutex
 	*workload
 }
 
@@ -248,13 +248,13 @@ func (f *fleet) add(p placed) error {
 	return err
 }
 
-// pop forgets the node's oldest pod and returns it.
-func (f *fleet) pop(node int) placed {
-	f.popping.Lock()
-	defer f.popping.Unlock()
-	p := f.pods[node][0]
-	f.pods[node] = f.pods[node][1:]
-	return p
+// succeed takes note of a node's new pod and returns the oldest, which it forgets.
+func (f *fleet) succeed(p placed) (oldest placed) {
+	f.replacing.Lock()
+	defer f.replacing.Unlock()
+	oldest = f.pods[p.node][0]
+	f.pods[p.node] = append(f.pods[p.node][1:], p)
+	return oldest
 }
 
 // settle waits until no agent receives anything.
@@ -276,9 +276,9 @@ func (f *fleet) rollOut(each int, add func(placed) error) {
 	f.Helper()
 	nodes := len(f.nodes)
 	f.each(nodes*each, func(i int) error {
-		_, err := f.start(i%nodes, f.nodes[i%nodes].name, add)
+		p, err := f.start(i%nodes, f.nodes[i%nodes].name, add)
 		if err == nil {
-			err = f.end(f.pop(i % nodes))
+			err = f.end(f.succeed(p))
 		}
 		return err
 	})
