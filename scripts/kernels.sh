@@ -16,10 +16,11 @@ trap 'rm -rf "$work"' EXIT
 scripts/kernels/guest.sh "$work/guest.cpio"
 
 # boot NAME FOLDER: runs the tests in a kernel and prints what they say.
-boot() { # no_timer_check: a busy machine is no broken timer
+boot() {
 	cat "$work/guest.cpio" "$2/modules.cpio" >"$work/initrd"
+	# no_timer_check: a busy machine is no broken timer.
 	local options="quiet panic=-1 rdinit=/init DETOUR_KERNEL_CASES=${CASES:-few} RUN=${RUN:-.} ${CMDLINE:-}"
-	timeout "${LIMIT:-3h}" qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 1024 -nodefaults -nographic -no-reboot \
+	timeout "${LIMIT:-3h}" qemu-system-x86_64 -accel tcg,thread=multi -cpu Nehalem -smp 2 -m 1024 -nodefaults -nographic -no-reboot \
 		-serial stdio -kernel "$2/kernel" -initrd "$work/initrd" -append "console=ttyS0 mitigations=off no_timer_check $options" </dev/null
 }
 

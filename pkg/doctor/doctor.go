@@ -3,6 +3,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -27,12 +28,15 @@ type Doctor struct {
 	Meshes []string
 	// RuntimePID is the process that starts the plugin; 0 looks for one.
 	RuntimePID int
+	// Patience bounds one attempt to program something; 0 is five seconds.
+	Patience time.Duration
 }
 
 // Run looks at everything. It sets this process's PATH to the runtime's. The error is about the flags: what can't be found out is in
 // the report.
 func (d Doctor) Run(ctx context.Context) (Report, error) {
 	var r Report
+	patience = cmp.Or(d.Patience, patience)
 	if err := r.readKernel(); err != nil {
 		return r, err
 	}

@@ -20,8 +20,8 @@ import (
 
 // All of this works in the calling thread's network namespace, which is new and empty.
 
-// patience bounds one attempt to program a feature. An ADD takes milliseconds.
-const patience = 5 * time.Second
+// patience bounds one attempt to program a feature, unless the Doctor has another. An ADD takes milliseconds.
+var patience = 5 * time.Second
 
 // attempt programs rules, wants them listed as they were programmed, calls then, and removes them.
 func attempt(ctx context.Context, p *backend.Program, then func() error) error {
@@ -126,6 +126,9 @@ func (v *variant) find(ctx context.Context, f feature) (found Feature, ok bool) 
 	found = Feature{Name: f.name, Backend: p.Variant(), Family: v.family, Present: err == nil, Result: Fine, For: f.use, Needs: n.what, Since: n.since}
 	if err != nil {
 		found.Error, found.Errno, found.Do = err.Error(), errnoOf(err), n.remedy()
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		found.Do = fmt.Sprintf("find out what takes longer than %s, or try again with a longer --patience on a slow node", patience)
 	}
 	return found, true
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -43,6 +44,7 @@ Exit codes: 1: ADD fails, or the runtime does not call detour. 3: not everything
 	f.StringVar(&o.StateDir, "state-dir", netconf.DefaultStateDir, "the state folder, if no net conf names one")
 	f.StringSliceVar(&o.Meshes, "mesh", nil, "try this mesh's rules instead of the net conf's; every mesh's if there is no net conf")
 	f.IntVar(&o.RuntimePID, "runtime-pid", 0, "the process that starts the plugin (default: containerd, crio or cri-dockerd)")
+	f.DurationVar(&o.Patience, "patience", 5*time.Second, "how long to try to program one thing")
 	f.StringVar(&o.root, "root", "", "the node's root folder, if detourctl runs in a container: /proc/1/root with hostPID")
 	o.output.register(c)
 	return c

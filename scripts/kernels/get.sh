@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")"
 
 read -r name suite archive packages < <(grep "^$1 " table) || {
-	echo "kernels: $1 is none of:" $(sed -n 's/^\([0-9a-z][^ ]*\) .*/\1/p' table) >&2
+	echo "kernels: $1 is none of: $(sed -n "s,^\([0-9][^ ]*\) .*,\1,p" table | tr "\n" " ")" >&2
 	exit 2
 }
 folder=${XDG_CACHE_HOME:-$HOME/.cache}/detour/kernels/$name

@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 func examine(t *testing.T, mesh string) doctor.Report {
 	t.Helper()
 	var stderr bytes.Buffer
-	cmd := exec.Command(programs+"detourctl", "doctor", "--mesh", mesh, "-o", "json")
+	cmd := exec.Command(programs+"detourctl", "doctor", "--mesh", mesh, "--patience", "3m", "-o", "json")
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	var r doctor.Report

@@ -62,22 +62,34 @@ func TestAnExpressionThatTheKernelLacksIsFound(t *testing.T) {
 	}
 }
 
-// No kernel without these features is to be had; the test above shows that it answers in this way.
+// The test above shows that the kernel answers in this way. One that points at no expression is Linux 4.15.
 func TestWhatTheKernelLacksIsNamed(t *testing.T) {
 	t.Parallel()
 	for _, l := range lacks {
-		m := message{verb: "make"}
-		switch l.what {
-		case "table":
-		case "chain":
-			m.chain = &chain{}
-		default:
-			m.chain, m.rule = &chain{}, &rule{}
+		m, expression, says := message{verb: makeTable}, "", ": it has no "
+		kind, isChain := strings.CutPrefix(l.what, "chain ")
+		switch {
+		case isChain:
+			m = message{verb: "make", chain: &chain{hook: &hook{kind: kind}}}
+		case l.what != "table":
+			m, expression = message{"program", &chain{}, &rule{}}, l.what
+			unnamed := message{"program", &chain{}, &rule{}}
+			unnamed.rule.add(l.what)
+			checkExplained(t, unnamed, "", l, ": perhaps it has no ")
 		}
-		err := explain(&nft.Refused{About: m, Expression: l.what, Refusal: &netlink.Refusal{Errno: l.errno}})
-		if !strings.HasSuffix(err.Error(), ": it has no "+l.needs) || !errors.Is(err, l.errno) {
-			t.Errorf("%s: %v", l.what, err)
-		}
+		checkExplained(t, m, expression, l, says)
+	}
+	own := explain(&nft.Refused{About: message{verb: "make", chain: &chain{}}, Refusal: &netlink.Refusal{Errno: unix.EOPNOTSUPP}})
+	if strings.Contains(own.Error(), "it has no") {
+		t.Errorf("a chain of the mesh's: %v", own)
+	}
+}
+
+func checkExplained(t *testing.T, m message, expression string, l lack, says string) {
+	t.Helper()
+	err := explain(&nft.Refused{About: m, Expression: expression, Refusal: &netlink.Refusal{Errno: l.errno}})
+	if !strings.HasSuffix(err.Error(), says+l.needs) || !errors.Is(err, l.errno) {
+		t.Errorf("%s: %v", l.what, err)
 	}
 }
 

@@ -19,6 +19,8 @@ type message struct {
 	rule  *rule
 }
 
+const makeTable = "make " + tableHead
+
 // String says what the message does.
 func (m message) String() string {
 	switch {
@@ -44,7 +46,7 @@ func (t Table) transaction(before state) *nft.Batch {
 	if before.exists {
 		b.deleteTable()
 	}
-	b.add(message{verb: "make " + tableHead}, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, netlink.Text(unix.NFTA_TABLE_NAME, tableName))
+	b.add(message{verb: makeTable}, unix.NFT_MSG_NEWTABLE, unix.NLM_F_CREATE|unix.NLM_F_EXCL, netlink.Text(unix.NFTA_TABLE_NAME, tableName))
 	if t.gated {
 		b.gate(before.gateOpen)
 	}
