@@ -56,9 +56,17 @@ release: ## make all files of the release VERSION (default: git's tag) in dist/
 release-test: ## make a release twice, in two clones of HEAD; compare all files, and look into them
 	scripts/release-test.sh
 
+.PHONY: kernels
+kernels: ## run the tests of scripts/kernels in another kernel, emulated: KERNEL=5.4 or all (the first run fetches it)
+	scripts/kernels.sh
+
 .PHONY: bench
 bench: ## measure detour next to the least program that could do the same (two minutes)
 	scripts/bench.sh
+
+.PHONY: scale
+scale: ## measure what AGENTS (100) node agents cost a real API server (a quarter of an hour)
+	scripts/scale.sh
 
 .PHONY: build
 build: ## build the plugin, the agent and detourctl into bin/
@@ -67,6 +75,10 @@ build: ## build the plugin, the agent and detourctl into bin/
 .PHONY: lint
 lint: ## run golangci-lint, shellcheck and actionlint
 	scripts/lint.sh
+
+.PHONY: vulncheck
+vulncheck: ## look for known vulnerabilities in what detour's programs call (needs vuln.go.dev)
+	scripts/vulncheck.sh
 
 .PHONY: trace-judge
 trace-judge: ## hold the tracer against the kernel by DETOUR_TRACE_PAIRS (2000) random rulesets and packets

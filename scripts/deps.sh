@@ -7,12 +7,15 @@ PATH=$PATH:/usr/sbin:/sbin # root may lack them after su
 # Packages whose name differs from the program's.
 declare -A package_of=(
 	[busybox]=busybox-static
+	[depmod]=kmod
 	[etcd]=etcd-server
 	[ip]=iproute2
 	[iptables-legacy]=iptables
 	[iptables-nft]=iptables
 	[nft]=nftables
 	[nsenter]=util-linux
+	[qemu-system-x86_64]=qemu-system-x86
+	[setpriv]=util-linux
 )
 
 fail() {

@@ -59,6 +59,10 @@ cp "$tools/bridge" "$tools/host-local" "$DETOUR_E2E_PLUGINS"
 build "$DETOUR_E2E_PLUGINS" $plugins/main/loopback $plugins/meta/portmap
 build "$DETOUR_E2E_BIN" ./plugin/... ./scripts/e2e/workload
 go test -tags e2e -c -o "$work/e2e.test" ./scripts/e2e
+go build -o "$work/leaks" ./scripts/leaks
 
 cd scripts/e2e # where go test would run it
-"$work/e2e.test" -test.v -test.failfast -test.timeout 60m "${@/#-/-test.}"
+"$work/e2e.test" -test.v -test.failfast -test.timeout 60m "${@/#-/-test.}" | tee "$work/output"
+
+# No credential may be in what the tests printed, nor in what is left of detour's and the pods' logs.
+"$work/leaks" "$work/output" "$DETOUR_E2E_WORK/node/var/log"

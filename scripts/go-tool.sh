@@ -10,6 +10,7 @@ declare -A packages=(
 	[containerd-shim-runc-v2]=github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2@v2.2.9
 	[flanneld]=github.com/flannel-io/flannel@v0.28.10
 	[golangci-lint]=github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+	[govulncheck]=golang.org/x/vuln/cmd/govulncheck@v1.8.0
 	[helm]=helm.sh/helm/v4/cmd/helm@v4.3.1
 	[kind]=sigs.k8s.io/kind@v0.33.0
 	[kustomize]=sigs.k8s.io/kustomize/kustomize/v5@v5.8.2

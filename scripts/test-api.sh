@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-scripts/deps.sh etcd ip iptables nft nsenter
+scripts/deps.sh etcd ip iptables nft nsenter runc
 folder=$(scripts/kube-programs.sh kube-apiserver kubectl kube-proxy)
 
 # The kinds of deploy/components/monitoring, as their project's module has them.
@@ -21,4 +21,6 @@ export DETOUR_ETCD
 DETOUR_HELM=$(scripts/go-tool.sh helm)
 export DETOUR_HELM
 
-go test -tags kubeapi -count=1 "$@" ./pkg/apitest/...
+go build -o "$TMPDIR/" ./scripts/leaks
+# Most tests wait for the API server most of the time.
+go test -json -tags kubeapi -count=1 -parallel 8 -timeout 20m "$@" ./pkg/apitest/... | "$TMPDIR/leaks"

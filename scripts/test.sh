@@ -14,4 +14,7 @@ DETOUR_TEST_HOST=$(
 	for program in iptables-nft iptables-legacy nft ip; do "$program" -V 2>&1 || :; done
 )
 export DETOUR_TEST_HOST
-exec go test -timeout 30m ./... # the default of ten minutes is short on a busy machine
+leaks=$(mktemp -d)
+trap 'rm -rf "$leaks"' EXIT
+go build -o "$leaks/" ./scripts/leaks # prints what go test would, and looks for credentials in all that the tests print
+go test -json -timeout 30m ./... | "$leaks/leaks" # the default of ten minutes is short on a busy machine

@@ -49,6 +49,8 @@ type Agent struct {
 type timing struct {
 	request time.Duration // for a peer at the socket to send a request and to take the answer
 	lookup  time.Duration // for a live lookup
+	silence time.Duration // of the API server until it is asked about what the cache has
+	old     time.Duration // for that question, before the cache answers after all
 	ready   time.Duration // for the API server, if readiness depends on it
 	probe   time.Duration // between looks whether the API server can be asked
 	config  time.Duration // between looks for a configuration that is not served
@@ -60,6 +62,8 @@ type timing struct {
 var patient = timing{
 	request: 5 * time.Second,
 	lookup:  10 * time.Second,
+	silence: cache.Silence + 15*time.Second, // in which it is listed anew
+	old:     2 * time.Second,
 	ready:   time.Second,
 	probe:   5 * time.Second,
 	config:  5 * time.Second,
@@ -126,8 +130,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		})
 	}
 	needed(func() error { return web.Serve(ctx, l, a.handler(), a.log) })
-	needed(func() error { return a.socket.Run(ctx) })
-	for _, run := range []func(context.Context){a.cache.Run, a.events.Run, a.repairer.Run, a.keepMarked} {
+	for _, run := range []func(context.Context){a.socket.Run, a.cache.Run, a.events.Run, a.repairer.Run, a.keepMarked} {
 		parts.Go(func() { run(ctx) })
 	}
 	<-ctx.Done()

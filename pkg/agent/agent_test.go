@@ -2,8 +2,11 @@ package agent
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -29,6 +32,8 @@ func TestMain(m *testing.M) {
 var hasty = timing{
 	request: 2 * nettest.Patience,
 	lookup:  5 * time.Second,
+	silence: time.Hour,
+	old:     200 * time.Millisecond,
 	ready:   time.Second,
 	probe:   20 * time.Millisecond,
 	config:  20 * time.Millisecond,
@@ -139,9 +144,23 @@ func TestRunFailsIfItCanNotServe(t *testing.T) {
 	if err := taken.Run(ctx); err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("the port is taken: %v", err)
 	}
-	blocked := newTestAgent(t, s, nil)
-	os.Mkdir(blocked.conf.Socket, 0o700)
-	if err := blocked.Run(ctx); err == nil || !strings.Contains(err.Error(), "not a socket") {
-		t.Errorf("a folder in the socket's place: %v", err)
+}
+
+// Whatever is wrong with the state folder, the agent says so, and serves as soon as it can.
+func TestAnAgentWaitsForItsStateFolder(t *testing.T) {
+	t.Parallel()
+	a := newTestAgent(t, agenttest.NewServer(t), nil)
+	if err := errors.Join(os.Mkdir(a.conf.Socket, 0o700), os.WriteFile(filepath.Join(a.conf.StateDir, "attachments"), nil, 0o600)); err != nil {
+		t.Fatal(err)
 	}
+	agenttest.Start(t, a.Run)
+	says := func(words string) func() bool {
+		return func() bool { return strings.Contains(fmt.Sprint(a.Missing(t.Context())), words) }
+	}
+	agenttest.Eventually(t, "it says what is wrong with the socket", says("socket: make socket: "+a.conf.Socket+" exists and is not a socket"))
+	agenttest.Eventually(t, "it says what is wrong with the folder", says("state folder: make state folder: "))
+	if err := errors.Join(os.Remove(a.conf.Socket), os.Remove(filepath.Join(a.conf.StateDir, "attachments"))); err != nil {
+		t.Fatal(err)
+	}
+	agenttest.Eventually(t, "it serves", func() bool { return !says("socket: ")() && !says("state folder: ")() })
 }

@@ -32,9 +32,10 @@ func TestInAPodLiveLookupsUseItsServiceAccount(t *testing.T) {
 	secure := httptest.NewTLSServer(s) // no credential goes over plain HTTP
 	t.Cleanup(secure.Close)
 	dir := t.TempDir()
+	const bearer = "eyJhbGciOiJSUzI1NiJ9.b2YtdGhlLXBvZA.c2lnbmF0dXJl"
 	token, ca := filepath.Join(dir, "token"), filepath.Join(dir, "ca.crt")
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
-	if err := errors.Join(os.WriteFile(token, []byte("of-the-pod"), 0o600), os.WriteFile(ca, certificate, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(token, []byte(bearer), 0o600), os.WriteFile(ca, certificate, 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	api, err := cache.NewLive(&rest.Config{Host: secure.URL, BearerTokenFile: token, TLSClientConfig: rest.TLSClientConfig{CAFile: ca}}, "the ServiceAccount")
@@ -45,7 +46,7 @@ func TestInAPodLiveLookupsUseItsServiceAccount(t *testing.T) {
 	if err != nil || len(objects.Pod) == 0 || len(objects.Config) == 0 {
 		t.Fatalf("%v, %s", err, objects.Pod)
 	}
-	if got := <-seen; got != "Bearer of-the-pod" {
+	if got := <-seen; got != "Bearer "+bearer {
 		t.Errorf("asked as %q", got)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/detour-cni/detour/pkg/agent/nodepod"
 	"github.com/detour-cni/detour/pkg/agent/repair"
@@ -22,40 +23,56 @@ func (a *Agent) answer(ctx context.Context, r agentapi.Request) agentapi.Answer 
 	case r.Ready:
 		return agentapi.Answer{Error: a.noLookups(ctx)}
 	}
-	if answer, ok := a.fromCache(*r.Lookup); ok {
-		a.metrics.lookups.WithLabelValues("cache").Inc()
-		return answer
+	patience := a.timing.lookup
+	if r.Within > 0 {
+		patience = min(patience, r.Within*9/10) // the answer has to arrive, above all if it says why there is none
 	}
-	return a.fromServer(ctx, *r.Lookup)
+	known, age, ok := a.fromCache(*r.Lookup)
+	if ok && age < a.timing.silence {
+		a.metrics.lookups.WithLabelValues("cache").Inc()
+		return known
+	}
+	if ok {
+		patience = min(patience, a.timing.old)
+	}
+	answer, err := a.fromServer(ctx, *r.Lookup, patience)
+	from := "live"
+	if status, said := errors.AsType[*kube.StatusError](err); err != nil && ok && !(said && status.Final()) {
+		from, answer = "old", known
+		answer.Old = fmt.Sprintf("the API server has been silent for %s: pod and configuration are as they were then", age.Round(time.Second))
+	} else if err != nil {
+		from = "failed"
+	}
+	a.metrics.lookups.WithLabelValues(from).Inc()
+	return answer
 }
 
-// fromCache answers if the cache has the pod under this UID and the configuration is known.
-func (a *Agent) fromCache(id pod.ID) (agentapi.Answer, bool) {
+// fromCache answers if the cache has the pod under this UID and the configuration is known. age is how long the API server has
+// said nothing about one of them.
+func (a *Agent) fromCache(id pod.ID) (answer agentapi.Answer, age time.Duration, ok bool) {
 	p, ok := a.cache.Pod(id)
 	if !ok {
-		return agentapi.Answer{}, false
+		return agentapi.Answer{}, 0, false
+	}
+	if kube.NewRequest(a.conf.Dialect, id).ConfigOf(p.JSON).IsZero() {
+		return agentapi.Answer{Pod: p.JSON}, a.cache.Age(), true
 	}
 	config := a.cache.ConfigOf(p)
-	if !config.Known {
-		return agentapi.Answer{}, false
-	}
-	return agentapi.Answer{Pod: p.JSON, Config: config.JSON, ConfigAbsent: config.Absent}, true
+	return agentapi.Answer{Pod: p.JSON, Config: config.JSON, ConfigAbsent: config.Absent}, a.cache.AgeOf(p), config.Known
 }
 
 // maxLive is how many lookups may ask the API server side by side; more wait. Each may bring some megabytes.
 const maxLive = 8
 
-// fromServer asks the API server, within the agent's own time limit.
-func (a *Agent) fromServer(ctx context.Context, id pod.ID) agentapi.Answer {
-	ctx, cancel := context.WithTimeout(ctx, a.timing.lookup)
+// fromServer asks the API server for so long. The answer has the error, too.
+func (a *Agent) fromServer(ctx context.Context, id pod.ID, patience time.Duration) (agentapi.Answer, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	objects, err := a.lookupLive(ctx, id)
 	if err != nil {
-		a.metrics.lookups.WithLabelValues("failed").Inc()
-		return agentapi.Answer{Error: err.Error(), NotFound: errors.Is(err, kube.ErrNotFound)}
+		return agentapi.Answer{Error: err.Error(), NotFound: errors.Is(err, kube.ErrNotFound)}, err
 	}
-	a.metrics.lookups.WithLabelValues("live").Inc()
-	return agentapi.Answer{Pod: objects.Pod, Config: objects.Config, ConfigAbsent: objects.ConfigAbsent}
+	return agentapi.Answer{Pod: objects.Pod, Config: objects.Config, ConfigAbsent: objects.ConfigAbsent}, nil
 }
 
 // lookupLive asks the API server. It trims the pod before it lets the next lookup ask.

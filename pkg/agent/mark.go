@@ -60,7 +60,11 @@ func (a *Agent) keepMarked(ctx context.Context) {
 
 // mark sets or removes the label, and removes the taint of a node that is ready.
 func (a *Agent) mark(ctx context.Context, ready bool, missing string) error {
-	changed, err := setLabel(ctx, a.client, a.conf.Node, ready)
+	n, err := a.getNode(ctx)
+	if err != nil {
+		return err
+	}
+	changed, err := setLabel(ctx, a.client, a.conf.Node, n, ready)
 	switch {
 	case err != nil:
 		return err
@@ -72,7 +76,7 @@ func (a *Agent) mark(ctx context.Context, ready bool, missing string) error {
 	if !ready {
 		return nil
 	}
-	removed, err := a.removeTaint(ctx)
+	removed, err := a.removeTaint(ctx, n.Spec.Taints)
 	if removed {
 		a.log.Info("node is ready; taint removed", "event", "taint-removed", "taint", Taint)
 	}
@@ -87,12 +91,12 @@ type node struct {
 
 func nodePath(name string) string { return "/api/v1/nodes/" + name }
 
-// setLabel sets or removes ReadyLabel, if it is not as it should be, and touches no other.
-func setLabel(ctx context.Context, c *cache.Client, name string, ready bool) (changed bool, _ error) {
-	var n node
-	if err := c.Get(ctx, nodePath(name), &n); err != nil {
-		return false, err
-	}
+func (a *Agent) getNode(ctx context.Context) (n node, _ error) {
+	return n, a.client.Get(ctx, nodePath(a.conf.Node), &n)
+}
+
+// setLabel sets or removes ReadyLabel, if it is not as it should be on the node n, and touches no other.
+func setLabel(ctx context.Context, c *cache.Client, name string, n node, ready bool) (changed bool, _ error) {
 	value, there := n.Metadata.Labels[pod.ReadyLabel]
 	if there == ready && (!ready || value == "true") {
 		return false, nil
@@ -107,21 +111,17 @@ func setLabel(ctx context.Context, c *cache.Client, name string, ready bool) (ch
 
 // removeTaint removes the taint, if it is there. The patch only works on the taints as they were read, so it removes no other if
 // somebody changes them meanwhile; then removeTaint tries again.
-func (a *Agent) removeTaint(ctx context.Context) (bool, error) {
+func (a *Agent) removeTaint(ctx context.Context, taints []json.RawMessage) (bool, error) {
 	path := nodePath(a.conf.Node)
 	const tries = 5
 	for try := 1; ; try++ {
-		var n node
-		if err := a.client.Get(ctx, path, &n); err != nil {
-			return false, err
-		}
-		at, err := findTaint(n.Spec.Taints)
+		at, err := findTaint(taints)
 		if err != nil || at < 0 {
 			return false, err
 		}
 		where := fmt.Sprintf("/spec/taints/%d", at)
 		err = a.client.Patch(ctx, path, types.JSONPatchType, []any{
-			map[string]any{"op": "test", "path": where, "value": n.Spec.Taints[at]},
+			map[string]any{"op": "test", "path": where, "value": taints[at]},
 			map[string]any{"op": "remove", "path": where},
 		})
 		changed := apierrors.IsInvalid(err) || apierrors.IsConflict(err)
@@ -129,6 +129,11 @@ func (a *Agent) removeTaint(ctx context.Context) (bool, error) {
 			return err == nil, err
 		}
 		pause(ctx, time.Duration(try)*100*time.Millisecond)
+		n, err := a.getNode(ctx)
+		if err != nil {
+			return false, err
+		}
+		taints = n.Spec.Taints
 	}
 }
 

@@ -46,7 +46,7 @@ func newMetrics(now observed) *metrics {
 	m := &metrics{
 		registry:  metric.NewRegistry(),
 		adds:      counters("adds_total", "CNI ADDs that the plugin reported, by outcome and by class of the reason.", "outcome", "reason_class"),
-		lookups:   counters("lookups_total", "The plugin's lookups, by where the answer came from: cache, live or none (failed); and those after which the plugin asked the API server itself (fallback).", "from"),
+		lookups:   counters("lookups_total", "The plugin's lookups, by where the answer came from: cache, live, old (a cache that could not be renewed) or none (failed); and those after which the plugin asked the API server itself (fallback).", "from"),
 		malformed: counter("malformed_requests_total", "Invalid requests at the socket."),
 		installs:  counters("installs_total", "Writes of what is installed on the host.", "what"),
 		conflicts: counter("install_conflicts_total", "Changes by other programs to what is installed."),

@@ -148,7 +148,10 @@ func (n Nodes) explain(ctx context.Context, c *cache.Client, why error) error {
 		return after
 	}
 	undone, err := n.undone(ctx, c, d.Metadata.UID)
-	if err != nil || len(undone) == 0 {
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w; which of them can't be found out: %w", after, err)
+	case len(undone) == 0:
 		return after
 	}
 	return fmt.Errorf("uninstall detour from the nodes: after %s these may still start pods with it: %s; "+

@@ -51,7 +51,8 @@ func newClient(kubeconfig string) (*cache.Client, error) {
 }
 
 func dropLabel(ctx context.Context, c *cache.Client, name string, log *slog.Logger) error {
-	err := c.Get(ctx, nodePath(name), &node{})
+	var n node
+	err := c.Get(ctx, nodePath(name), &n)
 	// Without the right to read the node there never was a right to label it.
 	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) {
 		log.Info("the agent may not read the node, or it is gone: no label to remove", "event", "unmark-skipped", "error", err.Error())
@@ -60,7 +61,7 @@ func dropLabel(ctx context.Context, c *cache.Client, name string, log *slog.Logg
 	if err != nil {
 		return err
 	}
-	changed, err := setLabel(ctx, c, name, false)
+	changed, err := setLabel(ctx, c, name, n, false)
 	if changed {
 		log.Info("label removed from the node", "event", "node-released", "label", pod.ReadyLabel)
 	}

@@ -153,7 +153,7 @@ func TestUnmarkThatIsInterruptedFails(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- unmark(ctx, s.Kubeconfig(t), "n1", slog.Default(), (&unmarking{}).serve, time.Hour) }()
-	agenttest.Eventually(t, "it has asked for the node", func() bool { return s.Count("GET "+agenttest.NodePath) > 1 })
+	agenttest.Eventually(t, "it has asked for the node", func() bool { return s.Count("GET "+agenttest.NodePath) > 0 })
 	stop()
 	if err := <-ended; err == nil {
 		t.Error("whoever called it would uninstall")

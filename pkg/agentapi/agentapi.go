@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"syscall"
 	"time"
@@ -19,7 +20,9 @@ import (
 type Request struct {
 	// Lookup asks for a pod and its mesh's configuration. The agent doesn't answer with a cached pod that has another UID.
 	Lookup *pod.ID `json:"lookup,omitempty"`
-	Report *Report `json:"report,omitempty"`
+	// Within is how long the plugin waits for the answer to a Lookup; 0 says nothing.
+	Within time.Duration `json:"within,omitempty"`
+	Report *Report       `json:"report,omitempty"`
 	// Ready asks whether the agent could answer a Lookup now; Answer.Error says why not.
 	Ready bool `json:"ready,omitempty"`
 }
@@ -61,6 +64,8 @@ type Answer struct {
 	Config json.RawMessage `json:"config,omitempty"`
 	// ConfigAbsent says why Config is missing, as half a sentence.
 	ConfigAbsent string `json:"configAbsent,omitempty"`
+	// Old says that the API server does not answer and for how long the agent has had this, as a sentence for a warning.
+	Old string `json:"old,omitempty"`
 	// Error says why there is no answer. NotFound is true if that is because the pod does not exist.
 	Error    string `json:"error,omitempty"`
 	NotFound bool   `json:"notFound,omitempty"`
@@ -75,6 +80,7 @@ var ErrNobody = errors.New("the agent does not answer")
 // Conn is a connection to the agent. It carries one request at a time.
 type Conn struct {
 	conn   *net.UnixConn
+	most   *io.LimitedReader // of conn, so that no answer fills the memory
 	answer *json.Decoder
 }
 
@@ -84,20 +90,22 @@ func Dial(ctx context.Context, socket string, deadline time.Time) (*Conn, error)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrNobody, err)
 	}
-	return &Conn{conn, json.NewDecoder(conn)}, nil
+	most := &io.LimitedReader{R: conn}
+	return &Conn{conn, most, json.NewDecoder(most)}, nil
 }
 
 // Call sends a request and waits for the answer, at most until the deadline. An error is ErrNobody, and the connection can't be
 // used any more.
 func (c *Conn) Call(r Request, deadline time.Time) (Answer, error) {
-	var a Answer
-	err := c.send(r, deadline)
-	if err == nil {
-		if err = c.answer.Decode(&a); err != nil {
-			err = fmt.Errorf("%w: %w", ErrNobody, err)
-		}
+	if err := c.send(r, deadline); err != nil {
+		return Answer{}, err
 	}
-	return a, err
+	var a Answer
+	c.most.N = MaxLine
+	if err := c.answer.Decode(&a); err != nil {
+		return Answer{}, fmt.Errorf("%w: %w", ErrNobody, err)
+	}
+	return a, nil
 }
 
 // Tell sends a report, at most until the deadline. It must be the last request, as Tell does not read the answer. An error is

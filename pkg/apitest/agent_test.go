@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -41,17 +42,12 @@ type agentScene struct {
 	pods, mesh, node string
 	conf             agent.Config
 	agent            *agent.Agent
+	logs             logBuffer
 }
 
 func newAgentScene(t *testing.T) *agentScene {
 	t.Helper()
-	nettest.RequireNetns(t) // root, whom alone the socket serves
-	n := scenes.Add(1)
-	s := &agentScene{t: t, pods: fmt.Sprintf("agent-pods-%d", n), mesh: fmt.Sprintf("agent-mesh-%d", n), node: fmt.Sprintf("node-%d", n)}
-	for _, namespace := range []string{s.pods, s.mesh} {
-		s.create(fmt.Sprintf("{apiVersion: v1, kind: Namespace, metadata: {name: %s}}", namespace))
-		s.create(fmt.Sprintf("{apiVersion: v1, kind: ServiceAccount, metadata: {namespace: %s, name: default}}", namespace))
-	}
+	s := newAgentSceneWithoutRights(t)
 	s.create(fmt.Sprintf("{apiVersion: rbac.authorization.k8s.io/v1, kind: ClusterRole, metadata: {name: %s}, rules: %s}", s.pods, flow(t, agentRules)))
 	s.create(fmt.Sprintf(`
 apiVersion: rbac.authorization.k8s.io/v1
@@ -67,6 +63,20 @@ subjects: [{kind: ServiceAccount, name: default, namespace: %[1]s}]
 	if err := kubernetes.waitUntilAllowed(token, podsOf("any")+"/any", "/api/v1/nodes/any"); err != nil {
 		t.Fatal(err)
 	}
+	s.useToken(kubernetes.server, token)
+	return s
+}
+
+// newAgentSceneWithoutRights leaves the account to the caller, who has to call useToken.
+func newAgentSceneWithoutRights(t *testing.T) *agentScene {
+	t.Helper()
+	nettest.RequireNetns(t) // root, whom alone the socket serves
+	n := scenes.Add(1)
+	s := &agentScene{t: t, pods: fmt.Sprintf("agent-pods-%d", n), mesh: fmt.Sprintf("agent-mesh-%d", n), node: fmt.Sprintf("node-%d", n)}
+	for _, namespace := range []string{s.pods, s.mesh} {
+		s.create(fmt.Sprintf("{apiVersion: v1, kind: Namespace, metadata: {name: %s}}", namespace))
+		s.create(fmt.Sprintf("{apiVersion: v1, kind: ServiceAccount, metadata: {namespace: %s, name: default}}", namespace))
+	}
 	dialect, _ := mesh.Find("osm")
 	dialect.Config.Namespace = s.mesh
 	dir, err := os.MkdirTemp("", "agent") // short enough for a socket
@@ -77,12 +87,17 @@ subjects: [{kind: ServiceAccount, name: default, namespace: %[1]s}]
 	s.conf = agent.Config{
 		Node: s.node, Options: decision.Options{Dialect: dialect}, StateDir: dir, MetricsAddr: "127.0.0.1:0",
 		Kubeconfig: filepath.Join(dir, "kubeconfig"),
-		Log:        slog.New(slog.NewTextHandler(t.Output(), nil)),
-	}
-	if err := os.WriteFile(s.conf.Kubeconfig, []byte(kubeconfigOf(kubernetes.server, token)), 0o600); err != nil {
-		t.Fatal(err)
+		Log:        slog.New(slog.NewTextHandler(io.MultiWriter(t.Output(), &s.logs), nil)),
 	}
 	return s
+}
+
+// useToken makes the agent ask the server with the token.
+func (s *agentScene) useToken(server, token string) {
+	s.t.Helper()
+	if err := os.WriteFile(s.conf.Kubeconfig, []byte(kubeconfigOf(server, token)), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 // kubeconfigOf is a kubeconfig for an API server with the token.
@@ -163,7 +178,7 @@ func (s *agentScene) eventually(what string, ok func() bool) {
 	}
 }
 
-// createPod makes a meshed pod that has been running for 40 seconds and that a controller owns.
+// createPod makes a pod of both meshes that has been running for 40 seconds and that a controller owns.
 func (s *agentScene) createPod(name, node string) object {
 	s.t.Helper()
 	p := s.create(fmt.Sprintf(`
@@ -176,7 +191,7 @@ metadata:
   ownerReferences: [{apiVersion: apps/v1, kind: ReplicaSet, name: r, uid: u, controller: true}]
 spec:
   nodeName: %[3]s
-  containers: [{name: app, image: app}, {name: envoy, image: envoy, securityContext: {runAsUser: 1500}}]
+  containers: [{name: app, image: app}, {name: envoy, image: envoy, securityContext: {runAsUser: 1500}}, {name: istio-proxy, image: proxy}]
 `, s.pods, name, node))
 	since := time.Now().Add(-40 * time.Second).UTC().Format(time.RFC3339)
 	status := fmt.Sprintf(`

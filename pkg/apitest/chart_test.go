@@ -12,7 +12,6 @@ import (
 	"strings"
 	"testing"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/detour-cni/detour/pkg/mesh"
@@ -81,17 +80,9 @@ func TestTheChartsHookUninstalls(t *testing.T) {
 			stored = mustApply(t, o)
 		}
 	}
-	uninstall := hookCommand(t, hook, namespace)
+	uninstall := hookCommand(t, hook, namespace, rightsOf(t, hook["Role"]))
 
-	// There are no controllers here.
-	pod := podOf(t, stored, namespace, "agent-of-a")
-	owner := metav1.OwnerReference{APIVersion: "apps/v1", Kind: "DaemonSet", Name: stored.GetName(), UID: stored.GetUID()}
-	pod.SetOwnerReferences([]metav1.OwnerReference{owner})
-	pod.Object["spec"].(map[string]any)["nodeName"] = "node-a"
-	mustApply(t, mustParse(t, "{apiVersion: v1, kind: ServiceAccount, metadata: {name: detour-agent, namespace: "+namespace+"}}"))
-	if _, err := kubernetes.admin.expect(http.MethodPost, podsOf(namespace), pod.Object, http.StatusCreated); err != nil {
-		t.Fatal(err)
-	}
+	createAgentPod(t, stored, namespace)
 	const want = "after 3s these may still start pods with it: node-a;"
 	if out, err := uninstall(); err == nil || !strings.Contains(out, want) {
 		t.Errorf("%v: %s\nwant %s", err, out, want)
@@ -119,44 +110,5 @@ func TestTheChartsHookUninstalls(t *testing.T) {
 	generation, _, _ := unstructured.NestedFieldNoCopy(patched.Object, "metadata", "generation")
 	if got := shape(podOf(t, patched, namespace, "agent")); got != "uninstall | agent" || fmt.Sprint(generation) != "2" {
 		t.Errorf("the agents' containers are %s, generation %v", got, generation)
-	}
-}
-
-// hookCommand returns what runs the Job's command with the ConfigMap's patch, as the Job's ServiceAccount.
-func hookCommand(t *testing.T, hook map[string]object, namespace string) func() (string, error) {
-	t.Helper()
-	dir := t.TempDir()
-	program := filepath.Join(dir, "detour-agent")
-	if out, err := exec.Command("go", "build", "-o", program, "../../plugin/detour-agent").CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	token, err := kubernetes.token(namespace, "detour-uninstall")
-	if err != nil {
-		t.Fatal(err)
-	}
-	agents := "/apis/apps/v1/namespaces/" + namespace + "/daemonsets/detour-agent"
-	if err := kubernetes.waitUntilAllowed(token, agents, podsOf(namespace)); err != nil {
-		t.Fatal(err)
-	}
-	patch, _, _ := unstructured.NestedString(hook["ConfigMap"].Object, "data", "patch.yaml")
-	kubeconfig := fmt.Sprintf(`clusters: [{name: here, cluster: {server: "%s", certificate-authority: "%s"}}]
-users: [{name: hook, user: {token: "%s"}}]
-contexts: [{name: here, context: {cluster: here, user: hook}}]
-current-context: here
-`, kubernetes.server, kubernetes.file("ca.crt"), token)
-	for name, text := range map[string]string{"patch.yaml": patch, "kubeconfig": kubeconfig} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	job := podOf(t, hook["Job"], namespace, "uninstall")
-	args, _, _ := unstructured.NestedStringSlice(containersOf(job, "containers")[0], "args")
-	for i, arg := range args {
-		args[i] = strings.ReplaceAll(arg, "/etc/detour/", dir+"/")
-	}
-	args = append(args, "--kubeconfig="+filepath.Join(dir, "kubeconfig"))
-	return func() (string, error) {
-		out, err := exec.Command(program, args...).CombinedOutput()
-		return string(out), err
 	}
 }

@@ -14,9 +14,9 @@ import (
 // How long a start may take on a busy machine, how long a change of RBAC or of a CRD, how long one request, and how long to
 // wait before asking again.
 const (
-	startTime   = 90 * time.Second
+	startTime   = 5 * time.Minute
 	settleTime  = 20 * time.Second
-	requestTime = 10 * time.Second
+	requestTime = time.Minute
 	pollTime    = 50 * time.Millisecond
 )
 

@@ -4,6 +4,7 @@ package apitest
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/containernetworking/cni/pkg/types"
 
@@ -24,11 +26,14 @@ type outcome struct {
 	types.Error
 }
 
+// callTime is longer than any call may take, its deadline being 10 s.
+const callTime = time.Minute
+
 // call runs the binary as a runtime does, with the API server that is there, unless the test gave the net conf another
 // kubeconfig.
 func (s *scene) call(verb string) outcome {
 	s.t.Helper()
-	if s.conf["kubeconfig"] == nil {
+	if s.conf["kubeconfig"] == nil && s.conf["agentSocket"] == nil {
 		s.useServer(kubernetes.server, kubernetes.file("ca.crt"))
 	}
 	conf, err := json.Marshal(s.conf)
@@ -36,7 +41,9 @@ func (s *scene) call(verb string) outcome {
 		s.t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
-	cmd := exec.Command(detour)
+	ctx, cancel := context.WithTimeout(s.t.Context(), callTime)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, detour)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(conf), &stdout, &stderr
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"),
@@ -47,7 +54,7 @@ func (s *scene) call(verb string) outcome {
 		"CNI_ARGS=" + s.args,
 		"CNI_PATH=" + filepath.Dir(detour),
 	}
-	err = cmd.Run()
+	err = s.onNode(cmd.Run)
 	s.wantNoToken(stdout.String(), stderr.String(), s.log())
 	if err == nil {
 		return outcome{stdout: stdout.Bytes()}
@@ -57,6 +64,14 @@ func (s *scene) call(verb string) outcome {
 		s.t.Fatalf("%s: %v; stdout %q, stderr %q", verb, err, stdout.String(), stderr.String())
 	}
 	return failed
+}
+
+// onNode runs fn in the network namespace of the node.
+func (s *scene) onNode(fn func() error) error {
+	if s.node == nil {
+		return fn()
+	}
+	return s.node.Do(fn)
 }
 
 // wantNoToken fails if a text quotes the credential.

@@ -14,13 +14,14 @@ import (
 // process is a server that runs beside the tests, with its output in a file.
 type process struct {
 	name, log string
+	args      []string // the program and its arguments
 	pid       int
 	ended     chan struct{}
 }
 
 // startProcess must be called on the main thread: the kernel kills the process when the calling thread ends.
 func startProcess(dir, program string, args ...string) (*process, error) {
-	p := &process{name: filepath.Base(program), ended: make(chan struct{})}
+	p := &process{name: filepath.Base(program), args: append([]string{program}, args...), ended: make(chan struct{})}
 	p.log = filepath.Join(dir, p.name+".log")
 	log, err := os.Create(p.log)
 	if err != nil {

@@ -163,3 +163,24 @@ func TestStatusFailsUnlessTheTokenIsGoodForAnAdd(t *testing.T) {
 		})
 	}
 }
+
+// pluginsRights are those of deploy/rbac.yaml.
+var pluginsRights = []right{
+	{"ClusterRole detour", "get", "", "pods", ""},
+	{"ClusterRole detour", "get", "config.openservicemesh.io", "meshconfigs", "osm-mesh-config"},
+}
+
+func TestThePluginNeedsEachOfItsRights(t *testing.T) {
+	t.Parallel()
+	for i, r := range pluginsRights {
+		t.Run(r.String(), func(t *testing.T) {
+			t.Parallel()
+			serveMeshConfigs(t)
+			s := newScene(t, "osm/guide")
+			s.token = s.newAccount([]string{meshConfigsRule, podsRule}[i]) // the other one
+			s.wantCode("ADD", 999, "403 Forbidden", fmt.Sprintf("cannot get resource %q", r.resource),
+				"grant get on "+strings.TrimRight(r.resource+"."+r.group, ".")+" to the plugin's ServiceAccount (deploy/rbac.yaml)")
+			s.wantUntouched()
+		})
+	}
+}

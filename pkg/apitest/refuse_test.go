@@ -38,19 +38,6 @@ func TestAddFailsAndLeavesThePodAloneIf(t *testing.T) {
 			types.ErrInternal, []string{"403 Forbidden", "cannot get resource", "deploy/rbac.yaml"},
 		},
 		{
-			"the ServiceAccount may not get pods",
-			func(s *scene) { s.token = s.newAccount(meshConfigsRule) },
-			types.ErrInternal, []string{"get pods shop-", "403 Forbidden", `cannot get resource "pods"`, "grant get on pods to the plugin's ServiceAccount (deploy/rbac.yaml)"},
-		},
-		{
-			"the ServiceAccount may not get meshconfigs",
-			func(s *scene) { s.token = s.newAccount(podsRule) },
-			types.ErrInternal, []string{
-				"get meshconfigs.config.openservicemesh.io mesh-", "403 Forbidden", `cannot get resource "meshconfigs"`,
-				"grant get on meshconfigs.config.openservicemesh.io to the plugin's ServiceAccount (deploy/rbac.yaml)",
-			},
-		},
-		{
 			"the token's signature is wrong",
 			func(s *scene) { s.token = forged(detourToken) },
 			types.ErrInternal, []string{"401 Unauthorized", "the credential in /", "is not accepted"},

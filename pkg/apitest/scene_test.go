@@ -27,6 +27,8 @@ type scene struct {
 	// namespace and name are the pod's, mesh is the MeshConfig's namespace.
 	namespace, name, mesh string
 
+	node *nettest.Namespace // of the plugin; nil is this one
+
 	// What the plugin is called with; a test may change it.
 	conf  map[string]any
 	args  string

@@ -49,68 +49,66 @@ func TestTheWebhookHasTheRightsInDeployAndNoMore(t *testing.T) {
 	}
 }
 
-// Each right that the component gives is needed: without it something does not work that works with it.
+// webhooksRights are the webhook's, and what /readyz says for good without each of them.
+var webhooksRights = []struct {
+	right
+	ready     string
+	oldServer bool // one that can't list as a stream
+}{
+	{right{"Role detour-webhook", "list", "", "secrets", "detour-webhook"}, "certificate: the API server has not sent Secret", true},
+	{right{"Role detour-webhook", "watch", "", "secrets", "detour-webhook"}, "", false},
+	{right{"Role detour-webhook", "update", "", "secrets", "detour-webhook"}, "certificate: write a new certificate: secrets", false},
+	{mutatingRight("list"), "certificate: the API server has not sent the mutating", true},
+	{mutatingRight("watch"), "", false},
+	{mutatingRight("patch"), "certificate: write the caBundle: mutatingwebhookconfigurations", false},
+	{validatingRight("list"), "certificate: the API server has not sent the validating", true},
+	{validatingRight("watch"), "", false},
+	{validatingRight("patch"), "certificate: write the caBundle: validatingwebhookconfigurations", false},
+	{right{"ClusterRole detour-meshconfig", "list", "config.openservicemesh.io", "meshconfigs", "osm-mesh-config"}, "", true},
+	{right{"ClusterRole detour-meshconfig", "watch", "config.openservicemesh.io", "meshconfigs", "osm-mesh-config"}, "", false},
+}
+
+func mutatingRight(verb string) right {
+	return right{"ClusterRole detour-webhook", verb, "admissionregistration.k8s.io", "mutatingwebhookconfigurations", "webhook.detour.io"}
+}
+
+func validatingRight(verb string) right {
+	return right{"ClusterRole detour-webhook", verb, "admissionregistration.k8s.io", "validatingwebhookconfigurations", "webhook.detour.io"}
+}
+
 func TestTheWebhookNeedsEachOfItsRights(t *testing.T) {
 	t.Parallel()
-	type rights struct{ secrets, mutating, validating, configs string }
-	all := rights{"list, watch, update", "list, watch, patch", "list, watch, patch", "get, list, watch"}
-	for name, tt := range map[string]struct {
-		rights rights
-		ready  string // what /readyz says for good
-		logged string
-	}{
-		"update secrets":      {rights{"list, watch", all.mutating, all.validating, all.configs}, "certificate: write a new certificate: secrets", ""},
-		"watch secrets":       {rights{"list, update", all.mutating, all.validating, all.configs}, "", "cannot watch resource \\\"secrets"},
-		"patch mutating":      {rights{all.secrets, "list, watch", all.validating, all.configs}, "certificate: write the caBundle: mutatingwebhookconfigurations", ""},
-		"watch mutating":      {rights{all.secrets, "list, patch", all.validating, all.configs}, "", "cannot watch resource \\\"mutating"},
-		"patch validating":    {rights{all.secrets, all.mutating, "list, watch", all.configs}, "certificate: write the caBundle: validatingwebhookconfigurations", ""},
-		"watch validating":    {rights{all.secrets, all.mutating, "list, patch", all.configs}, "", "cannot watch resource \\\"validating"},
-		"watch configuration": {rights{all.secrets, all.mutating, all.validating, "list"}, "", "cannot watch resource \\\"meshconfigs"},
-		"none":                {all, "ok", ""},
-	} {
-		t.Run(name, func(t *testing.T) {
+	for _, tt := range webhooksRights {
+		t.Run(fmt.Sprint(tt.right, tt.oldServer), func(t *testing.T) {
 			t.Parallel()
-			s := newHookScene(t)
-			s.setRules("Role", webhookAccount, fmt.Sprintf(`[{apiGroups: [""], resources: [secrets], resourceNames: [detour-webhook], verbs: [%s]}]`, tt.rights.secrets))
-			s.setRules("ClusterRole", webhookAccount+"-"+s.namespace, fmt.Sprintf(
-				`[{apiGroups: [admissionregistration.k8s.io], resources: [mutatingwebhookconfigurations], resourceNames: [%[1]s], verbs: [%[2]s]},`+
-					`{apiGroups: [admissionregistration.k8s.io], resources: [validatingwebhookconfigurations], resourceNames: [%[1]s], verbs: [%[3]s]}]`,
-				s.configuration(), tt.rights.mutating, tt.rights.validating))
-			s.setRules("ClusterRole", "detour-meshconfig-"+s.namespace, fmt.Sprintf(
-				`[{apiGroups: [config.openservicemesh.io], resources: [meshconfigs], resourceNames: [osm-mesh-config], verbs: [%s]}]`, tt.rights.configs))
-			s.waitForRules(tt.rights.secrets, tt.rights.mutating, tt.rights.validating, tt.rights.configs)
-			s.run(s.conf)
-			s.eventually(fmt.Sprintf("/readyz says %q, the log %q", tt.ready, tt.logged), func() bool {
-				return strings.HasPrefix(s.ready(s.conf), tt.ready) && strings.Contains(s.logs.String(), tt.logged)
-			})
-			if tt.ready == "ok" && strings.Contains(s.logs.String(), "forbidden") {
-				t.Error("a right is missing")
+			s := newHookSceneWithout(t, tt.right)
+			if tt.oldServer {
+				s.conf.Kubeconfig = s.kubeconfig(withoutStreams(t))
 			}
+			s.run(s.conf)
+			s.eventually("it says what is missing", func() bool {
+				ready := s.ready(s.conf)
+				return strings.HasPrefix(ready, tt.ready) && tt.isMissedIn(s.logs.String()+ready)
+			})
 		})
 	}
 }
 
-// waitForRules waits until the account's rules have these verbs.
-func (s *hookScene) waitForRules(verbs ...string) {
-	s.t.Helper()
-	token, err := kubernetes.token(s.namespace, webhookAccount)
-	if err != nil {
-		s.t.Fatal(err)
+func TestTheWebhookNeedsNoOtherRight(t *testing.T) {
+	t.Parallel()
+	for _, oldServer := range []bool{false, true} {
+		t.Run(fmt.Sprint(oldServer), func(t *testing.T) {
+			t.Parallel()
+			s := newHookScene(t)
+			if oldServer {
+				s.conf.Kubeconfig = s.kubeconfig(withoutStreams(t))
+			}
+			s.start()
+			if denied := kubernetes.denied(t, "system:serviceaccount:"+s.namespace+":"+webhookAccount); denied != nil {
+				t.Errorf("it was refused %q", denied)
+			}
+		})
 	}
-	s.eventually("the rights are in effect", func() bool {
-		rules := strings.Join(rulesIn(s.t, token, s.namespace), "\n")
-		resources := []string{"[secrets]", "[mutatingwebhookconfigurations]", "[validatingwebhookconfigurations]", "[meshconfigs]"}
-		for i, resource := range resources {
-			found := false
-			for line := range strings.Lines(rules) {
-				found = found || strings.Contains(line, resource) && strings.HasPrefix(line, strings.ReplaceAll(verbs[i], " ", "")+" ")
-			}
-			if !found {
-				return false
-			}
-		}
-		return true
-	})
 }
 
 // A webhook that is down: pods of labelled namespaces wait for it, and those of detour itself do not.

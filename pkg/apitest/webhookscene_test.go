@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -31,6 +32,7 @@ type hookScene struct {
 	mesh      string // of the MeshConfig
 	addr      string // of the server
 	conf      webhook.Config
+	rights    []right // of the webhook
 	logs      logBuffer
 }
 
@@ -55,11 +57,19 @@ func (b *logBuffer) String() string {
 const webhookAccount = "detour-webhook"
 
 // newHookScene installs the component and prepares a server for it.
-func newHookScene(t *testing.T) *hookScene {
+func newHookScene(t *testing.T) *hookScene { t.Helper(); return newHookSceneWithout(t, right{}) }
+
+// newHookSceneWithout is newHookScene with a right taken away.
+func newHookSceneWithout(t *testing.T, without right) *hookScene {
 	t.Helper()
 	serveMeshConfigs(t)
 	s := &hookScene{t: t, addr: freeAddress(t)}
-	s.namespace = installEdited(t, s.atHome, "overlays/osm", "components/webhook")
+	s.namespace = installEdited(t, func(o object, namespace string) {
+		takeAway(t, o, without)
+		s.atHome(o, namespace)
+		s.rights = append(s.rights, rightsOf(t, o)...)
+	}, "overlays/osm", "components/webhook")
+	s.rights = slices.DeleteFunc(s.rights, func(r right) bool { return r.role == "ClusterRole detour-agent" })
 	s.mesh = newNamespace(t, s.label("mesh", "true"))
 	dialect, _ := mesh.Find("osm")
 	dialect.Config.Namespace = s.mesh
@@ -104,8 +114,9 @@ func (s *hookScene) label(name, value string) string {
 func (s *hookScene) atHome(o object, namespace string) {
 	s.namespace = namespace
 	if o.GetKind() == "ClusterRole" && o.GetName() == webhookAccount {
-		rules := o.Object["rules"].([]any)
-		rules[0].(map[string]any)["resourceNames"] = []any{s.configuration()}
+		for _, rule := range o.Object["rules"].([]any) {
+			rule.(map[string]any)["resourceNames"] = []any{s.configuration()}
+		}
 	}
 	hooks, _, _ := unstructured.NestedSlice(o.Object, "webhooks")
 	for _, hook := range hooks {
@@ -135,11 +146,7 @@ func (s *hookScene) kubeconfig(server string) string {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	one := "?fieldSelector=metadata.name%3D"
-	if err := kubernetes.waitUntilAllowed(token, "/api/v1/namespaces/"+s.namespace+"/secrets"+one+webhookAccount,
-		registration+"mutatingwebhookconfigurations"+one+s.configuration(), meshConfigsOf("any")+one+meshConfigName); err != nil {
-		s.t.Fatal(err)
-	}
+	waitForRights(s.t, token, s.namespace, s.rights)
 	path := filepath.Join(s.t.TempDir(), "kubeconfig")
 	if err := os.WriteFile(path, []byte(kubeconfigOf(server, token)), 0o600); err != nil {
 		s.t.Fatal(err)

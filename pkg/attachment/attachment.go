@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/hostfile"
 	"github.com/detour-cni/detour/pkg/redirect"
 	"github.com/detour-cni/detour/pkg/rules"
 )
@@ -151,9 +152,19 @@ const tempSuffix = ".tmp"
 // Prepare makes the folder for a network's records.
 func (s Store) Prepare(network string) error {
 	if err := os.MkdirAll(filepath.Join(s.dir, network), 0o700); err != nil {
-		return fmt.Errorf("make state folder: %w", err)
+		return fmt.Errorf("make state folder: %w", hostfile.Advise(err))
 	}
 	return nil
+}
+
+// Writable says why no record could be saved now. It is idempotent, and leaves nothing behind unless it is killed; then the next
+// one does.
+func (s Store) Writable() error {
+	if err := s.Prepare(""); err != nil {
+		return err
+	}
+	path := filepath.Join(s.dir, "probe"+tempSuffix)
+	return errors.Join(write(path, make([]byte, 4<<10)), remove(path))
 }
 
 // Save writes the record, whole or not at all. An attachment must have one writer at a time.
@@ -163,33 +174,48 @@ func (s Store) Save(r Record) error {
 		return fmt.Errorf("save attachment state: %w", err)
 	}
 	path := s.path(r.Key)
-	err = os.WriteFile(path+tempSuffix, data, 0o600)
+	err = write(path+tempSuffix, data)
 	if errors.Is(err, fs.ErrNotExist) { // the network's first
 		if err := s.Prepare(r.Network); err != nil {
 			return err
 		}
-		err = os.WriteFile(path+tempSuffix, data, 0o600)
+		err = write(path+tempSuffix, data)
+	}
+	if err == nil {
+		err = saved(os.Rename(path+tempSuffix, path))
 	}
 	if err != nil {
-		return fmt.Errorf("save attachment state: %w", err)
+		_ = os.Remove(path + tempSuffix) // a disk that is full must not stay so for our sake
 	}
-	if err := os.Rename(path+tempSuffix, path); err != nil {
-		return fmt.Errorf("save attachment state: %w", err)
+	return err
+}
+
+func write(path string, data []byte) error { return saved(os.WriteFile(path, data, 0o600)) }
+
+func saved(err error) error {
+	if err != nil {
+		return fmt.Errorf("save attachment state: %w", hostfile.Advise(err))
 	}
 	return nil
 }
+
+// maxRecord is the size in bytes of the largest record to load. The longest lists that a pod's annotations can hold make a tenth.
+const maxRecord = 16 << 20
 
 // Load reads a record; the error is fs.ErrNotExist if there is none.
 func (s Store) Load(k Key) (Record, error) { return load(s.path(k)) }
 
 func load(path string) (Record, error) {
-	data, err := os.ReadFile(path)
+	data, err := hostfile.Read(path, maxRecord)
 	if err != nil {
-		return Record{}, fmt.Errorf("load attachment state: %w", err)
+		return Record{}, fmt.Errorf("load attachment state: %w", hostfile.Advise(err))
 	}
 	var r Record
 	if err := json.Unmarshal(data, &r); err != nil {
 		return Record{}, fmt.Errorf("load attachment state %s: %w", path, err)
+	}
+	if !slices.Contains(Outcomes, r.Outcome) {
+		return Record{}, fmt.Errorf("load attachment state %s: outcome %q is none that this version of detour knows", path, r.Outcome)
 	}
 	return r, nil
 }
@@ -234,20 +260,17 @@ func (s Store) Of(containerID, uid string) ([]Record, error) {
 
 // names lists a folder, which need not exist. It doesn't sort, as an ADD waits for it.
 func names(dir string) ([]string, error) {
-	f, err := os.Open(dir)
-	if errors.Is(err, fs.ErrNotExist) {
+	f, err := os.OpenFile(dir, os.O_RDONLY|syscall.O_DIRECTORY, 0)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("list attachment state: %w", err)
+		return nil, fmt.Errorf("list attachment state: %w", hostfile.Advise(err))
 	}
 	defer f.Close()
 	names, err := f.Readdirnames(-1)
-	if errors.Is(err, syscall.ENOTDIR) {
-		return nil, nil
-	}
 	if err != nil {
-		return nil, fmt.Errorf("list attachment state: %w", err)
+		return nil, fmt.Errorf("list attachment state: %w", hostfile.Advise(err))
 	}
 	return names, nil
 }
@@ -260,7 +283,7 @@ func (s Store) Delete(k Key) error {
 
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("delete attachment state: %w", err)
+		return fmt.Errorf("delete attachment state: %w", hostfile.Advise(err))
 	}
 	return nil
 }
@@ -270,7 +293,7 @@ func remove(path string) error {
 func (s Store) All(visit func(Record, error)) error {
 	networks, err := os.ReadDir(s.dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("list attachment state: %w", err)
+		return fmt.Errorf("list attachment state: %w", hostfile.Advise(err))
 	}
 	for _, network := range networks {
 		if !network.IsDir() {
@@ -293,7 +316,7 @@ func (s Store) All(visit func(Record, error)) error {
 func (s Store) Keys(network string) ([]Key, error) {
 	files, err := os.ReadDir(filepath.Join(s.dir, network))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list attachment state: %w", err)
+		return nil, fmt.Errorf("list attachment state: %w", hostfile.Advise(err))
 	}
 	var keys []Key
 	for _, f := range files {

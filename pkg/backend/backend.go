@@ -38,6 +38,12 @@ type Program struct {
 // Choice is the backend's name in the net conf.
 func (p *Program) Choice() string { return p.backend.Choice() }
 
+// Variant is what records and logs call the backend, such as iptables-nft.
+func (p *Program) Variant() string { return p.prepared.Variant() }
+
+// Drawback says why Auto prefers another backend; nil if it does not.
+func (p *Program) Drawback() error { return p.prepared.Drawback() }
+
 // Text prints the rules as input for the backend's own tool. If explain is true, it says why each rule is there.
 func (p *Program) Text(explain bool) string { return p.prepared.Text(explain) }
 
@@ -51,6 +57,9 @@ func (p *Program) Keep(r *attachment.Record) {
 // a failure some of that may be left. The result is the same however often it runs. The started programs inherit lock, the
 // namespace's lock.
 func (p *Program) Apply(ctx context.Context, lock *os.File, stale ...attachment.Record) error {
+	if err := ctx.Err(); err != nil { // not every backend asks
+		return err
+	}
 	stale = traces(stale)
 	if err := route.Apply(p.rules.Setup, p.families); err != nil {
 		return err
@@ -129,6 +138,11 @@ func DifferencesBy(ctx context.Context, r attachment.Record, list Lister) ([]str
 	}
 	more, err := b.Differences(ctx, stateOf(r), list)
 	return append(found, more...), err
+}
+
+// Knows reports whether this version of detour has the backends of all that the record says the namespace may hold.
+func Knows(r attachment.Record) bool {
+	return !slices.ContainsFunc(r.Traces(), func(t attachment.Record) bool { return t.Backend != "" && find(t.Backend) == nil })
 }
 
 func errUnknown(r attachment.Record) error {

@@ -66,6 +66,32 @@ func Prepare(ctx context.Context, choice string, rs rules.Ruleset, families []ru
 	return &Program{backend: backends[i], prepared: prepared, rules: rs, families: families}, nil
 }
 
+// Variant is a variant of a backend that the host has.
+type Variant struct {
+	backend driver.Backend
+	variant driver.Variant
+}
+
+// Installed lists the variants of all backends that the host has, whichever of them Prepare would take.
+func Installed(ctx context.Context) []Variant {
+	var all []Variant
+	for _, b := range backends {
+		for _, v := range b.Installed(ctx) {
+			all = append(all, Variant{b, v})
+		}
+	}
+	return all
+}
+
+// Prepare makes a ruleset ready for this variant. It fails if the variant can't express it.
+func (v Variant) Prepare(rs rules.Ruleset, families []rules.Family) (*Program, error) {
+	prepared, err := v.variant.Prepare(rs, families)
+	if err != nil {
+		return nil, err
+	}
+	return &Program{backend: v.backend, prepared: prepared, rules: rs, families: families}, nil
+}
+
 // prepareAny takes the first backend that has no drawback. If each has one, it takes the first that can express the ruleset,
 // but fails if one that is preferred to it isn't usable.
 func prepareAny(ctx context.Context, list []driver.Backend, rs rules.Ruleset, families []rules.Family) (*Program, error) {
@@ -91,8 +117,11 @@ func prepareAny(ctx context.Context, list []driver.Backend, rs rules.Ruleset, fa
 			first = p
 		}
 	}
-	if first == nil || unusable != nil {
+	switch {
+	case first == nil:
 		return nil, cmp.Or(unusable, unsupported)
+	case unusable != nil:
+		return nil, errors.Join(unusable, first.prepared.Drawback())
 	}
 	return first, nil
 }
@@ -116,3 +145,6 @@ func find(variant string) driver.Backend {
 	}
 	return nil
 }
+
+// FindIPTables lists iptables' programs on PATH, and starts each for its version.
+func FindIPTables(ctx context.Context) []iptables.Found { return iptables.Find(ctx) }

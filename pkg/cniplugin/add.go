@@ -139,6 +139,9 @@ func (a *attempt) decide(addresses []netip.Addr) (err error) {
 	if err != nil {
 		return refused(err)
 	}
+	if a.objects.Old != "" {
+		a.warn(a.objects.Old)
+	}
 	if a.decision.Skip == "" && a.pod.UID == "" {
 		a.warn("the runtime passes no K8S_POD_UID: a pod that was replaced under the same name would go unnoticed")
 	}
@@ -157,7 +160,15 @@ func (a *attempt) program(ctx context.Context) error {
 	if a.record.NamespaceID, err = n.ns.ID(); err != nil {
 		return err
 	}
-	err = n.ns.Do(func() error { return a.programIn(ctx, n) })
+	programmed := false
+	err = n.ns.Do(func() error {
+		err := a.programIn(ctx, n)
+		programmed = err == nil
+		return err
+	})
+	if err != nil && programmed { // the thread could not leave, and so is still there
+		err = errors.Join(err, n.undo(ctx, a.record))
+	}
 	if err != nil && len(n.others) == 0 {
 		return errors.Join(err, n.ns.Forget())
 	}
@@ -230,7 +241,7 @@ func (a *attempt) join(n *namespace) error {
 }
 
 // leaveAlone records why the pod is left alone. It enters the namespace only to remove what an earlier ADD programmed for this
-// attachment.
+// attachment. A state folder that can't be used does not keep such a pod from starting.
 func (a *attempt) leaveAlone(ctx context.Context) error {
 	id, first, err := netns.Mark(a.conf.StateDir, a.netns)
 	if err == nil && first {
@@ -238,15 +249,17 @@ func (a *attempt) leaveAlone(ctx context.Context) error {
 	}
 	a.record.NamespaceID = id
 	if first && errors.Is(err, fs.ErrNotExist) {
-		return a.store.Save(a.record)
+		a.note()
+		return nil
 	}
 	n := &namespace{call: a.call}
 	if err := n.look(id); err != nil {
-		return err
+		a.warn(err.Error())
 	}
 	a.record.Time = n.since(a.record.Time)
 	if n.leftAlone() {
-		return a.store.Save(a.record)
+		a.note()
+		return nil
 	}
 	if err := n.enter(ctx); err != nil {
 		return err
@@ -256,5 +269,16 @@ func (a *attempt) leaveAlone(ctx context.Context) error {
 	if err := n.ns.Do(func() error { return n.leave(ctx, unknown) }); err != nil {
 		return err
 	}
-	return errors.Join(n.forget(), a.store.Save(a.record))
+	if err := n.forget(); err != nil {
+		return err
+	}
+	a.note()
+	return nil
+}
+
+// note saves the record of a pod that is left alone. Only CHECK and detourctl would read it.
+func (a *attempt) note() {
+	if err := a.store.Save(a.record); err != nil {
+		a.warn(err.Error())
+	}
 }

@@ -20,6 +20,7 @@ import (
 const (
 	podURL    = "/api/v1/namespaces/shop/pods/web"
 	configURL = "/apis/config.openservicemesh.io/v1alpha2/namespaces/osm-system/meshconfigs/osm-mesh-config"
+	token     = "eyJhbGciOiJSUzI1NiJ9.dGhlLXRva2Vu.c2lnbmF0dXJl"
 )
 
 // apiServer speaks the API server's wire format over TLS. handlers stand in for the answer to a path.
@@ -29,7 +30,7 @@ func apiServer(t testing.TB, a *attachment, handlers map[string]http.HandlerFunc
 		switch h := handlers[r.URL.Path]; {
 		case h != nil:
 			h(w, r)
-		case r.Header.Get("Authorization") != "Bearer the-token":
+		case r.Header.Get("Authorization") != "Bearer "+token:
 			answer(401, "Unauthorized", "Unauthorized")(w, r)
 		case r.URL.Path == podURL:
 			object(meshedPod())(w, r)
@@ -48,7 +49,7 @@ func apiServer(t testing.TB, a *attachment, handlers map[string]http.HandlerFunc
 	delete(a.conf, "manifests")
 	a.conf["kubeconfig"] = a.path("kubeconfig")
 	a.conf["timeout"] = "5s"
-	a.file("token", "the-token")
+	a.file("token", token)
 	a.file("kubeconfig", kubeconfig(s.URL, ca, "tokenFile: token"))
 }
 

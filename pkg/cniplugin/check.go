@@ -14,14 +14,14 @@ import (
 	"github.com/detour-cni/detour/pkg/netns"
 )
 
-// check compares the kernel's rules with those that ADD programmed and fails with the first difference. If the record was lost, it
-// compares with what ADD would program now.
+// check compares the kernel's rules with those that ADD programmed and fails with the first difference. If the record was lost, or
+// can't be read, it compares with what ADD would program now.
 func check(c *call) error {
 	ctx, cancel := c.deadline()
 	defer cancel()
 	record, err := c.loadRecord()
 	var a *attempt // unless the record is there
-	if errors.Is(err, fs.ErrNotExist) {
+	if err != nil {
 		a = newAttempt(c)
 		err = a.predict(ctx)
 		record = a.record
@@ -72,9 +72,7 @@ func (a *attempt) predict(ctx context.Context) error {
 		return err
 	}
 	n := &namespace{call: a.call}
-	if err := n.look(""); err != nil {
-		return err
-	}
+	_ = n.look("") // other interfaces whose records can't be read show as differences
 	return a.join(n)
 }
 

@@ -18,7 +18,7 @@ import (
 )
 
 // binDir holds the real plugin, cnitool and the plugins ahead of it in the chain.
-var binDir = nettest.Programs("../../plugin/detour", "tool")
+var binDir = nettest.Programs("../../plugin/detour", "../../plugin/detourctl", "tool")
 
 func TestMain(m *testing.M) { os.Exit(nettest.Main(m)) }
 
@@ -44,6 +44,10 @@ type attachment struct {
 	dir  string
 	conf map[string]any
 	env  map[string]string
+	// mounts are those that the plugin sees, nil for the test's own.
+	mounts *nettest.Mounts
+	// denied are system calls that fail for the plugin.
+	denied []nettest.Denial
 }
 
 // newAttachment returns an attachment of pod shop/web to a namespace of its own, with manifests as the source.
@@ -93,15 +97,24 @@ func (a *attachment) command(verb string) *exec.Cmd {
 	for k, v := range a.env {
 		cmd.Env = append(cmd.Env, k+"="+v)
 	}
+	if a.mounts != nil {
+		if err := a.mounts.Enter(cmd); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	nettest.Deny(cmd, a.denied...)
 	return cmd
 }
 
 // run runs a verb and returns what the plugin printed and the CNI error, nil if it succeeded.
 func (a *attachment) run(verb string) ([]byte, *types.Error) {
 	a.t.Helper()
-	out, err := a.command(verb).Output()
-	var exit *exec.ExitError
-	if err != nil && !errors.As(err, &exit) {
+	cmd := a.command(verb)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	a.t.Logf("%s: %s%s", verb, out, &stderr) // scripts/test.sh looks for credentials in it
+	if err != nil && !errors.As(err, new(*exec.ExitError)) {
 		a.t.Fatal(err)
 	}
 	if err == nil {
@@ -109,7 +122,7 @@ func (a *attachment) run(verb string) ([]byte, *types.Error) {
 	}
 	var cniErr types.Error
 	if jsonErr := json.Unmarshal(out, &cniErr); jsonErr != nil || cniErr.Msg == "" {
-		a.t.Fatalf("%s failed without a CNI error on stdout: %q, stderr %q", verb, out, exit.Stderr)
+		a.t.Fatalf("%s failed without a CNI error on stdout: %q, stderr %q", verb, out, &stderr)
 	}
 	return nil, &cniErr
 }

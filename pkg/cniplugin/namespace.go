@@ -50,6 +50,9 @@ func (n *namespace) look(id string) error {
 	n.own, n.others = nil, nil
 	records, err := n.store.Of(n.key.ContainerID, n.pod.UID)
 	for _, r := range records {
+		if !backend.Knows(r) { // of a later version
+			r.Outcome, r.Families, r.Stale = unreadable, nil, nil
+		}
 		repair := r.Network == attachment.RepairNetwork
 		switch {
 		case repair && r.Netns != n.netns && (id == "" || r.NamespaceID != id): // of an earlier sandbox of the pod
@@ -66,7 +69,7 @@ func is(o attachment.Outcome) func(attachment.Record) bool {
 	return func(r attachment.Record) bool { return r.Outcome == o }
 }
 
-// unreadable is the outcome of a record that can't be read.
+// unreadable is the outcome of a record that can't be read, or that only a later version understands.
 const unreadable attachment.Outcome = ""
 
 // programmed returns the record of another attachment that was programmed, if there is one.

@@ -1,6 +1,8 @@
 package cniplugin
 
 import (
+	"errors"
+
 	"github.com/containernetworking/cni/pkg/types"
 
 	"github.com/detour-cni/detour/pkg/backend"
@@ -21,7 +23,7 @@ func (c *call) ready() error {
 	if err := backend.Works(ctx, c.conf.Backend); err != nil {
 		return err
 	}
-	if err := c.store.Prepare(c.conf.Name); err != nil {
+	if err := errors.Join(c.store.Prepare(c.conf.Name), c.store.Writable()); err != nil {
 		return err
 	}
 	from, err := kube.Open(c.conf.Manifests, c.conf.AgentSocket, c.conf.Kubeconfig)

@@ -14,6 +14,7 @@ import (
 	"github.com/containernetworking/cni/libcni"
 
 	"github.com/detour-cni/detour/pkg/attachment"
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // attached lists the pods for whose DEL the runtime may still call the plugin. CRI-O keeps a pod's configuration until the pod ends.
@@ -43,9 +44,9 @@ func (i *Installer) kept() (map[attachment.Key]string, error) {
 	}
 	pods := map[attachment.Key]string{}
 	for _, f := range files {
-		text, err := os.ReadFile(filepath.Join(i.conf.CacheDir, f.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // DEL was just done
+		text, err := hostfile.Read(filepath.Join(i.conf.CacheDir, f.Name()), maxConfSize)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, hostfile.ErrNotRegular) {
+			continue // DEL was just done, or libcni can't read it either
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read the runtime's attachment: %w", err)

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // The runtime does not take files with these names for network configurations, and Run ignores them.
@@ -71,7 +73,7 @@ func (f files) rewrite(path string, content []byte, o owned, old []byte) error {
 }
 
 // temporary writes a file beside path, lets place move it, and removes what is left under its name.
-func (f files) temporary(path string, content io.Reader, o owned, place func(temp string) error) error {
+func (f files) temporary(path string, content io.Reader, o owned, place func(temp string) error) (err error) {
 	if err := f.step("create", path); err != nil {
 		return err
 	}
@@ -79,7 +81,11 @@ func (f files) temporary(path string, content io.Reader, o owned, place func(tem
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(temp.Name()) }() // if that fails, the next run does it
+	defer func() {
+		if left := os.Remove(temp.Name()); !errors.Is(left, fs.ErrNotExist) {
+			err = errors.Join(err, left)
+		}
+	}()
 	if err := f.fill(temp, path, content, o); err != nil {
 		return errors.Join(err, temp.Close())
 	}
@@ -140,14 +146,14 @@ func (f files) remove(path string) (bool, error) {
 func (f files) clean(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return fmt.Errorf("clean folder: %w", err)
+		return fmt.Errorf("clean folder: %w", hostfile.Advise(err))
 	}
 	for _, e := range entries {
 		if !isTemp(e.Name()) {
 			continue
 		}
 		if _, err := f.remove(filepath.Join(dir, e.Name())); err != nil {
-			return fmt.Errorf("clean folder: %w", err)
+			return fmt.Errorf("clean folder: %w", hostfile.Advise(err))
 		}
 	}
 	return nil

@@ -9,6 +9,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // render returns the kubeconfig as JSON, which the plugin reads faster than other YAML. It has only the token's path, no secret.
@@ -39,12 +41,18 @@ func (i *Installer) credentials(r *round) (present bool, _ error) {
 		i.secret(r, PartToken, tokenPath, func() ([]byte, error) { return readSome(k.TokenFile) }),
 		i.secret(r, PartKubeconfig, configPath, k.render),
 	)
-	return exists(tokenPath) && exists(configPath), err
+	return isFilled(tokenPath) && isFilled(configPath), err
+}
+
+// isFilled reports whether a path is a file that is not empty.
+func isFilled(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.Mode().IsRegular() && info.Size() > 0
 }
 
 // readSome reads a file and fails if it is empty.
 func readSome(path string) ([]byte, error) {
-	content, err := os.ReadFile(path)
+	content, err := hostfile.Read(path, maxConfSize)
 	if err == nil && len(bytes.TrimSpace(content)) == 0 {
 		err = fmt.Errorf("%s is empty", path)
 	}
@@ -67,7 +75,7 @@ func (i *Installer) secret(r *round, part Part, path string, read func() ([]byte
 	case info.Mode() != rootOnly.mode: // it may be a link
 		wrong = "wrong mode " + info.Mode().String()
 	default:
-		if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, content) {
+		if now, err := hostfile.Read(path, maxConfSize); err != nil || !bytes.Equal(now, content) {
 			wrong = "wrong content"
 		}
 	}
@@ -85,7 +93,7 @@ func (i *Installer) removeCredentials(r *round) error {
 		path := i.confPath(f.name)
 		was, err := i.files.remove(path)
 		if err != nil {
-			failed = errors.Join(failed, fmt.Errorf("remove %s: %w", f.part, err))
+			failed = errors.Join(failed, fmt.Errorf("remove %s: %w", f.part, hostfile.Advise(err)))
 		}
 		if was {
 			r.Changes = append(r.Changes, Change{Part: f.part, File: path, Reason: "not wanted"})

@@ -13,6 +13,8 @@ import (
 	"sync"
 
 	"github.com/containernetworking/cni/pkg/types"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // Names of the files with credentials, in the folder of network configurations. The runtime ignores names like these.
@@ -120,10 +122,10 @@ func (i *Installer) reconcile(rivals *rivals) (Result, error) {
 		if err := i.clean(); err != nil {
 			return Result{}, err
 		}
-		i.cleaned = true
 	}
 	r := &round{rivals: rivals}
 	err := i.install(r)
+	i.cleaned = err == nil // what failed may not even have removed its temporary file
 	if i.conf.Kubeconfig == nil {
 		// last, as an older entry may refer to them, and after whatever error
 		err = errors.Join(err, i.removeCredentials(r))
@@ -175,7 +177,7 @@ func (r *round) ensure(part Part, file, want, wrong string, write func() error) 
 		return err
 	}
 	if err := write(); err != nil {
-		return fmt.Errorf("install %s %s: %w", part, file, err)
+		return fmt.Errorf("install %s %s: %w", part, file, hostfile.Advise(err))
 	}
 	r.Changes = append(r.Changes, Change{part, file, wrong, r.rivals.answered(part, want)})
 	return nil

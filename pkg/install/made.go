@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // A single plugin's configuration has no place for a second plugin. So we make a list of it, which comes before it: the runtime
@@ -43,7 +44,7 @@ func none(string) bool { return false }
 func (i *Installer) makeList(r *round, n network) error {
 	name := madeOf(n.file)
 	r.Conflist = i.confPath(name)
-	now, err := os.ReadFile(r.Conflist)
+	now, err := hostfile.Read(r.Conflist, maxConfSize)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("install %s: %w", PartConflist, err)
 	}

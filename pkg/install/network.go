@@ -10,6 +10,8 @@ import (
 	"slices"
 
 	"github.com/containernetworking/cni/libcni"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // network is a configuration that the runtime can load.
@@ -27,6 +29,9 @@ type network struct {
 	single bool
 }
 
+// maxConfSize is the size in bytes of the largest configuration or credential to read.
+const maxConfSize = 2 << 20
+
 // extensions are those that containerd and CRI-O read. Only a .conflist may have a list of plugins.
 var extensions = []string{".conf", ".conflist", ".json"}
 
@@ -43,7 +48,7 @@ func confFiles(dir string) ([]string, error) {
 
 // firstNetwork returns the network that the runtime would use without us: the first configuration that libcni can load, and that
 // we have not made. It skips invalid ones as CRI-O does; containerd has no network while an invalid one is first. An unreadable
-// file is an error, as the runtime may be able to read it.
+// or huge file is an error, as the runtime may be able to read it.
 func firstNetwork(dir string) (network, error) {
 	names, err := confFiles(dir)
 	if err != nil {
@@ -58,8 +63,12 @@ func firstNetwork(dir string) (network, error) {
 		if errors.Is(err, fs.ErrNotExist) {
 			continue // it has gone since
 		}
+		if errors.Is(err, hostfile.ErrNotRegular) {
+			invalid = append(invalid, err)
+			continue
+		}
 		if err != nil {
-			return network{}, fmt.Errorf("read network configuration: %w", err)
+			return network{}, fmt.Errorf("read network configuration: %w", hostfile.Advise(err))
 		}
 		if err := n.load(); err != nil {
 			if beingWritten(n.path) { // the runtime will have it in a moment
@@ -95,7 +104,7 @@ func readFile(dir, name string) (network, error) {
 		return followed(dir, name, target)
 	}
 	n.info = info
-	n.text, err = os.ReadFile(n.path)
+	n.text, err = hostfile.Read(n.path, maxConfSize)
 	return n, err
 }
 
@@ -106,10 +115,10 @@ func followed(dir, name, target string) (network, error) {
 	if n.info, err = os.Lstat(n.path); err != nil {
 		return n, err
 	}
-	if !n.info.Mode().IsRegular() {
-		return n, fmt.Errorf("%s leads to %s, which is not a file", filepath.Join(dir, name), target)
+	if n.info.Mode()&fs.ModeSymlink != 0 {
+		return n, fmt.Errorf("%s leads to %s, which is a symbolic link, too: replace them by a file", filepath.Join(dir, name), target)
 	}
-	n.text, err = os.ReadFile(n.path)
+	n.text, err = hostfile.Read(n.path, maxConfSize)
 	return n, err
 }
 

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // errChanged says that another program changed a file between reading and replacing it. The next round sees the change.
@@ -18,7 +20,7 @@ var errChanged = errors.New("another program changed it meanwhile")
 // write into it, and that change must not get lost. So the two files change places, and if the one that came out is not what was
 // read before, it goes back.
 func (f files) swap(temp, path string, old []byte) error {
-	if now, err := os.ReadFile(path); err != nil || !bytes.Equal(now, old) {
+	if now, err := hostfile.Read(path, maxConfSize); err != nil || !bytes.Equal(now, old) {
 		return errors.Join(errChanged, err)
 	}
 	put, err := f.seen(temp, path)
@@ -87,7 +89,7 @@ func (f files) seen(temp, path string) (sight, error) {
 	if err := f.step("look", path); err != nil {
 		return sight{}, err
 	}
-	file, err := os.OpenFile(temp, os.O_RDONLY|unix.O_NOFOLLOW, 0)
+	file, err := os.OpenFile(temp, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return sight{}, err
 	}
@@ -114,7 +116,7 @@ func isWritten(file *os.File) bool {
 }
 
 func beingWritten(path string) bool {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return false
 	}

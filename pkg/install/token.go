@@ -3,10 +3,11 @@ package install
 import (
 	"encoding/base64"
 	"encoding/json"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // TokenExpiry is when the token on the host expires, by its own claim. It is the zero time if there is no token, or one without
@@ -15,7 +16,7 @@ func (k *Keeper) TokenExpiry() time.Time {
 	if k.conf.Kubeconfig == nil {
 		return time.Time{}
 	}
-	token, err := os.ReadFile(filepath.Join(k.conf.ConfDir, TokenName))
+	token, err := hostfile.Read(filepath.Join(k.conf.ConfDir, TokenName), maxConfSize)
 	if err != nil {
 		return time.Time{}
 	}

@@ -11,10 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"time"
-)
 
-// maxConfSize is the size in bytes of the largest file to read; containerd reads no larger one either.
-const maxConfSize = 2 << 20
+	"github.com/detour-cni/detour/pkg/hostfile"
+)
 
 // Uninstall removes what is ours: the entry from every list in the folder, whatever the name of its file, then the credentials, then
 // the binary. A list that was made of a .conf goes too, unless another program has added a plugin to it. If an entry can't be
@@ -25,7 +24,7 @@ func (i *Installer) Uninstall() (pods []string, _ error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if err := errors.Join(i.removeMade(), i.dropEntries()); err != nil {
-		return nil, fmt.Errorf("uninstall %s: %w", PartConflist, err)
+		return nil, fmt.Errorf("uninstall %s: %w", PartConflist, hostfile.Advise(err))
 	}
 	if err := errors.Join(i.removeCredentials(&round{}), i.clean()); err != nil {
 		return nil, fmt.Errorf("uninstall: %w", err)
@@ -38,7 +37,7 @@ func (i *Installer) Uninstall() (pods []string, _ error) {
 		return pods, nil
 	}
 	if _, err := i.files.remove(i.binaryPath()); err != nil {
-		return nil, fmt.Errorf("uninstall %s: %w", PartBinary, err)
+		return nil, fmt.Errorf("uninstall %s: %w", PartBinary, hostfile.Advise(err))
 	}
 	return nil, nil
 }
@@ -91,9 +90,16 @@ func stopped(ctx context.Context, pause time.Duration) bool {
 
 // removeState removes what the plugin and the agent have in their folder, and then the folder if it is empty and not a mount.
 func removeState(dir, socket string) error {
+	names := []string{"attachments", "namespaces"}
+	if socket != "" {
+		names = append(names, socket, socket+".*") // an agent that is killed leaves what it had not renamed yet
+	}
 	var failed error
-	for _, name := range []string{"attachments", "namespaces", socket} {
-		failed = errors.Join(failed, os.RemoveAll(filepath.Join(dir, name)))
+	for _, name := range names {
+		paths, _ := filepath.Glob(filepath.Join(dir, name))
+		for _, path := range paths {
+			failed = errors.Join(failed, hostfile.Advise(os.RemoveAll(path)))
+		}
 	}
 	_ = os.Remove(dir)
 	return failed
@@ -116,8 +122,8 @@ func (i *Installer) dropEntries() error {
 
 func (i *Installer) dropFrom(name string) error {
 	n, err := readFile(i.conf.ConfDir, name)
-	if errors.Is(err, fs.ErrPermission) && !slices.Contains(extensions, filepath.Ext(name)) {
-		return nil // another program's secret, which the runtime does not read
+	if err != nil && !errors.Is(err, fs.ErrNotExist) && !slices.Contains(extensions, filepath.Ext(name)) {
+		return nil // another program's secret or archive, which the runtime does not read
 	}
 	if err != nil {
 		return err
@@ -144,7 +150,7 @@ func (i *Installer) regular() ([]string, error) {
 	var names []string
 	for _, e := range entries {
 		info, err := e.Info()
-		if err == nil && info.Mode().IsRegular() && info.Size() <= maxConfSize && !isTemp(e.Name()) {
+		if err == nil && info.Mode().IsRegular() && !isTemp(e.Name()) {
 			names = append(names, e.Name())
 		}
 	}

@@ -30,15 +30,23 @@ func NewAgent(socket, kubeconfig string) *Agent {
 	return a
 }
 
+// enough time for the agent to find out why there is no answer.
+const enough = time.Second
+
 // Lookup asks the agent, and if it has no answer the API server as API.Lookup does; Objects.Fallback says so, even with an error.
 // If there is no API server to ask, or it refuses the token, Lookup retries the agent until ctx ends: the token is bound to an
-// agent's pod and expires with it, and an agent that is being replaced is back within seconds. ctx needs a deadline.
+// agent's pod and expires with it, and an agent that is being replaced is back within seconds. The error then is what the agent has
+// said last, if anything. ctx needs a deadline.
 func (a *Agent) Lookup(ctx context.Context, r Request) (Objects, error) {
-	var refused error
+	var refused, told error
 	for attempt := 1; ; attempt++ {
+		left := a.patience(ctx)
 		objects, err := a.ask(ctx, r)
 		if err == nil || errors.Is(err, ErrNotFound) {
 			return objects, err
+		}
+		if !errors.Is(err, agentapi.ErrNobody) && (told == nil || left > enough) {
+			told = err
 		}
 		if a.fallback != nil {
 			objects, err = a.askInstead(ctx, r, err)
@@ -50,7 +58,11 @@ func (a *Agent) Lookup(ctx context.Context, r Request) (Objects, error) {
 			}
 		}
 		sleep(ctx, pause(attempt, err))
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() == nil:
+		case refused == nil && told != nil:
+			return objects, told
+		default:
 			return objects, fmt.Errorf("%w; is detour-agent running on this node?", cmp.Or(refused, err))
 		}
 	}
@@ -104,7 +116,7 @@ func (a *Agent) Ready(ctx context.Context, c mesh.ConfigRef) error {
 }
 
 func (a *Agent) ask(ctx context.Context, r Request) (Objects, error) {
-	answer, err := a.call(ctx, agentapi.Request{Lookup: &r.ID})
+	answer, err := a.call(ctx, agentapi.Request{Lookup: &r.ID, Within: a.patience(ctx)})
 	switch {
 	case err != nil:
 		return Objects{}, fmt.Errorf("ask the agent for pod %s: %w", r.ID, err)
@@ -113,7 +125,7 @@ func (a *Agent) ask(ctx context.Context, r Request) (Objects, error) {
 	case answer.Error != "":
 		return Objects{}, fmt.Errorf("ask the agent for pod %s: %s", r.ID, answer.Error)
 	}
-	return Objects{Pod: answer.Pod, Config: answer.Config, ConfigAbsent: answer.ConfigAbsent}, nil
+	return Objects{Pod: answer.Pod, Config: answer.Config, ConfigAbsent: answer.ConfigAbsent, Old: answer.Old}, nil
 }
 
 // call asks over a new connection and keeps it for the report.

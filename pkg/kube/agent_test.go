@@ -156,6 +156,26 @@ func TestAnAgentThatStaysAwayIsNamedAtTheDeadline(t *testing.T) {
 	}
 }
 
+// What the agent has found out is the error, not that it had too little time for the last attempt.
+func TestWhatTheAgentSaidIsTheErrorAtTheDeadline(t *testing.T) {
+	t.Parallel()
+	for name, last := range map[string]*agentapi.Answer{"it has no time": {Error: "no time"}, "it says nothing more": nil} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ctx, cancel := context.WithTimeout(t.Context(), enough/2)
+			defer cancel()
+			socket, asked := agent(t, &agentapi.Answer{Error: "the API server forbids it"}, last)
+			_, err := NewAgent(socket, "").Lookup(ctx, request)
+			if err == nil || !strings.HasSuffix(err.Error(), "the API server forbids it") {
+				t.Errorf("got error %v", err)
+			}
+			if w := (<-asked).Within; w <= 0 || w > enough/2 {
+				t.Errorf("the agent is given %s", w)
+			}
+		})
+	}
+}
+
 func TestReadyAsksTheAgentOrTheAPIServer(t *testing.T) {
 	t.Parallel()
 	there, asked := agent(t, &agentapi.Answer{})

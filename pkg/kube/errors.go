@@ -1,6 +1,7 @@
 package kube
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -62,6 +63,9 @@ func (e *StatusError) Error() string {
 func (e *StatusError) Is(err error) bool {
 	return err == ErrNotFound && e.Code == http.StatusNotFound && e.Resource == "pods" && e.namesObject
 }
+
+// Final reports whether the API server would say the same again.
+func (e *StatusError) Final() bool { return e.Code != http.StatusTooManyRequests && e.Code < 500 }
 
 func (e *StatusError) answer() string {
 	answer := fmt.Sprintf("%d %s", e.Code, http.StatusText(e.Code))
@@ -135,7 +139,15 @@ func named(t target, err error) error {
 		return err
 	}
 	if refusedTLS(err) {
-		return fmt.Errorf("get %s: no trusted connection: %w", t, err)
+		return fmt.Errorf("get %s: no trusted connection: %w%s", t, err, clockAdvice(err))
 	}
 	return fmt.Errorf("get %s: %w", t, err)
+}
+
+// clockAdvice says what to look at if a certificate is not valid at this time.
+func clockAdvice(err error) string {
+	if invalid, ok := errors.AsType[x509.CertificateInvalidError](err); ok && invalid.Reason == x509.Expired {
+		return "; is this node's clock right?"
+	}
+	return ""
 }

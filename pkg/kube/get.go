@@ -1,9 +1,11 @@
 package kube
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -63,8 +65,17 @@ func (a *API) try(ctx context.Context, t target, path string) ([]byte, error) {
 		return nil, err
 	case resp.StatusCode != http.StatusOK:
 		return nil, newStatusError(t, resp, body, a.kubeconfig)
+	case !isObject(body):
+		return nil, errNoObject
 	}
 	return body, nil
+}
+
+// errNoObject is an answer that a proxy has cut without a trace, or that does not come from an API server.
+var errNoObject = errors.New("the answer is not the JSON of an object")
+
+func isObject(body []byte) bool {
+	return bytes.HasPrefix(bytes.TrimSpace(body), []byte("{")) && json.Valid(body)
 }
 
 func (a *API) roundTrip(ctx context.Context, path string) (*http.Response, []byte, error) {
@@ -104,7 +115,7 @@ func (e permanentError) Unwrap() error { return e.error }
 // permanent reports whether the next attempt would certainly fail in the same way.
 func permanent(err error) bool {
 	if status, ok := errors.AsType[*StatusError](err); ok {
-		return status.Code != http.StatusTooManyRequests && status.Code < 500
+		return status.Final()
 	}
 	if _, ok := errors.AsType[permanentError](err); ok {
 		return true

@@ -80,6 +80,8 @@ type Objects struct {
 	ConfigAbsent string
 	// Fallback says why the agent had no answer, if the API server was asked instead.
 	Fallback string
+	// Old says for how long the API server has not answered, if the objects are from before that, as a sentence for a warning.
+	Old string
 }
 
 // resource returns the resource as RBAC and kubectl name it: "meshconfigs.config.openservicemesh.io".

@@ -10,12 +10,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // configFile is the part of a kubeconfig that detour reads. client-go would read all of it, but costs every start of the plugin a
@@ -75,14 +76,17 @@ type access struct {
 // the other's connection will speak HTTP/2. With the limit the second waits for the first's handshake and shares its connection,
 // or with HTTP/1.1 takes it over.
 func (a access) transport() *http.Transport {
-	return &http.Transport{Proxy: a.proxy, TLSClientConfig: a.tls, ForceAttemptHTTP2: true, MaxConnsPerHost: 1}
+	return &http.Transport{Proxy: a.proxy, DialContext: Dialer().DialContext, TLSClientConfig: a.tls, ForceAttemptHTTP2: true, MaxConnsPerHost: 1}
 }
+
+// maxFile is the size in bytes of the largest kubeconfig, certificate or token to read.
+const maxFile = 4 << 20
 
 // readKubeconfig returns the access of the file's current context. Errors never quote a credential.
 func readKubeconfig(path string) (access, error) {
-	data, err := os.ReadFile(path)
+	data, err := hostfile.Read(path, maxFile)
 	if err != nil {
-		return access{}, err
+		return access{}, hostfile.Advise(err)
 	}
 	k, err := parseKubeconfig(data)
 	if err != nil {
@@ -241,7 +245,7 @@ func content(dir, path string, data []byte) ([]byte, error) {
 	if !filepath.IsAbs(path) {
 		path = filepath.Join(dir, path)
 	}
-	data, err := os.ReadFile(path)
+	data, err := hostfile.Read(path, maxFile)
 	if err == nil && len(bytes.TrimSpace(data)) == 0 {
 		err = fmt.Errorf("%s is empty", path)
 	}

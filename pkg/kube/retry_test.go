@@ -50,6 +50,9 @@ func TestLookupTriesAgain(t *testing.T) {
 				panic(http.ErrAbortHandler)
 			}
 		}},
+		{"after half an answer that looks whole", func(**server) http.HandlerFunc { return answer(200, podJSON[:20]) }},
+		{"after a page", func(**server) http.HandlerFunc { return answer(200, "<html></html>") }},
+		{"after no object", func(**server) http.HandlerFunc { return answer(200, "[]") }},
 	}
 	for _, tt := range tests {
 		for _, http2 := range []bool{true, false} {
@@ -307,7 +310,9 @@ func clientCertificate(t *testing.T) (certificate, key []byte) {
 
 func TestAnAnswerOfExactlyTheLimitIsTaken(t *testing.T) {
 	t.Parallel()
-	large := func(w http.ResponseWriter, _ *http.Request) { w.Write(bytes.Repeat([]byte(" "), maxBody)) }
+	large := func(w http.ResponseWriter, _ *http.Request) {
+		w.Write([]byte("{" + strings.Repeat(" ", maxBody-2) + "}"))
+	}
 	s := newServer(t, true, routes{podPath: large, newConfig: answer(200, configJSON)})
 	got, err := newTestAPI(t, kubeconfig(t, s.URL, s.ca()), sleep).Lookup(within(t, 10*time.Second), request)
 	if err != nil || len(got.Pod) != maxBody {

@@ -62,7 +62,7 @@ func TestAPodOfARevisionGetsItsConfiguration(t *testing.T) {
 			canaryJSON, "", []string{podPath, canaryConfig}},
 		{"the pod has no revision", routes{podPath: answer(200, usualPod), usualConfig: answer(200, usualJSON)},
 			usualJSON, "", []string{podPath}},
-		{"what is no pod others find out", routes{podPath: answer(200, "[]"), usualConfig: answer(200, usualJSON)},
+		{"what is no pod others find out", routes{podPath: answer(200, `{"metadata": 1}`), usualConfig: answer(200, usualJSON)},
 			usualJSON, "", []string{podPath}},
 	}
 	for _, tt := range tests {

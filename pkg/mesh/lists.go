@@ -73,7 +73,7 @@ func parseRange(origin, entry string) (redirect.Range, error) {
 
 func parseInterface(origin, entry string) (redirect.Interface, error) {
 	if !redirect.IsInterface(entry) {
-		return redirect.Interface{}, errors.New("an interface's name is 1 to 15 of A-Z, a-z, 0-9, _, ., - and @")
+		return redirect.Interface{}, errors.New("an interface's name is 1 to 15 of A-Z, a-z, 0-9, _, ., - and @, and does not begin with -")
 	}
 	return redirect.Interface{Name: entry, Origin: origin}, nil
 }

@@ -50,7 +50,7 @@ func Open(protocol int) (*Conn, error) {
 // acknowledgement, which ends the answers. A refusal is a *Refusal.
 func (c *Conn) Ask(kind int, flags uint16, body []byte, each func(body []byte), attributes ...Attribute) error {
 	c.number++
-	if _, err := unix.Write(c.fd, AppendMessage(nil, c.number, kind, flags, body, attributes...)); err != nil {
+	if err := c.write(AppendMessage(nil, c.number, kind, flags, body, attributes...)); err != nil {
 		return os.NewSyscallError("send request", err)
 	}
 	var changed error
@@ -83,7 +83,7 @@ func (c *Conn) Commit(messages []byte, deletes bool) error {
 	c.deleted = c.deleted || deletes
 	// All messages must fit into the socket's buffer. If enlarging it is denied, the write fails when they don't.
 	_ = unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_SNDBUFFORCE, 2*len(messages))
-	if _, err := unix.Write(c.fd, messages); err != nil {
+	if err := c.write(messages); err != nil {
 		return os.NewSyscallError("send transaction", err)
 	}
 	var first error
@@ -137,8 +137,20 @@ type answer struct {
 	body        []byte
 }
 
+// write and read try again what a signal has interrupted.
+func (c *Conn) write(messages []byte) error {
+	for {
+		if _, err := unix.Write(c.fd, messages); !errors.Is(err, unix.EINTR) {
+			return err
+		}
+	}
+}
+
 func (c *Conn) read() ([]answer, error) {
 	n, err := unix.Read(c.fd, c.buf)
+	if errors.Is(err, unix.EINTR) {
+		return c.read()
+	}
 	if err != nil {
 		return nil, err
 	}

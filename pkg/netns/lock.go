@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // ID identifies the namespace while it lives, by its file's device and inode.
@@ -32,7 +34,7 @@ const retryLock = 5 * time.Millisecond
 // own file.
 func (p *Pod) Lock(ctx context.Context, stateDir string) (*os.File, error) {
 	fail := func(err error) (*os.File, error) {
-		return nil, fmt.Errorf("lock network namespace %s: %w", p.path, err)
+		return nil, fmt.Errorf("lock network namespace %s: %w", p.path, hostfile.Advise(err))
 	}
 	id, err := p.ID()
 	if err != nil {
@@ -84,7 +86,7 @@ func Forget(stateDir, id string) error {
 		return nil
 	}
 	if err != nil {
-		return err
+		return fmt.Errorf("lock network namespace %s to forget it: %w", id, err)
 	}
 	defer file.Close()
 	return remove(file.Name())
@@ -110,26 +112,29 @@ var errLocked = errors.New("it is locked")
 
 // mark creates a lock file, unless it exists.
 func mark(path string) (first bool, err error) {
-	const flags = unix.O_CREAT | unix.O_EXCL | unix.O_RDONLY | unix.O_CLOEXEC
-	fd, err := unix.Open(path, flags, 0o600)
+	file, err := create(path)
 	if errors.Is(err, fs.ErrNotExist) { // the node's first
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return false, fmt.Errorf("make state folder: %w", err)
 		}
-		fd, err = unix.Open(path, flags, 0o600)
+		file, err = create(path)
 	}
 	if errors.Is(err, fs.ErrExist) {
 		return false, nil
 	}
 	if err != nil {
-		return false, &fs.PathError{Op: "make", Path: path, Err: err}
+		return false, err
 	}
-	return true, unix.Close(fd)
+	return true, file.Close()
+}
+
+func create(path string) (*os.File, error) {
+	return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDONLY, 0o600)
 }
 
 // tryLock opens and locks a file. Once locked, it must still be the file at its path.
 func tryLock(path string) (*os.File, error) {
-	file, err := os.Open(path)
+	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -160,7 +165,7 @@ func flock(file *os.File) error {
 
 func remove(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove lock of network namespace: %w", err)
+		return fmt.Errorf("remove lock of network namespace: %w", hostfile.Advise(err))
 	}
 	return nil
 }

@@ -69,8 +69,8 @@ func (p *Pod) Close() error {
 	return p.file.Close()
 }
 
-// Do runs fn in the namespace; programs that fn starts inherit it. If the thread can't return to its own namespace, the goroutine
-// stays locked to it, so that the thread ends with the goroutine and serves no other.
+// Do runs fn in the namespace; programs that fn starts inherit it. If the thread can't return to its own namespace, that is an error.
+// Then the goroutine stays in the pod's namespace and locked to the thread, which ends with it and serves no other.
 func (p *Pod) Do(fn func() error) error {
 	runtime.LockOSThread()
 	own, err := netns.Get()

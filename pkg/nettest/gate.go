@@ -110,7 +110,13 @@ func CheckPackets(t TB, w *World, packets []Packet, proxyPorts ...uint16) {
 }
 
 // Main runs a package's tests and returns the exit code for TestMain: that of m, or 1 if tests left namespaces behind.
-func Main(m interface{ Run() int }) int { return runTests(m, os.Stderr) }
+func Main(m interface{ Run() int }) int {
+	if err := becomeDenied(); err != nil {
+		fmt.Fprintf(os.Stderr, "nettest: %v\n", err)
+		return 1
+	}
+	return runTests(m, os.Stderr)
+}
 
 func runTests(m interface{ Run() int }, stderr io.Writer) int {
 	code := m.Run()
@@ -124,4 +130,16 @@ func runTests(m interface{ Run() int }, stderr io.Writer) int {
 	}
 	fmt.Fprintf(stderr, "nettest: %v\n", err)
 	return max(code, 1)
+}
+
+// StartMounts is NewMounts behind RequireNetns for a test, which closes it.
+func StartMounts(t TB, script string, args ...string) *Mounts {
+	t.Helper()
+	RequireNetns(t)
+	m, err := NewMounts(script, args...)
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	t.Cleanup(func() { closeOrFail(t, m) })
+	return m
 }

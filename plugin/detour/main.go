@@ -14,6 +14,8 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
+	// ADD itself refuses the host's network namespace. skel would look again after it, and fail an ADD that is done.
+	os.Setenv("CNI_NETNS_OVERRIDE", "1")
 	err := skel.PluginMainFuncsWithError(cniplugin.Funcs(), cniplugin.Versions(), "CNI plugin detour "+build.Get().String())
 	if err == nil {
 		return 0

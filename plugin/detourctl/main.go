@@ -45,7 +45,7 @@ func run() int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(renderCommand(), verifyCommand(), traceCommand(), probeCommand(), connsCommand(), command.Version())
+	root.AddCommand(renderCommand(), verifyCommand(), traceCommand(), probeCommand(), connsCommand(), doctorCommand(), command.Version())
 	root.SetErr(errorStream())
 	err := root.Execute()
 	if err == nil {

@@ -116,7 +116,7 @@ func (t tool) podFor(v verb, of target, args []string, env []corev1.EnvVar) *cor
 				Name:            "detourctl",
 				Image:           t.image,
 				ImagePullPolicy: t.pullPolicy,
-				Command:         slices.Concat([]string{"/detourctl", v.name}, v.targetArgs(of), without(args, fromNode)),
+				Command:         slices.Concat([]string{"/detourctl", v.name}, v.targetArgs(of), v.fixed, without(args, fromNode)),
 				Env:             env,
 				SecurityContext: &corev1.SecurityContext{
 					AllowPrivilegeEscalation: new(false),

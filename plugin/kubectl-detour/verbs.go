@@ -14,6 +14,7 @@ type verb struct {
 	positional     bool     // detourctl takes the pod as an argument, and none for the node
 	every          bool     // it looks at all pods of a workload, not at the first ready one
 	inside         bool     // it runs inside the pod, without any right, unless fromNode is given
+	fixed          []string // flags that detourctl always gets
 	stream         []string // the flags with which it answers until it is stopped
 	rights         []rights // the last that fits holds
 }
@@ -29,7 +30,7 @@ type rights struct {
 
 // What the capabilities are for: NET_ADMIN lists netfilter's rules and connections. SYS_ADMIN enters a pod's network namespace,
 // and SYS_PTRACE opens it by another user's process. DAC_READ_SEARCH lists another user's open files: who has a socket. SETUID
-// and SETGID send for another user.
+// and SETGID send for another user. SYS_CHROOT enters the node's root folder.
 //
 // What the folders are for: the kubelet's log folders tell which process is which pod's. detour's records and socket are in
 // /run/detour, which not every node has, and its net conf is in /etc/cni/net.d.
@@ -46,6 +47,17 @@ var verbs = []verb{
 		rights: []rights{
 			{"pod", "", "DAC_READ_SEARCH NET_ADMIN SYS_ADMIN SYS_PTRACE", "/etc/cni/net.d /run /var/log/pods", true},
 			{"node", "", "DAC_READ_SEARCH NET_ADMIN SYS_ADMIN SYS_PTRACE", "/etc/cni/net.d /run /var/log/pods", true},
+		},
+	},
+	{
+		name:       "doctor",
+		question:   "What does detour need of this node, what would it take, and what would fail?",
+		about:      "detourctl starts the node's own iptables, in the node's root folder.\n",
+		examples:   "  kubectl detour doctor node/worker-1\n",
+		positional: true,
+		fixed:      []string{"--root", "/proc/1/root"},
+		rights: []rights{
+			{"node", "", "NET_ADMIN SYS_ADMIN SYS_CHROOT SYS_PTRACE", "", true},
 		},
 	},
 	{

@@ -69,13 +69,13 @@ func (l *lab) startAgent(ctx context.Context) error {
 	path := l.path("agent.sock")
 	server := &socket.Server{Path: path, Answer: l.answer, Malformed: func() {}, Patience: time.Minute, Check: time.Second, Log: slog.New(slog.DiscardHandler)}
 	ctx, stop := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- server.Run(ctx) }()
-	l.onClose(func() error { stop(); return <-ended })
+	ended := make(chan struct{})
+	go func() { server.Run(ctx); close(ended) }()
+	l.onClose(func() error { stop(); <-ended; return nil })
 	for !server.Serving() {
 		select {
-		case err := <-ended:
-			return err
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-time.After(time.Millisecond):
 		}
 	}

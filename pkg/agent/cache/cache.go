@@ -7,7 +7,6 @@ import (
 	"context"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"k8s.io/client-go/tools/cache"
@@ -34,14 +33,13 @@ type Cache struct {
 	Options
 	*Configs
 	pods  cache.SharedIndexInformer
-	began time.Time
-	heard atomic.Int64 // how long after began the API server last said anything about the pods; a new wall time doesn't matter
+	heard *hearing // about the pods
 }
 
 // New returns an empty cache. It makes no request.
 func New(client *Client, o Options) *Cache {
-	c := &Cache{Options: o, Configs: newConfigs(client, o), began: time.Now()}
-	source := client.listWatchPods("spec.nodeName="+o.Node, c.decode, c.hear)
+	c := &Cache{Options: o, Configs: newConfigs(client, o), heard: newHearing()}
+	source := client.listWatchPods("spec.nodeName="+o.Node, c.decode, c.heard.hear)
 	c.pods = newInformer(source, &podObject{}, "pods", o.Log, func(error) {})
 	return c
 }
@@ -54,10 +52,11 @@ func (c *Cache) Run(ctx context.Context) {
 	c.run(ctx, func() []string { return revisionsOf(c.Pods(), c.Dialect.Config.Name) })
 }
 
-func (c *Cache) hear() { c.heard.Store(int64(time.Since(c.began))) }
-
 // Age is the time since the API server last said anything about this node's pods, or since New.
-func (c *Cache) Age() time.Duration { return time.Since(c.began) - time.Duration(c.heard.Load()) }
+func (c *Cache) Age() time.Duration { return c.heard.silence() }
+
+// AgeOf is the longer of Age and the time since the API server last said anything about the pod's configuration, if it has one.
+func (c *Cache) AgeOf(p nodepod.Pod) time.Duration { return max(c.Age(), c.ageOf(p.Config)) }
 
 // HasPods reports whether all of the node's pods were listed once.
 func (c *Cache) HasPods() bool { return c.pods.HasSynced() }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -34,6 +35,8 @@ func RESTConfig(kubeconfig string) (*rest.Config, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the API server's address and credential: %w", err)
 	}
+	config.Dial = kube.Dialer().DialContext
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper { return talking{next, Silence} })
 	return config, nil
 }
 
@@ -80,16 +83,17 @@ func (c *Client) requests(path, fields string) func(metav1.ListOptions) *rest.Re
 	}
 }
 
-// listWatch lists and watches the objects under path that the field selector selects.
-func (c *Client) listWatch(path, fields string) cache.ListerWatcher {
+// listWatch lists and watches the objects under path that the field selector selects. heard is called with what arrives of a list or
+// an event.
+func (c *Client) listWatch(path, fields string, heard func()) cache.ListerWatcher {
 	request := c.requests(path, fields)
 	return &cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			return request(o).Do(ctx).Get()
+			return request(o).Do(listening(ctx, heard)).Get()
 		},
 		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
 			o.Watch = true
-			return request(o).Watch(ctx)
+			return request(o).Watch(listening(ctx, heard))
 		},
 	}
 }
@@ -98,8 +102,11 @@ func (c *Client) listWatch(path, fields string) cache.ListerWatcher {
 func (c *Client) Get(ctx context.Context, path string, out any) error {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	data, err := c.rest.Get().RequestURI(path).Do(ctx).Raw()
+	result := c.rest.Get().RequestURI(path).Do(ctx)
+	err := result.Error() // says why, as Raw's does not
 	if err == nil {
+		var data []byte
+		data, _ = result.Raw()
 		err = json.Unmarshal(data, out)
 	}
 	if err != nil {

@@ -30,6 +30,7 @@ type configCache struct {
 	log     *slog.Logger
 	found   func(version string) // called with each new version
 	recheck time.Duration
+	heard   *hearing
 
 	mu       sync.RWMutex
 	version  string                    // served; it stays while the API server is away
@@ -38,7 +39,7 @@ type configCache struct {
 }
 
 func newConfigCache(ref mesh.ConfigRef, o Options) *configCache {
-	return &configCache{ref: ref, log: o.Log, found: o.ConfigVersion, recheck: o.Recheck}
+	return &configCache{ref: ref, log: o.Log, found: o.ConfigVersion, recheck: o.Recheck, heard: newHearing()}
 }
 
 // isNone reports whether the mesh has no configuration object. That is known without asking.
@@ -63,6 +64,14 @@ func (c *configCache) get() Config {
 	return Config{JSON: object.(*configObject).json, Known: true}
 }
 
+// age is the time since the API server last said anything about the configuration, 0 if there is nothing to say.
+func (c *configCache) age() time.Duration {
+	if c.isNone() {
+		return 0
+	}
+	return c.heard.silence()
+}
+
 // settled reports whether the configuration is known, be it that the API server serves none.
 func (c *configCache) settled() bool {
 	c.mu.RLock()
@@ -78,9 +87,13 @@ func (c *configCache) servedVersion() string {
 	return c.version
 }
 
+// rarest is by how much the looks for a configuration that stays unserved become rarer, as rare as client-go's retries: all nodes
+// look, and lookups ask the API server meanwhile.
+const rarest = 6
+
 // run keeps the cache equal to the API server until ctx ends.
 func (c *configCache) run(ctx context.Context, from *Client) {
-	said := ""
+	said, wait := "", c.recheck
 	for ctx.Err() == nil && !c.isNone() {
 		version, err := c.findVersion(ctx, from)
 		now := fmt.Sprint(version, err)
@@ -96,8 +109,10 @@ func (c *configCache) run(ctx context.Context, from *Client) {
 		c.setVersion(version, err)
 		if version != "" {
 			c.watch(ctx, from, version)
+			wait = c.recheck
 		}
-		pause(ctx, c.recheck/2+rand.N(c.recheck))
+		pause(ctx, wait/2+rand.N(wait))
+		wait = min(2*wait, rarest*c.recheck)
 	}
 }
 
@@ -150,7 +165,7 @@ func (c *configCache) watch(ctx context.Context, from *Client, version string) {
 	if gv.Group == "" {
 		root = "/api/" + version
 	}
-	source := from.listWatch(root+"/namespaces/"+c.ref.Namespace+"/"+c.ref.Resource, "metadata.name="+c.ref.Name)
+	source := from.listWatch(root+"/namespaces/"+c.ref.Namespace+"/"+c.ref.Resource, "metadata.name="+c.ref.Name, c.heard.hear)
 	objects := newInformer(source, &configObject{}, c.ref.Resource, c.log, func(err error) {
 		if apierrors.IsNotFound(err) {
 			stop()

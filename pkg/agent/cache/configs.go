@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/detour-cni/detour/pkg/mesh"
 )
@@ -61,6 +62,14 @@ func (c *Configs) get(name string) Config {
 		return c.usual.get()
 	}
 	return c.revisions.get(name)
+}
+
+// ageOf is the time since the API server last said anything about the configuration of this name.
+func (c *Configs) ageOf(name string) time.Duration {
+	if name == c.usual.ref.Name {
+		return c.usual.age()
+	}
+	return c.revisions.ageOf(name)
 }
 
 // HasConfig reports whether it is known what the mesh's usual configuration is, or that the API server serves none.

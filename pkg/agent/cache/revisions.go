@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/detour-cni/detour/pkg/agent/nodepod"
 )
@@ -29,6 +30,15 @@ func (r *revisions) get(name string) Config {
 		return c.get()
 	}
 	return Config{}
+}
+
+func (r *revisions) ageOf(name string) time.Duration {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	if c, ok := r.caches[name]; ok {
+		return c.age()
+	}
+	return 0
 }
 
 func (r *revisions) add(name string) *configCache {

@@ -48,7 +48,7 @@ type Recorder struct {
 	result *prometheus.CounterVec
 	queue  chan event
 	limit  flowcontrol.RateLimiter
-	window time.Duration
+	Window time.Duration // within which a repetition is counted, not written; it must not change once Run runs
 	known  map[key]*written
 }
 
@@ -70,7 +70,7 @@ func NewRecorder(api API, node string, log *slog.Logger, result *prometheus.Coun
 		api: api, node: node, log: log, result: result,
 		queue:  make(chan event, queueLength),
 		limit:  flowcontrol.NewTokenBucketRateLimiter(1, burst),
-		window: window,
+		Window: window,
 		known:  map[key]*written{},
 	}
 }
@@ -119,7 +119,7 @@ func (r *Recorder) write(ctx context.Context, e event) string {
 	before, again := r.known[k]
 	if again {
 		before.count++
-		if time.Since(before.last) < r.window {
+		if time.Since(before.last) < r.Window {
 			return "repeated"
 		}
 	}
@@ -150,7 +150,7 @@ func (r *Recorder) write(ctx context.Context, e event) string {
 func (r *Recorder) remember(k key, w *written) {
 	if len(r.known) >= memory {
 		for k, old := range r.known {
-			if time.Since(old.last) >= r.window {
+			if time.Since(old.last) >= r.Window {
 				delete(r.known, k)
 			}
 		}

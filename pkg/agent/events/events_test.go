@@ -45,7 +45,7 @@ func TestARepeatedEventIsOneObjectWithACount(t *testing.T) {
 	t.Parallel()
 	a := &api{}
 	r := newRecorder(t, a)
-	r.window = 0 // it is over at once
+	r.Window = 0 // it is over at once
 	e := event{pod: pod.ID{Namespace: "shop", Name: "a", UID: "uid-a"}, reason: refused, message: "m"}
 	for i := range 3 {
 		if got := r.write(t.Context(), e); got != "written" {

@@ -32,7 +32,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	}
 	l, err := config.Listen(ctx, "unix", temporary)
 	if err != nil {
-		return nil, fmt.Errorf("make socket: %w", err)
+		return nil, fmt.Errorf("make socket: %w", &fs.PathError{Op: "bind", Path: temporary, Err: err})
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // by then it may be another agent's
 	if err := os.Rename(temporary, path); err != nil {

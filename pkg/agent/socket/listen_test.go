@@ -54,27 +54,63 @@ func TestAnotherUserGetsNoAnswer(t *testing.T) {
 	if err != nil || os.WriteFile(binary, self, 0o755) != nil {
 		t.Fatal(err)
 	}
-	run := func(uid uint32) (string, error) {
+	run := func(as *syscall.SysProcAttr) (string, error) {
 		cmd := exec.Command(binary, "-test.run=^TestAsAnotherUser$", "-test.v")
 		cmd.Env = append(os.Environ(), clientSocket+"="+a.Path, "TMPDIR=/tmp", "REQUIRE_NETNS=")
 		cmd.Dir = "/"
-		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
+		cmd.SysProcAttr = as
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}
-	if out, err := run(0); err != nil {
+	user := func(uid, gid uint32) *syscall.SysProcAttr {
+		return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
+	}
+	if out, err := run(user(0, 0)); err != nil {
 		t.Fatalf("root is refused: %v: %s", err, out)
 	}
+	others := map[string]*syscall.SysProcAttr{
+		"UID 1500": user(1500, 1500),
+		"UID 1501": user(1501, 0), // of root's group
+		// Root of a user namespace is, for the kernel outside, the user that it is mapped to.
+		"UID 0": {
+			Cloneflags:  syscall.CLONE_NEWUSER,
+			Credential:  &syscall.Credential{},
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: 0, HostID: 100000, Size: 1}},
+		},
+	}
+	refused := func(when string) {
+		for name, as := range others {
+			out, err := run(as)
+			if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() == 0 || !strings.Contains(out, name+": ") {
+				t.Errorf("%s, %s: %v: %s", when, name, err, out)
+			}
+		}
+	}
+	folder := filepath.Dir(a.Path)
+	for _, path := range []string{binary, filepath.Dir(folder)} { // only the socket's own modes are to keep them out
+		if err := os.Chmod(path, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	program := filepath.Join(t.TempDir(), "client")
+	if err := os.Rename(binary, program); err != nil {
+		t.Fatal(err)
+	}
+	for dir := filepath.Dir(program); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	binary = program
+	refused("as it is")
 	// Even if the modes were wrong.
-	for path, mode := range map[string]os.FileMode{filepath.Dir(a.Path): 0o755, a.Path: 0o666} {
+	for path, mode := range map[string]os.FileMode{folder: 0o755, a.Path: 0o666} {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
 	}
-	out, err := run(1500)
-	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || exit.ExitCode() != 42 || !strings.Contains(out, "UID 1500") {
-		t.Errorf("UID 1500: %v: %s", err, out)
-	}
+	refused("with wrong modes")
 }
 
 func TestAnAgentTakesOverWhatAnotherLeft(t *testing.T) {

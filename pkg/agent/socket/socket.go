@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/agentapi"
+	"github.com/detour-cni/detour/pkg/hostfile"
 )
 
 // maxConnections is how many connections are served side by side; more wait in the socket's queue. It is more than a node starts
@@ -36,14 +37,28 @@ type Server struct {
 	Patience, Check time.Duration
 	Log             *slog.Logger
 
-	mu   sync.Mutex
-	file fs.FileInfo // nil while nothing is served
+	mu     sync.Mutex
+	file   fs.FileInfo // nil while nothing is served
+	failed error       // why
 }
 
-func (s *Server) set(file fs.FileInfo) {
+func (s *Server) set(file fs.FileInfo, failed error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.file = file
+	s.file, s.failed = file, failed
+}
+
+// Missing says why the server does not answer at its path, "" if it does.
+func (s *Server) Missing() string {
+	if s.Serving() {
+		return ""
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed != nil {
+		return s.failed.Error()
+	}
+	return "nobody answers at " + s.Path
 }
 
 // Serving reports whether the server answers at its path: another agent may have taken it.
@@ -55,14 +70,26 @@ func (s *Server) Serving() bool {
 }
 
 // Run serves the socket until ctx ends, and makes it again if somebody deletes it. It leaves a socket alone that another agent
-// has put in its place: the younger agent serves.
-func (s *Server) Run(ctx context.Context) error {
+// has put in its place: the younger agent serves. If it can't make the socket, it tries again.
+func (s *Server) Run(ctx context.Context) {
+	said := ""
 	for ctx.Err() == nil {
-		if err := s.runOnce(ctx); err != nil {
-			return err
+		err := s.runOnce(ctx)
+		if err == nil {
+			said = ""
+			continue
+		}
+		err = hostfile.Advise(err)
+		s.set(nil, err)
+		if err.Error() != said {
+			said = err.Error()
+			s.Log.Error("socket can't be served; trying again", "event", "socket-failed", "socket", s.Path, "error", said)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(s.Check):
 		}
 	}
-	return nil
 }
 
 // runOnce serves the socket until ctx ends or the socket's file is gone.
@@ -76,12 +103,12 @@ func (s *Server) runOnce(ctx context.Context) error {
 		l.Close() //nolint:errcheck // the other error counts
 		return fmt.Errorf("serve socket: %w", err)
 	}
-	s.set(file)
+	s.set(file, nil)
 	defer func() {
 		if s.Serving() {
 			os.Remove(s.Path) //nolint:errcheck // nobody answers at it any more
 		}
-		s.set(nil)
+		s.set(nil, nil)
 	}()
 	serving, stop := context.WithCancel(ctx)
 	defer stop()

@@ -58,7 +58,7 @@ func start(t testing.TB, change func(*served)) *served {
 	if change != nil {
 		change(s)
 	}
-	s.stop = agenttest.Start(t, s.Run)
+	s.stop = agenttest.Start(t, func(ctx context.Context) error { s.Run(ctx); return nil })
 	agenttest.Eventually(t, "it serves", s.Serving)
 	return s
 }

@@ -116,7 +116,7 @@ func TestIPv6ThatFailsUndoesIPv4(t *testing.T) {
 
 func TestNativeTableInTheWayUndoesIPv4(t *testing.T) {
 	nettest.RequireProgram(t, "nft")
-	b, err := find(t.Context(), Nft)
+	b, err := find(defaultOf(t.Context()), Nft)
 	if err != nil {
 		t.Fatal(err)
 	}

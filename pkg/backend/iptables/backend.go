@@ -36,13 +36,33 @@ func (Backend) Works(ctx context.Context) error {
 // Prepare picks a variant. iptables has nothing for a gate.
 func (Backend) Prepare(ctx context.Context, rs rules.Ruleset, families []rules.Family) (driver.Program, error) {
 	if rs.Gated() {
-		return nil, driver.Unsupported("outbound redirection that waits for the proxy's first packet needs backend nftables, but iptables is chosen")
+		return nil, errGated
 	}
 	p, err := Detect(ctx, families...)
 	if err != nil {
 		return nil, err
 	}
 	return p.Prepare(rs, families), nil
+}
+
+const errGated = driver.Unsupported("outbound redirection that waits for the proxy's first packet needs backend nftables, but iptables is chosen")
+
+// Installed lists the variants of which the host has programs, even if it lacks those of a family.
+func (Backend) Installed(ctx context.Context) []driver.Variant {
+	var all []driver.Variant
+	for _, p := range Installed(ctx) {
+		all = append(all, variant{p})
+	}
+	return all
+}
+
+type variant struct{ *Programs }
+
+func (v variant) Prepare(rs rules.Ruleset, families []rules.Family) (driver.Program, error) {
+	if rs.Gated() {
+		return nil, errGated
+	}
+	return v.Programs.Prepare(rs, families), nil
 }
 
 // Prepare makes a ruleset ready for this variant.

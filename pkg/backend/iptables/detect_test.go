@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
@@ -51,6 +53,7 @@ func TestDetection(t *testing.T) {
 		path     map[string]string
 		tables   []string // the namespace's legacy tables
 		noLegacy bool     // the kernel has no legacy tables
+		noNft    bool     // the kernel has no nf_tables
 		families []rules.Family
 		want     Variant
 	}{
@@ -60,6 +63,9 @@ func TestDetection(t *testing.T) {
 		"the namespace has legacy tables":                  {path: programs("tables", "xtables-nft-multi", both()), tables: []string{"nat"}, want: Legacy},
 		"legacy tables, but only nft is there":             {path: nft(), tables: []string{"nat"}, want: Nft},
 		"legacy is the default, but the kernel has none":   {path: programs("tables", "xtables-legacy-multi", both()), noLegacy: true, want: Nft},
+		"nft is the default, but the kernel has none":      {path: programs("tables", "xtables-nft-multi", both()), noNft: true, want: Legacy},
+		"the kernel has loaded neither":                    {path: programs("tables", "xtables-nft-multi", both()), noNft: true, noLegacy: true, want: Legacy},
+		"only nft, although the kernel has none":           {path: nft(), noNft: true, want: Nft},
 		"only legacy, by its own names":                    {path: legacy(), want: Legacy},
 		"only legacy, although the kernel has none loaded": {path: legacy(), noLegacy: true, want: Legacy},
 		"only the default's names, nft":                    {path: programs("tables", "xtables-nft-multi", map[string]string{}), want: Nft},
@@ -76,12 +82,19 @@ func TestDetection(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			host(t, c.path)
-			b, err := detect(t.Context(), func(rules.Family) ([]string, error) {
+			legacyTables := func(rules.Family) ([]string, error) {
 				if c.noLegacy {
 					return nil, fs.ErrNotExist
 				}
 				return c.tables, nil
-			}, c.families)
+			}
+			nftWorks := func() error {
+				if c.noNft {
+					return unix.EINVAL
+				}
+				return nil
+			}
+			b, err := detect(t.Context(), kernel{legacyTables, nftWorks}, c.families)
 			if c.want == "" {
 				if !errors.Is(err, ErrNone) {
 					t.Errorf("got %v, %v, want ErrNone", b, err)

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
+	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/legacy"
@@ -62,9 +63,23 @@ func (p *Programs) Apply(ctx context.Context, lock *os.File, want, old Tables) e
 	}
 	failed = p.restore(ctx, lock, inputs)
 	if len(failed) == 0 {
+		failed = p.notThere(inputs, want)
+	}
+	if len(failed) == 0 {
 		return nil
 	}
 	return errors.Join(inOrder("program", failed), p.undo(ctx, lock, want))
+}
+
+// notThere finds programs that report success and have done nothing, as a stub of another package does.
+func (p *Programs) notThere(inputs map[rules.Family]string, want Tables) map[rules.Family]error {
+	failed := map[rules.Family]error{}
+	for f, input := range inputs {
+		if input != "" && p.empty(f, want[f]) {
+			failed[f] = fmt.Errorf("%s reports success, but the kernel has none of its tables: replace that program", p.tools[f].restore)
+		}
+	}
+	return failed
 }
 
 // undo removes what a failed Apply has done, even if the deadline has passed.
@@ -235,4 +250,11 @@ func (p *Programs) empty(f rules.Family, own iptext.Save) bool {
 	return err == nil && !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 })
 }
 
-func nftTables(f rules.Family) ([]string, error) { return nft.Tables(nft.ProtocolOf(f)) }
+// nftTables lists none if the kernel has no nf_tables.
+func nftTables(f rules.Family) ([]string, error) {
+	names, err := nft.Tables(nft.ProtocolOf(f))
+	if errors.Is(err, unix.EPROTONOSUPPORT) {
+		return nil, nil
+	}
+	return names, err
+}

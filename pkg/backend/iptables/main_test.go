@@ -21,7 +21,7 @@ func forBoth(t *testing.T, test func(t *testing.T, b *Programs)) {
 		t.Run(string(v), func(t *testing.T) {
 			t.Parallel()
 			nettest.RequireProgram(t, "iptables-"+string(v)+"-restore")
-			b, err := find(t.Context(), v)
+			b, err := find(defaultOf(t.Context()), v)
 			if err != nil {
 				t.Fatal(err)
 			}

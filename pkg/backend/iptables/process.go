@@ -14,6 +14,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // waitSeconds is for iptables before 1.8.6, which ignores XTABLES_LOCKFILE and waits for the host's lock.
@@ -47,6 +49,7 @@ func start(ctx context.Context, lock *os.File, path, stdin string, args ...strin
 	if lock != nil {
 		p.cmd.ExtraFiles = []*os.File{lock} // held until the program ends, even if detour is killed
 	}
+	p.cmd.WaitDelay = waitDelay
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	return p, p.failed(p.cmd.Start())
 }
@@ -65,8 +68,25 @@ func (p *process) failed(err error) error {
 	case p.ctx.Err() != nil:
 		return fmt.Errorf("%s: %w", name, p.ctx.Err())
 	default:
-		return fmt.Errorf("%s: %w: %s", name, err, explain(p.stderr.String(), p.stdin))
+		return fmt.Errorf("%s: %w: %s%s", name, err, explain(p.stderr.String(), p.stdin), lacking(p.stderr.String()))
 	}
+}
+
+// lacking names the capabilities that a program lacks which has failed with this message; "" if it has all that it needs. Legacy
+// iptables opens a raw socket, and says without the right to do so only that it can't initialize a table.
+func lacking(message string) string {
+	var effective [2]unix.CapUserData
+	if err := unix.Capget(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &effective[0]); err != nil {
+		return ""
+	}
+	has := func(capability int) bool { return effective[0].Effective&(1<<capability) != 0 }
+	switch {
+	case !has(unix.CAP_NET_ADMIN):
+		return ": CAP_NET_ADMIN is missing"
+	case !has(unix.CAP_NET_RAW) && !strings.Contains(message, "(nf_tables)"):
+		return ": CAP_NET_RAW is missing"
+	}
+	return ""
 }
 
 // privateLock keeps the legacy programs off the host's /run/xtables.lock, for which every pod start would wait. The caller

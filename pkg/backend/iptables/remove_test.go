@@ -80,7 +80,7 @@ func mustRemove(t *testing.T, b *Programs, ns *nettest.Namespace, own Tables) {
 // spoiled is a backend with some of its programs replaced by one that fails.
 func spoiled(t *testing.T, v Variant, spoil func(*tools)) *Programs {
 	t.Helper()
-	b, err := find(t.Context(), v)
+	b, err := find(defaultOf(t.Context()), v)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,15 @@ func (Backend) Prepare(_ context.Context, rs rules.Ruleset, families []rules.Fam
 	return program{Compile(rs, families)}, nil
 }
 
+// Installed is the one variant, which every host has.
+func (Backend) Installed(context.Context) []driver.Variant { return []driver.Variant{variant{}} }
+
+type variant struct{}
+
+func (variant) Prepare(rs rules.Ruleset, families []rules.Family) (driver.Program, error) {
+	return program{Compile(rs, families)}, nil
+}
+
 // Fresh has nothing to look at outside of nf_tables.
 func (Backend) Fresh() bool { return true }
 

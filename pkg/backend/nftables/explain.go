@@ -19,6 +19,7 @@ type lack struct {
 // lacks has what is built separately from nf_tables.
 var lacks = []lack{
 	{"table", unix.EAFNOSUPPORT, "tables for both families (CONFIG_NF_TABLES_INET)"},
+	{"table", unix.EOPNOTSUPP, "tables for both families (CONFIG_NF_TABLES_INET)"},
 	{"chain", unix.ENOENT, "chains of this type (module nft_chain_nat, CONFIG_NFT_NAT, for both families from Linux 5.2)"},
 	{"chain", unix.EOPNOTSUPP, "chains of this type (module nft_chain_nat, CONFIG_NFT_NAT, for both families from Linux 5.2)"},
 	{"ct", unix.ENOENT, "ct (module nft_ct, CONFIG_NFT_CT)"},

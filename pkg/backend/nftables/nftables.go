@@ -20,7 +20,9 @@ const Name = "nftables"
 // kernel refuses and, if that is why, the feature that the kernel lacks.
 func Apply(t Table) error {
 	c, err := nft.Open()
-	if err == nil {
+	if err != nil {
+		err = nft.Explain(err)
+	} else {
 		defer c.Close()
 		err = apply(c, t)
 	}
@@ -33,7 +35,7 @@ func Apply(t Table) error {
 func apply(c nft.Conn, t Table) error {
 	var before state
 	err := c.Ask(unix.NFPROTO_INET, unix.NFT_MSG_GETTABLE, unix.NLM_F_ACK, func(netlink.Fields) { before.exists = true }, netlink.Text(unix.NFTA_TABLE_NAME, tableName))
-	if err != nil && !errors.Is(err, unix.ENOENT) {
+	if err != nil && !isAbsent(err) {
 		return nft.Explain(err)
 	}
 	if before.exists && t.gated {
@@ -51,15 +53,16 @@ func Remove() error {
 		defer c.Close()
 		err = c.Commit(removal())
 	}
-	for _, gone := range []error{unix.ENOENT, unix.EPROTONOSUPPORT, unix.EOPNOTSUPP} {
-		if errors.Is(err, gone) {
-			return nil
-		}
+	if err == nil || isAbsent(err) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("remove %s: %w", tableHead, err)
-	}
-	return nil
+	return fmt.Errorf("remove %s: %w", tableHead, err)
+}
+
+// isAbsent reports whether a request about the table has failed because there is none. Before 4.16 the kernel loads the family's
+// module only to make a table.
+func isAbsent(err error) bool {
+	return errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EAFNOSUPPORT)
 }
 
 // Gate reports whether the namespace's table has rules that wait behind a gate, and whether it is open. Only Remove closes

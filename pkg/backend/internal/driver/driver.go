@@ -19,6 +19,8 @@ type Backend interface {
 	Works(ctx context.Context) error
 	// Prepare makes a ruleset ready for the namespace. It changes nothing. It is Unsupported if no namespace can have it.
 	Prepare(ctx context.Context, rs rules.Ruleset, families []rules.Family) (Program, error)
+	// Installed lists the variants that the host has, whichever of them Prepare would pick.
+	Installed(ctx context.Context) []Variant
 	// Fresh reports whether the namespace certainly has nothing that the backend programmed outside of nf_tables. Whether there
 	// are tables in nf_tables is asked once for all backends.
 	Fresh() bool
@@ -52,6 +54,12 @@ type State struct {
 	Variant string // what records and logs call the backend
 	// Payload is read by the backend only. A backend must go on to read the payloads that its earlier versions wrote.
 	Payload json.RawMessage
+}
+
+// Variant makes rulesets ready for one variant.
+type Variant interface {
+	// Prepare changes nothing. It is Unsupported if the variant can't express the ruleset.
+	Prepare(rs rules.Ruleset, families []rules.Family) (Program, error)
 }
 
 // Program is a ruleset made ready for one variant of a backend.
