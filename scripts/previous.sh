@@ -13,7 +13,7 @@ fail() {
 
 versions() {
 	if [ -n "${PREVIOUS:-}" ]; then
-		printf '%s\n' $PREVIOUS
+		echo "$PREVIOUS" | tr -s ' ' '\n'
 		return
 	fi
 	git rev-parse --quiet --verify HEAD^ >/dev/null ||

@@ -30,6 +30,7 @@ import (
 // iptables, are held all the while.
 func TestPodsAtOnce(t *testing.T) {
 	pods := number(t, "PODS", 250)
+	programs(t) // built with the whole PATH
 	t.Run("nothing", func(t *testing.T) {
 		n := newNode(t, 0)
 		n.storm(n.chain("storm", map[string]any{"type": "floor"}), pods)
