@@ -37,16 +37,6 @@ func (a *attachment) noState() {
 	}
 }
 
-// noRules expects that the pod's namespace has no rules.
-func (a *attachment) noRules() {
-	a.t.Helper()
-	for _, f := range rules.Families {
-		if got := a.rules(f); len(got) > 0 {
-			a.t.Errorf("%s has rules: %q", f, got)
-		}
-	}
-}
-
 // fill takes the blocks of a filesystem, crowd its inodes.
 const (
 	fill  = `cat /dev/zero >%/fill 2>&1 || true; `

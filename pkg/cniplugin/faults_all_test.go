@@ -12,8 +12,8 @@ import (
 	"github.com/detour-cni/detour/pkg/faults"
 )
 
-// The hosts. What differs with the API server is the lookup, so each backend of iptables has it in part.
-var hosts = []host{
+// The settings. What differs with the API server is the lookup, so each backend of iptables has it in part.
+var settings = []setting{
 	{"nftables", "agent"}, {"nftables", "API server"},
 	{"iptables-nft", "agent"}, {"iptables-nft", "API server"},
 	{"iptables-legacy", "agent"}, {"iptables-legacy", "API server"},
@@ -36,7 +36,7 @@ var kills, failures atomic.Int64
 // with another victim and another next step at each call, and with other calls of the children.
 func TestKilledAtEveryCall(t *testing.T) {
 	t.Cleanup(func() { fmt.Printf("%d kills\n", kills.Load()) })
-	for _, h := range hosts {
+	for _, h := range settings {
 		for _, g := range stages {
 			if h.source != "agent" && g.verb != "ADD" {
 				continue // the others look nothing up
@@ -61,7 +61,7 @@ func TestKilledAtEveryCall(t *testing.T) {
 // child fails with one of its errnos, another in each of ROUNDS (1).
 func TestEveryCallFails(t *testing.T) {
 	t.Cleanup(func() { fmt.Printf("%d failed calls\n", failures.Load()) })
-	for _, h := range hosts {
+	for _, h := range settings {
 		for i, f := range failings {
 			if h.source != "agent" && f.verb != "ADD" {
 				continue
@@ -80,7 +80,7 @@ func TestEveryCallFails(t *testing.T) {
 }
 
 // failAll fails call n, or one after it, with all its errnos, or with one if a child makes it. It returns the call, nil at the end.
-func (s *struck) failAll(t *testing.T, h host, f failing, n, round int) *faults.Call {
+func (s *struck) failAll(t *testing.T, h setting, f failing, n, round int) *faults.Call {
 	first, plausible := s.fail(t, f, n, n+round, round)
 	for k := 1; k < plausible && !first.Child; k++ {
 		s.fail(t, f, first.N, n+round+k, round)

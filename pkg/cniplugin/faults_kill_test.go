@@ -224,7 +224,7 @@ func (s *struck) clear() {
 // A part of what `make faults` does: one backend, and every seventh call of ADD.
 func TestAnAddThatIsKilledAtACallIsMended(t *testing.T) {
 	t.Parallel()
-	s := newStruck(t, host{"nftables", "agent"})
+	s := newStruck(t, setting{"nftables", "agent"})
 	for call := (&faults.Call{}); call != nil; {
 		call = s.kill(t, stages[0], call.N+7, 0)
 	}

@@ -20,10 +20,10 @@ import (
 	"github.com/detour-cni/detour/pkg/snapshot/xtables"
 )
 
-// host is what a node has: a backend, and where the plugin gets its objects.
-type host struct{ programs, source string }
+// setting is what a node has: a backend, and where the plugin gets its objects.
+type setting struct{ programs, source string }
 
-func (h host) String() string { return h.programs + ", " + h.source }
+func (h setting) String() string { return h.programs + ", " + h.source }
 
 // struck is an attachment of a pod with an outside, whose plugin is killed or whose calls fail.
 type struck struct {
@@ -35,7 +35,7 @@ type struck struct {
 	fullRecord, otherRecord string
 }
 
-func newStruck(t *testing.T, h host) *struck {
+func newStruck(t *testing.T, h setting) *struck {
 	t.Helper()
 	a := newAttachment(t)
 	switch h.source {

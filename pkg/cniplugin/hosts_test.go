@@ -204,18 +204,6 @@ func (h host) test(t *testing.T, choice, fails string) {
 	a.redirects(families)
 	a.must("DEL")
 	a.untouched()
-	a.noTable()
-}
-
-// noRules expects that the kernel has none of detour's rules.
-func (a *attachment) noRules() {
-	a.t.Helper()
-	for _, f := range rules.Families {
-		if got := a.rules(f); len(got) > 0 {
-			a.t.Errorf("%s has rules: %q", f, got)
-		}
-	}
-	a.noTable()
 }
 
 // doctor asks what ADD will do with these families, on the same host.

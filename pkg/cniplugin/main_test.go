@@ -224,12 +224,19 @@ func (a *attachment) records() []string {
 // untouched expects that there is neither a rule nor state.
 func (a *attachment) untouched() {
 	a.t.Helper()
+	a.noRules()
+	if got := a.records(); len(got) > 0 {
+		a.t.Errorf("there is state: %q", got)
+	}
+}
+
+// noRules expects that the namespace has no rules of iptables, and not detour's table.
+func (a *attachment) noRules() {
+	a.t.Helper()
 	for _, f := range rules.Families {
 		if got := a.rules(f); len(got) > 0 {
 			a.t.Errorf("%s has rules: %q", f, got)
 		}
 	}
-	if got := a.records(); len(got) > 0 {
-		a.t.Errorf("there is state: %q", got)
-	}
+	a.noTable()
 }

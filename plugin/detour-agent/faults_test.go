@@ -178,7 +178,7 @@ func TestKilledAtEveryFileOperation(t *testing.T) {
 							return faults.Action{}
 						}
 						if err := n.look(j.before, j.after); err != nil {
-							t.Errorf("%s: before %s: %v", j.name, c, err)
+							t.Errorf("%s: before %s: %v", j.name, &c, err)
 						}
 						if count++; count == at {
 							return faults.Kill(faults.Program)
@@ -258,7 +258,7 @@ func (a agents) fail(t *testing.T, j journey, at int, errno unix.Errno) bool {
 			return faults.Action{}
 		}
 		if err := n.look(j.before, j.after); err != nil {
-			t.Errorf("%s: %s, before %s: %v", j.name, errno, c, err)
+			t.Errorf("%s: %s, before %s: %v", j.name, errno, &c, err)
 		}
 		call := c.Name + random.ReplaceAllString(c.Detail, "")
 		if count++; count == at {
