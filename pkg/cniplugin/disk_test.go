@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/detour-cni/detour/pkg/nettest"
-	"github.com/detour-cni/detour/pkg/rules"
 )
 
 // newDisk is newAttachment with a state folder and a folder of logs on filesystems of 40 pages and 40 inodes, which only the plugin
