@@ -37,7 +37,7 @@ func (a *Agent) answer(ctx context.Context, r agentapi.Request) agentapi.Answer 
 	}
 	answer, err := a.fromServer(ctx, *r.Lookup, patience)
 	from := "live"
-	if status, said := errors.AsType[*kube.StatusError](err); err != nil && ok && !(said && status.Final()) {
+	if status, said := errors.AsType[*kube.StatusError](err); err != nil && ok && (!said || !status.Final()) {
 		from, answer = "old", known
 		answer.Old = fmt.Sprintf("the API server has been silent for %s: pod and configuration are as they were then", age.Round(time.Second))
 	} else if err != nil {

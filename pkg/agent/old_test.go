@@ -27,7 +27,7 @@ func startSilent(t *testing.T) (*agenttest.Server, *Agent) {
 // After a long silence, what the API server says counts, and the cache only if it says nothing.
 func TestAfterALongSilence(t *testing.T) {
 	t.Parallel()
-	refusal := func(code int, reason string) http.HandlerFunc { return agenttest.Refusal(code, reason) }
+	refusal := agenttest.Refusal
 	tests := []struct {
 		name   string
 		server http.HandlerFunc

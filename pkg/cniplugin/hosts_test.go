@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -159,9 +160,7 @@ func TestHosts(t *testing.T) {
 func (h host) test(t *testing.T, choice, fails string) {
 	a := newAttachment(t, meshedPod(), meshConfig)
 	a.conf["backend"], a.denied = choice, h.denied
-	for k, v := range h.env {
-		a.env[k] = v
-	}
+	maps.Copy(a.env, h.env)
 	if h.path != nil {
 		a.env["PATH"] = h.path(t)
 	}

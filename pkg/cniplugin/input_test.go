@@ -79,7 +79,7 @@ func annotated(mesh, annotation string) string {
 
 // The longest lists that the API server takes, none of whose entries are neighbours.
 func TestTheLongestAnnotationsAreProgrammed(t *testing.T) {
-	oddPorts := list(1, 65536, func(n int) string { return strconv.Itoa(n) })
+	oddPorts := list(1, 65536, strconv.Itoa)
 	ranges := list(1, 2*maxAnnotations/len("11.111.111.1/32,"), func(n int) string { return fmt.Sprintf("11.%d.%d.%d/32", n>>16, n>>8&255, n&255) })
 	for name, c := range map[string]struct{ annotation, want string }{
 		"every second port":       {"outbound-port-exclusion-list: " + strconv.Quote(oddPorts), "out 1.1.1.1:65535 -> outside\nout 1.1.1.1:65534 -> proxy 15001"},

@@ -160,8 +160,7 @@ func (n need) remedy() string {
 
 // errnoOf is the kernel's error by its name, "" if a program hid it.
 func errnoOf(err error) string {
-	var errno syscall.Errno
-	if errors.As(err, &errno) {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
 		return unix.ErrnoName(errno)
 	}
 	return ""
@@ -182,7 +181,7 @@ func connect(f rules.Family) error {
 	if err != nil {
 		return fmt.Errorf("listen on lo: %w", err)
 	}
-	defer l.Close()
+	defer l.Close() //nolint:errcheck // it ends with the namespace
 	to := netip.AddrPortFrom(address, nobody)
 	conn, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(to))
 	if err != nil {

@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -55,7 +56,7 @@ func start(cmd *exec.Cmd) (listener int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(pair[0])
+	defer unix.Close(pair[0]) //nolint:errcheck // nothing is written to it
 	theirs := os.NewFile(uintptr(pair[1]), "socket")
 	defer theirs.Close()
 	cmd.Args = slices.Concat([]string{launcher, fmt.Sprint(3 + len(cmd.ExtraFiles)), cmd.Path}, cmd.Args)
@@ -95,8 +96,11 @@ func receive(socket int) (int, error) {
 		return 0, err
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:n])
-	if err != nil || len(messages) == 0 {
-		return 0, fmt.Errorf("the launcher has sent nothing (%v)", err)
+	if err != nil {
+		return 0, fmt.Errorf("the launcher's message: %w", err)
+	}
+	if len(messages) == 0 {
+		return 0, errors.New("the launcher has sent no listener")
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil {

@@ -19,8 +19,11 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/containernetworking/cni/libcni"
+
 	"github.com/detour-cni/detour/pkg/faults"
 	"github.com/detour-cni/detour/pkg/install"
+	"github.com/detour-cni/detour/pkg/nettest"
 )
 
 // networks are the shapes of a node's network.
@@ -301,4 +304,37 @@ func (n *hostNode) touches(c faults.Call) bool {
 // matters reports whether a file may be other than it should be if a call fails. An owner may be lost, for want of CAP_CHOWN.
 func (n *hostNode) matters(c faults.Call) bool {
 	return n.changes(c) && !strings.Contains(c.Detail, n.root+"/state") && !strings.Contains(c.Name, "chown")
+}
+
+// load loads the first network as the runtimes do. Its main plugin must be the network's own.
+func (n *hostNode) load() error {
+	files, err := libcni.ConfFiles(filepath.Join(n.seen, "net.d"), []string{".conf", ".conflist", ".json"})
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return errors.New("there is no network")
+	}
+	slices.Sort(files)
+	var list *libcni.NetworkConfigList
+	if filepath.Ext(files[0]) == ".conflist" {
+		list, err = libcni.ConfListFromFile(files[0])
+	} else {
+		var conf *libcni.NetworkConfig
+		if conf, err = libcni.ConfFromFile(files[0]); err == nil { //nolint:staticcheck // deprecated, but what the runtimes call
+			list, err = libcni.ConfListFromConf(conf) //nolint:staticcheck
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("the runtime can't load its network: %w", err)
+	}
+	if main := list.Plugins[0].Network.Type; main != "bridge" && !strings.HasPrefix(main, "multus") {
+		return fmt.Errorf("the main plugin is %s", main)
+	}
+	_, err = libcni.LoadNetworkConf(filepath.Dir(files[0]), list.Name)
+	return err
+}
+
+func newAgents(t *testing.T) agents {
+	return agents{nettest.StartMounts(t, serviceAccount)}
 }

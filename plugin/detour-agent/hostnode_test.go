@@ -3,18 +3,14 @@ package main
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
-
-	"github.com/containernetworking/cni/libcni"
 
 	"github.com/detour-cni/detour/pkg/hostfile"
 	"github.com/detour-cni/detour/pkg/nettest"
@@ -85,38 +81,8 @@ func (n *hostNode) holds() (found tree, temps []string) {
 	return found, temps
 }
 
-// load loads the first network as the runtimes do. Its main plugin must be the network's own.
-func (n *hostNode) load() error {
-	files, err := libcni.ConfFiles(filepath.Join(n.seen, "net.d"), []string{".conf", ".conflist", ".json"})
-	if err != nil || len(files) == 0 {
-		return fmt.Errorf("there is no network: %w", err)
-	}
-	slices.Sort(files)
-	var list *libcni.NetworkConfigList
-	if filepath.Ext(files[0]) == ".conflist" {
-		list, err = libcni.ConfListFromFile(files[0])
-	} else {
-		var conf *libcni.NetworkConfig
-		if conf, err = libcni.ConfFromFile(files[0]); err == nil { //nolint:staticcheck // deprecated, but what the runtimes call
-			list, err = libcni.ConfListFromConf(conf) //nolint:staticcheck
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("the runtime can't load its network: %w", err)
-	}
-	if main := list.Plugins[0].Network.Type; main != "bridge" && !strings.HasPrefix(main, "multus") {
-		return fmt.Errorf("the main plugin is %s", main)
-	}
-	_, err = libcni.LoadNetworkConf(filepath.Dir(files[0]), list.Name)
-	return err
-}
-
 // agents start the real agent on nodes, where the kubelet has put a ServiceAccount.
 type agents struct{ *nettest.Mounts }
-
-func newAgents(t *testing.T) agents {
-	return agents{nettest.StartMounts(t, serviceAccount)}
-}
 
 const serviceAccount = `
 mount -t tmpfs tmpfs "$(readlink -f /var/run)"

@@ -63,11 +63,11 @@ func readEvents(from io.Reader, to io.Writer) error {
 		}
 		switch {
 		case e.Action == "build-output":
-			fmt.Fprint(to, e.Output)
+			_, _ = fmt.Fprint(to, e.Output)
 		case e.Action == "output":
 			tests[e.Test] += e.Output
 		case e.Action == "fail":
-			fmt.Fprint(to, tests[e.Test])
+			_, _ = fmt.Fprint(to, tests[e.Test])
 			failed = errors.Join(failed, fmt.Errorf("%s %s failed", e.Package, e.Test))
 			delete(tests, e.Test)
 		case e.Test != "":
