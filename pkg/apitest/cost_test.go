@@ -48,7 +48,7 @@ func TestAnAgentAsksOnceForItsOwnNode(t *testing.T) {
 	})
 	f.setMeshConfig(7000)
 	f.await(time.Now(), "it has the MeshConfig", func(m *member) bool { return f.knows(m, 7000) })
-	f.rollOut(1, f.record)
+	f.rollOut(f.record)
 	time.Sleep(time.Until(ready.Add(35 * time.Second))) // longer than from one search for unprogrammed pods to the next
 	f.checkRest(f.asked(ready), time.Since(ready))
 }

@@ -84,9 +84,9 @@ func TestTheAgentNeedsNoOtherRight(t *testing.T) {
 					if i >= 4 && name != "OSM" { // the others are the same for all meshes
 						break
 					}
-					got := ""
 					deadline := time.Now().Add(2 * settleTime)
-					for got = works(d); got != "" && time.Now().Before(deadline); got = works(d) {
+					got := works(d)
+					for ; got != "" && time.Now().Before(deadline); got = works(d) {
 						time.Sleep(pollTime)
 					}
 					if got != "" {

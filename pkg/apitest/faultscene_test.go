@@ -113,13 +113,13 @@ func (s *faultScene) replacePod(port string) {
 
 func (s *faultScene) nodeName() string { return "node-of-" + s.namespace }
 
-// replaceConfig deletes the MeshConfig and makes it anew, with this excluded port for 7070.
-func (s *faultScene) replaceConfig(port string) {
+// replaceConfig deletes the MeshConfig and makes it anew, with the excluded port 7071 for 7070.
+func (s *faultScene) replaceConfig() {
 	s.t.Helper()
 	if _, err := kubernetes.admin.expect(http.MethodDelete, meshConfigsOf(s.mesh)+"/"+meshConfigName, nil, http.StatusOK); err != nil {
 		s.t.Fatal(err)
 	}
-	o := mustParse(s.t, strings.ReplaceAll(s.scenario.Section("meshconfig.yaml"), "7070", port))
+	o := mustParse(s.t, strings.ReplaceAll(s.scenario.Section("meshconfig.yaml"), "7070", "7071"))
 	o.SetNamespace(s.mesh)
 	s.apply(o)
 }

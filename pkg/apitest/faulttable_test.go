@@ -122,7 +122,7 @@ var faults = []struct {
 		fault: func(s *faultScene) {
 			s.silence.set(true)
 			s.replacePod("8081")
-			s.args = s.args[:strings.Index(s.args, ";K8S_POD_UID")]
+			s.args, _, _ = strings.Cut(s.args, ";K8S_POD_UID")
 		},
 		mend: func(s *faultScene) { s.silence.set(false); s.api.cut() },
 		want: rules("6379,7070,8081"), mended: rules("6379,7070,8081"),
@@ -133,17 +133,17 @@ var faults = []struct {
 	},
 	{ // known within 45 s
 		name: "packets of open connections vanish, and the configuration is replaced", ways: []way{cached},
-		fault: func(s *faultScene) { s.dropConnections(); s.replaceConfig("7071") }, mend: func(*faultScene) {},
+		fault: func(s *faultScene) { s.dropConnections(); s.replaceConfig() }, mend: func(*faultScene) {},
 		want: guide, mended: rules("6379,7071,8080"),
 	},
 	{ // known within 3 minutes
 		name: "watches go silent, and the configuration is replaced", ways: []way{cached}, long: true,
-		fault: func(s *faultScene) { s.silence.set(true); s.replaceConfig("7071") }, mend: func(*faultScene) {},
+		fault: func(s *faultScene) { s.silence.set(true); s.replaceConfig() }, mend: func(*faultScene) {},
 		want: guide, mended: rules("6379,7071,8080"),
 	},
 	{
 		name: "packets of open connections vanish, and pod and configuration are replaced", ways: []way{live, cached},
-		fault: func(s *faultScene) { s.dropConnections(); s.replacePod("8081"); s.replaceConfig("7071") }, mend: func(*faultScene) {},
+		fault: func(s *faultScene) { s.dropConnections(); s.replacePod("8081"); s.replaceConfig() }, mend: func(*faultScene) {},
 		want: rules("6379,7071,8081"), mended: rules("6379,7071,8081"),
 	},
 	{
@@ -152,7 +152,7 @@ var faults = []struct {
 			s.api.set(expired)
 			s.api.cut()
 			s.replacePod("8081")
-			s.replaceConfig("7071")
+			s.replaceConfig()
 		},
 		want: rules("6379,7071,8081"), mended: rules("6379,7071,8081"),
 	},
@@ -177,7 +177,7 @@ var faults = []struct {
 		fault: func(s *faultScene) {
 			s.signal(syscall.SIGSTOP)
 			s.replacePod("8081")
-			s.replaceConfig("7071")
+			s.replaceConfig()
 			s.signal(syscall.SIGCONT)
 		},
 		want: rules("6379,7071,8081"), mended: rules("6379,7071,8081"),
@@ -194,12 +194,12 @@ var faults = []struct {
 	},
 	{
 		name: "the MeshConfig is deleted and made anew", ways: []way{direct, live},
-		fault: func(s *faultScene) { s.replaceConfig("7071") }, want: rules("6379,7071,8080"), mended: rules("6379,7071,8080"),
+		fault: func(s *faultScene) { s.replaceConfig() }, want: rules("6379,7071,8080"), mended: rules("6379,7071,8080"),
 	},
 	{
 		name: "the MeshConfig is deleted and made anew under an agent that has it", ways: []way{cached, fallback},
-		fault: func(s *faultScene) {}, want: guide,
-		mend: func(s *faultScene) { s.replaceConfig("7071") }, mended: rules("6379,7071,8080"),
+		fault: func(*faultScene) {}, want: guide,
+		mend: func(s *faultScene) { s.replaceConfig() }, mended: rules("6379,7071,8080"),
 	},
 	{
 		name: "the namespace's labels change", ways: []way{direct, live, cached},
@@ -373,8 +373,8 @@ func (s *faultScene) wantMended(want end) {
 	var got outcome
 	var has string
 	for time.Since(begin) < mendTime {
-		ok := false
 		if got = s.call("ADD"); got.Code == 0 {
+			var ok bool
 			if has, ok = s.hasRules(want.rules); ok {
 				s.t.Logf("mended after %.1fs", time.Since(begin).Seconds())
 				return

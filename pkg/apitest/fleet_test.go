@@ -271,12 +271,11 @@ func (f *fleet) settle() {
 	}
 }
 
-// rollOut replaces so many pods of each node, each when its successor is ready. add does what the runtime does for a pod.
-func (f *fleet) rollOut(each int, add func(placed) error) {
+// rollOut replaces one pod of each node, when its successor is ready. add does what the runtime does for a pod.
+func (f *fleet) rollOut(add func(placed) error) {
 	f.Helper()
-	nodes := len(f.nodes)
-	f.each(nodes*each, func(i int) error {
-		p, err := f.start(i%nodes, f.nodes[i%nodes].name, add)
+	f.each(len(f.nodes), func(i int) error {
+		p, err := f.start(i, f.nodes[i].name, add)
 		if err == nil {
 			err = f.end(f.succeed(p))
 		}

@@ -58,7 +58,7 @@ func (f *fleet) comparePeers() {
 			f.each(len(f.nodes), func(i int) error { return s.begin(ctx, &watching, i) })
 			f.settle()
 		})
-		s.measure("rollout: one pod replaced", 1, func() { f.rollOut(1, s.addOne) })
+		s.measure("rollout: one pod replaced", 1, func() { f.rollOut(s.addOne) })
 		stop()
 		for _, m := range f.nodes {
 			m.cut()

@@ -5,6 +5,7 @@ package apitest
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os/exec"
 	"slices"
@@ -189,9 +190,7 @@ func TestTheAgentThatRepairsInPlaceNeedsAllThatItsContainerHas(t *testing.T) {
 			}
 			c := newContainer(t, find(t, objects, "DaemonSet", "detour-agent"), "containers", token)
 			known := map[string][2]string{"netns": {}} // read-only, as are those of which nothing is said then
-			for name, says := range agentsMounts {
-				known[name] = says
-			}
+			maps.Copy(known, agentsMounts)
 			c.wantMounts(known)
 			if got := fmt.Sprint(c.spec["securityContext"].(map[string]any)["capabilities"].(map[string]any)["add"]); got != "[NET_ADMIN SYS_ADMIN]" {
 				t.Errorf("the table does not have the capabilities %s", got)

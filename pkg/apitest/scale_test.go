@@ -37,9 +37,9 @@ func TestScale(t *testing.T) {
 	fmt.Printf("%d agents with %d pods of %d bytes each\n\n", nodes, pods, f.podSize())
 	fmt.Println("| what | requests | connections | to the node | from the node | API server's CPU | peak/s | refused | s |")
 	fmt.Println("| - | -: | -: | -: | -: | -: | -: | -: | -: |")
-	f.measure("without agents: one pod of each node replaced", 1, func() { f.rollOut(1, f.record) })
+	f.measure("without agents: one pod of each node replaced", 1, func() { f.rollOut(f.record) })
 	f.measureStart()
-	f.measure("one pod of each node replaced", 1, func() { f.rollOut(1, f.add) })
+	f.measure("one pod of each node replaced", 1, func() { f.rollOut(f.add) })
 	for i := range 3 {
 		f.measureConfig(7000 + i)
 	}

@@ -76,7 +76,7 @@ func (p *Programs) Apply(ctx context.Context, lock *os.File, want, old Tables) e
 func (p *Programs) notThere(inputs map[rules.Family]string, want Tables) map[rules.Family]error {
 	failed := map[rules.Family]error{}
 	for f, input := range inputs {
-		if input == "" {
+		if input == "" || len(want[f].Rules) == 0 {
 			continue
 		}
 		empty, err := p.empty(f, want[f])
