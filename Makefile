@@ -72,6 +72,10 @@ vulncheck: ## look for known vulnerabilities in what detour's programs call (nee
 trace-judge: ## hold the tracer against the kernel by DETOUR_TRACE_PAIRS (2000) random rulesets and packets
 	scripts/trace-judge.sh
 
+.PHONY: faults
+faults: ## kill the plugin at every system call, and make every one fail, ROUNDS (1) times (four minutes)
+	scripts/faults.sh
+
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (10s), and trace-judge with 10,000 pairs
 	scripts/fuzz.sh

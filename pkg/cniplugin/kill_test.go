@@ -11,36 +11,29 @@ import (
 	"testing"
 	"time"
 
+	"github.com/detour-cni/detour/pkg/faults"
 	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// Killed at any moment, the next ADD ends in exactly the right state: 250 times, each somewhere in the time that a whole
-// ADD takes, in namespaces that keep what earlier kills left.
-func TestAddAfterAKillAtAnyMomentProgramsExactlyTheRules(t *testing.T) {
+// Killed at any of its calls, the next ADD ends in exactly the right state: with three tables, routes and an address, in namespaces
+// that keep what earlier kills left. `make faults` does it for every call, with other rules.
+func TestAddAfterAKillAtAnyCallProgramsExactlyTheRules(t *testing.T) {
 	const rounds = 50
-	osm := func(t *testing.T) *attachment { return newAttachment(t, meshedPod(), meshConfig) }
-	istio := func(t *testing.T) *attachment { return newIstio(t, tproxy) } // three tables, routes, an address
-	nftables := func(t *testing.T) *attachment {
-		a := istio(t)
-		a.conf["backend"] = "nftables"
-		return a
-	}
-	for i, start := range []func(*testing.T) *attachment{osm, istio, osm, istio, nftables} {
-		t.Run(fmt.Sprint("worker ", i+1), func(t *testing.T) {
+	for _, backend := range []string{"iptables", "nftables"} {
+		t.Run(backend, func(t *testing.T) {
 			t.Parallel()
-			a := start(t)
-			began := time.Now()
-			a.must("ADD")
-			whole := time.Since(began)
+			a := newIstio(t, tproxy)
+			a.conf["backend"] = backend
+			whole := a.calls("ADD")
 			want := a.programmed()
-			for range rounds {
-				if rand.IntN(2) == 0 {
+			for i := range rounds {
+				if i%2 == 0 {
 					a.must("DEL") // half of the kills meet a fresh namespace
 				}
-				a.killed("ADD", rand.N(whole))
+				at := a.killed("ADD", 1+i*whole/rounds)
 				a.must("ADD")
 				if got := a.programmed(); got != want {
-					t.Fatalf("got %s, want %s", got, want)
+					t.Fatalf("killed before %s: got %s, want %s", at, got, want)
 				}
 				a.must("CHECK")
 			}
@@ -60,12 +53,10 @@ func TestAKilledAddThatDecidedOtherwiseIsMended(t *testing.T) {
 			for range rounds {
 				first, second := rand.IntN(len(all)), rand.IntN(len(all))
 				a.decide(all[first])
-				began := time.Now()
-				a.must("ADD")
-				whole := time.Since(began)
+				whole := a.calls("ADD")
 				a.decide(all[second])
-				a.killed("ADD", rand.N(2*whole)) // the second has more to do
-				what := all[first].name + ", then " + all[second].name + " is killed, then "
+				at := a.killed("ADD", 1+rand.IntN(2*whole)) // the second has more to do
+				what := fmt.Sprintf("%s, then %s is killed before %s, then ", all[first].name, all[second].name, at)
 				if rand.IntN(2) == 0 {
 					a.must("ADD")
 					a.same(what+"ADD", want[second])
@@ -92,13 +83,11 @@ func TestAKilledAddOfAnotherInterfaceIsMended(t *testing.T) {
 		for i := range rounds {
 			net1.conf["backend"] = []string{"iptables", "nftables"}[i%2]
 			eth0.must("ADD")
-			began := time.Now()
-			net1.must("ADD")
-			whole := time.Since(began)
+			whole := net1.calls("ADD")
 			net1.must("DEL")
 			eth0.must("DEL")
 			eth0.must("ADD")
-			net1.killed("ADD", rand.N(whole))
+			net1.killed("ADD", 1+i*whole/rounds)
 			net1.must("DEL")
 			eth0.must("CHECK")
 			if held := eth0.holds(); !strings.Contains(held, "PROXY_OUTPUT") {
@@ -119,16 +108,24 @@ func (a *attachment) programmed() string {
 	return fmt.Sprintf("%q, %q", a.rules(rules.IPv4), a.rules(rules.IPv6))
 }
 
-// killed starts a verb and kills it after a while, if it is not done by then.
-func (a *attachment) killed(verb string, after time.Duration) {
+// calls runs a verb that must succeed, and counts its system calls.
+func (a *attachment) calls(verb string) int {
 	a.t.Helper()
-	cmd := a.command(verb)
-	if err := cmd.Start(); err != nil {
+	calls, err := faults.Record(a.command(verb))
+	if err != nil {
+		a.t.Fatalf("%s: %v", verb, err)
+	}
+	return len(calls)
+}
+
+// killed kills a verb, and not what it has started, before its call n. It returns the call, or nil if there are fewer.
+func (a *attachment) killed(verb string, n int) *faults.Call {
+	a.t.Helper()
+	r, err := faults.Run(a.command(verb), faults.KillBefore(n, faults.Program))
+	if err != nil {
 		a.t.Fatal(err)
 	}
-	time.Sleep(after)
-	_ = cmd.Process.Kill() // it may be done
-	_ = cmd.Wait()
+	return r.Struck
 }
 
 // What a killed plugin left running may still write; the next ADD waits for it, and so sees what it wrote.

@@ -44,7 +44,10 @@ type Call struct {
 }
 
 // String is such as "call 12, detour's renameat(/run/a.tmp, /run/a)".
-func (c Call) String() string {
+func (c *Call) String() string {
+	if c == nil {
+		return "no call"
+	}
 	return fmt.Sprintf("call %d, %s's %s(%s)", c.N, c.Program, c.Name, c.Detail)
 }
 

@@ -83,10 +83,19 @@ func (Backend) Broadest(variant string, all []rules.Ruleset) driver.State {
 	return state(variant, owned)
 }
 
-// Remove removes what the payload lists.
+// Remove removes what the payload lists. If the host no longer has the variant, or it can't be found out, Remove removes what it can
+// without programs, and that is no error.
 func (Backend) Remove(ctx context.Context, lock *os.File, s driver.State) error {
 	if p := installed(ctx, s); p != nil {
 		return p.Remove(ctx, lock, programmed(s))
+	}
+	for _, v := range variants {
+		if v.name() != s.Variant {
+			continue
+		}
+		if err := (&Programs{variant: v}).Remove(ctx, lock, programmed(s)); err != nil && !errors.Is(err, errNoProgram) {
+			return err
+		}
 	}
 	return nil
 }

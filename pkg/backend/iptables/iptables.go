@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	goiptables "github.com/coreos/go-iptables/iptables"
+	"golang.org/x/sys/unix"
 
 	"github.com/detour-cni/detour/pkg/iptext"
 	"github.com/detour-cni/detour/pkg/legacy"
@@ -178,7 +180,12 @@ func (p *Programs) saves(ctx context.Context, lock *os.File, owned Tables) (map[
 	all, failed := map[rules.Family]iptext.Save{}, map[rules.Family]error{}
 	running := map[rules.Family]*process{}
 	for f, own := range owned {
-		if p.empty(f, own) {
+		empty, err := p.empty(f, own)
+		if err != nil {
+			failed[f] = err
+			continue
+		}
+		if empty {
 			continue
 		}
 		started, err := start(ctx, lock, p.tools[f].save, "")
@@ -225,14 +232,23 @@ func incompatible(saved string) []string {
 	return tables
 }
 
-// empty reports whether the namespace has none of the tables that own is in, as far as is known without a program.
-func (p *Programs) empty(f rules.Family, own iptext.Save) bool {
+// empty reports whether the namespace has none of the tables that own is in, without a program: those of legacy iptables make the
+// tables that they look at.
+func (p *Programs) empty(f rules.Family, own iptext.Save) (bool, error) {
 	list := nftTables
 	if p.variant == Legacy {
 		list = legacy.Tables
 	}
 	names, err := list(f)
-	return err == nil && !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 })
+	for _, absent := range []error{fs.ErrNotExist, unix.EPROTONOSUPPORT, unix.EOPNOTSUPP} { // from the kernel
+		if errors.Is(err, absent) {
+			return true, nil
+		}
+	}
+	if err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 }), nil
 }
 
 func nftTables(f rules.Family) ([]string, error) { return nft.Tables(nft.ProtocolOf(f)) }

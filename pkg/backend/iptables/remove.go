@@ -27,9 +27,12 @@ func (p *Programs) Remove(ctx context.Context, lock *os.File, owned Tables) erro
 
 // removeByProgram lets iptables-restore do it.
 func (p *Programs) removeByProgram(ctx context.Context, lock *os.File, owned Tables) error {
-	inputs := map[rules.Family]string{}
+	inputs, unknown := map[rules.Family]string{}, map[rules.Family]error{}
 	for f, own := range owned {
-		if !p.empty(f, own) {
+		empty, err := p.empty(f, own)
+		if err != nil {
+			unknown[f] = err
+		} else if !empty {
 			inputs[f] = own.Removal()
 		}
 	}
@@ -44,6 +47,7 @@ func (p *Programs) removeByProgram(ctx context.Context, lock *os.File, owned Tab
 		inputs[f] = save.Removal()
 	}
 	maps.Copy(failed, p.restore(ctx, lock, inputs))
+	maps.Copy(failed, unknown)
 	return inOrder("remove", failed)
 }
 
