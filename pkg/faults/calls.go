@@ -2,6 +2,7 @@ package faults
 
 import (
 	"fmt"
+	"maps"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -82,9 +83,7 @@ var calls = merged(archCalls, map[int]kind{
 })
 
 func merged(a, b map[int]kind) map[int]kind {
-	for nr, k := range b {
-		a[nr] = k
-	}
+	maps.Copy(a, b)
 	return a
 }
 

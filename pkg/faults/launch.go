@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -95,8 +96,11 @@ func receive(socket int) (int, error) {
 		return 0, err
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:n])
-	if err != nil || len(messages) == 0 {
-		return 0, fmt.Errorf("the launcher has sent nothing (%v)", err)
+	if err == nil && len(messages) == 0 {
+		err = errors.New("the launcher has sent nothing")
+	}
+	if err != nil {
+		return 0, err
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil {
