@@ -1,6 +1,7 @@
 #!/bin/sh
 # Kills the plugin at every system call of ADD, DEL and GC, and makes every system call fail. ROUNDS (1) repeats it, each time with
-# other processes that die, other steps that follow and other errnos; 12 rounds have them all.
+# other processes that die, other steps that follow and other errnos; 12 rounds have them all. FAULTS_STRIDE (1) is the least
+# distance from one call that is struck to the next.
 set -eu
 cd "$(dirname "$0")/.."
 PATH=$PATH:/usr/sbin:/sbin
