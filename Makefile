@@ -85,7 +85,7 @@ trace-judge: ## hold the tracer against the kernel by DETOUR_TRACE_PAIRS (2000) 
 	scripts/trace-judge.sh
 
 .PHONY: faults
-faults: ## kill the plugin at every system call, and make every one fail, ROUNDS (1) times (four minutes)
+faults: ## kill the plugin at every system call, and make every one fail, ROUNDS (1) times
 	scripts/faults.sh
 
 .PHONY: fuzz

@@ -110,13 +110,11 @@ func said(r faults.Result, stdout string) (cniErr *types.Error, wrong string) {
 		return nil, ""
 	}
 	var e types.Error
-	if err := json.Unmarshal([]byte(stdout), &e); err != nil {
-		e = types.Error{}
-	}
+	isError := json.Unmarshal([]byte(stdout), &e) == nil && e.Msg != ""
 	if stdout == "" || strings.HasPrefix(e.Msg, "write /dev/stdout") {
 		return unsaid, ""
 	}
-	if e.Msg == "" {
+	if !isError {
 		return nil, fmt.Sprintf("%v without a CNI error", r.Err)
 	}
 	if words := strings.Fields(e.Msg); len(words) < 4 {

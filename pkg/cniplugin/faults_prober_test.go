@@ -81,6 +81,9 @@ func answerOf(from *nettest.Namespace, to netip.AddrPort) string {
 	dialer := net.Dialer{Timeout: nettest.Patience, KeepAliveConfig: alive}
 	var conn net.Conn
 	err := from.Do(func() (err error) { conn, err = dialer.Dial("tcp", to.String()); return err })
+	if lost(err) {
+		return "x"
+	}
 	if err != nil {
 		return "[" + err.Error() + "]"
 	}
@@ -93,11 +96,15 @@ func answerOf(from *nettest.Namespace, to netip.AddrPort) string {
 		return "R"
 	case strings.HasPrefix(got, "app "), strings.HasPrefix(got, "outside "):
 		return "U"
-	case errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.ETIMEDOUT):
+	case lost(err):
 		return "x"
 	default:
 		return fmt.Sprintf("[%q, %v]", got, err)
 	}
+}
+
+func lost(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ETIMEDOUT)
 }
 
 func (p *prober) note(way, saw string) {

@@ -56,7 +56,7 @@ func start(cmd *exec.Cmd) (listener int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer unix.Close(pair[0]) //nolint:errcheck // nothing is written to it
+	defer unix.Close(pair[0])
 	theirs := os.NewFile(uintptr(pair[1]), "socket")
 	defer theirs.Close()
 	cmd.Args = slices.Concat([]string{launcher, fmt.Sprint(3 + len(cmd.ExtraFiles)), cmd.Path}, cmd.Args)
@@ -96,11 +96,11 @@ func receive(socket int) (int, error) {
 		return 0, err
 	}
 	messages, err := unix.ParseSocketControlMessage(oob[:n])
-	if err != nil {
-		return 0, fmt.Errorf("the launcher's message: %w", err)
+	if err == nil && len(messages) == 0 {
+		err = errors.New("the launcher has sent nothing")
 	}
-	if len(messages) == 0 {
-		return 0, errors.New("the launcher has sent no listener")
+	if err != nil {
+		return 0, err
 	}
 	fds, err := unix.ParseUnixRights(&messages[0])
 	if err != nil {

@@ -46,7 +46,7 @@ func (n *hostNode) look(before, after tree) error {
 		text, is := now[path]
 		old, was := before[path]
 		next, will := after[path]
-		if !(is == was && text == old || is == will && text == next) {
+		if (is != was || text != old) && (is != will || text != next) {
 			errs = append(errs, fmt.Errorf("%s is neither old nor new: %.300q", path, text))
 		}
 		if strings.Contains(text, `"type":"detour"`) || strings.Contains(text, `"type": "detour"`) {
