@@ -103,12 +103,12 @@ func socketOf(pid, fd int) string {
 	if err != nil {
 		return ""
 	}
-	defer unix.Close(p) //nolint:errcheck // nothing was written
+	defer unix.Close(p)
 	own, err := unix.PidfdGetfd(p, fd, 0)
 	if err != nil {
 		return ""
 	}
-	defer unix.Close(own) //nolint:errcheck // nothing was written
+	defer unix.Close(own)
 	domain, _ := unix.GetsockoptInt(own, unix.SOL_SOCKET, unix.SO_DOMAIN)
 	protocol, _ := unix.GetsockoptInt(own, unix.SOL_SOCKET, unix.SO_PROTOCOL)
 	return socket(domain, protocol)

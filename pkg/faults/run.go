@@ -41,7 +41,7 @@ func Run(cmd *exec.Cmd, fault Fault) (Result, error) {
 		orphans := time.AfterFunc(Patience, s.killAll)
 		<-served
 		left = !orphans.Stop()
-		unix.Close(listener) //nolint:errcheck // nothing was written
+		unix.Close(listener)
 	}()
 	o := <-result
 	return o.Result, o.error
@@ -159,7 +159,7 @@ func (s *session) kill(v Victim, c Call) {
 	if err != nil {
 		return // it has ended
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 	if v == All {
 		s.killAll()
 	} else {

@@ -195,7 +195,7 @@ func newADD(t *testing.T, choice, pod string) *add {
 	a.cmd = exec.Command(programs + "detour")
 	a.cmd.Stdin = bytes.NewReader(conf)
 	a.cmd.Env = append(os.Environ(), "CNI_COMMAND=ADD", "CNI_CONTAINERID=c1", "CNI_IFNAME=eth0", "CNI_PATH="+programs, "CNI_NETNS="+a.ns.Path(),
-		fmt.Sprintf("CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s", request.ID.Namespace, request.ID.Name))
+		fmt.Sprintf("CNI_ARGS=IgnoreUnknown=1;K8S_POD_NAMESPACE=%s;K8S_POD_NAME=%s", request.Namespace, request.Name))
 	return a
 }
 
