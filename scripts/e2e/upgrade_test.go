@@ -45,7 +45,7 @@ func TestUpgradeAndTheWayBack(t *testing.T) {
 			pod.wantFine(t, this)
 		}
 		// Those that another version has started end, and these run on.
-		for _, pod := range strings.FieldsSeq(kubectl(t, "get", "pods", "--namespace", namespace, "--output=name", "--selector=app!=kept")) {
+		for pod := range strings.FieldsSeq(kubectl(t, "get", "pods", "--namespace", namespace, "--output=name", "--selector=app!=kept")) {
 			wantNothingLeft(t, namespace, strings.TrimPrefix(pod, "pod/"))
 		}
 		for _, b := range backends {
