@@ -116,6 +116,7 @@ func TestKubectlDetourPassesOnOutputAndExitCode(t *testing.T) {
 		{"trace pod/server --out --to=pod/server:9000 --from pod/server", "trace " + ofPod + " --out --to=" + ip + ":9000 --from " + ip},
 		{"trace node/" + nodeOf(t, namespace, "server") + " --in cni0", "trace --node --in cni0"},
 		{"verify node/" + nodeOf(t, namespace, "server"), "verify"},
+		{"doctor node/" + nodeOf(t, namespace, "server"), "doctor --root /proc/1/root"},
 		{"probe pod/server --exit=95", "probe --exit=95"},
 	} {
 		want := answer{out: "called: " + tt.want + "\n", err: "user 0\n"}
