@@ -19,7 +19,7 @@ import (
 
 // few have every kind of rule between them.
 var few = []string{
-	"osm/defaults", "osm/ranges-of-both-families", "osm/ports-more-than-15", "osm/after-proxy-start", "osm-edge/pod-ip", "osm-edge/local-dns-proxy",
+	"osm/defaults", "fsm/exclusions", "osm/ports-more-than-15", "osm/after-proxy-start", "osm-edge/pod-ip", "osm-edge/local-dns-proxy",
 	"istio/defaults", "istio/tproxy", "istio/dns-capture", "istio/drop-invalid",
 }
 
