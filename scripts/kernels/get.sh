@@ -58,7 +58,7 @@ version=$(ls "$tree")
 modules=$work/slim/lib/modules/$version
 mkdir -p "$modules/kernel"
 cp "$tree/$version"/modules.{builtin,order} "$modules/"
-(cd "$tree/$version" && find kernel/lib kernel/crypto kernel/arch/x86/crypto kernel/net/{core,netfilter,ipv4,ipv6,bridge,802,llc} kernel/drivers/net/{veth,dummy}.ko* \
+(cd "$tree/$version" && find kernel/lib kernel/crypto kernel/arch/x86/crypto kernel/net/{core,netfilter,ipv4,ipv6,bpfilter,bridge,802,llc} kernel/drivers/net/{veth,dummy}.ko* \
 	-name '*.ko*' 2>/dev/null | cpio -pdm --quiet "$modules") || :
 depmod -b "$work/slim" "$version" 2>/dev/null
 (cd "$work/slim" && find . | cpio -o -H newc --quiet) >"$work/modules.cpio"

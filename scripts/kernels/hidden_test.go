@@ -20,94 +20,93 @@ import (
 	"github.com/detour-cni/detour/pkg/backend"
 	"github.com/detour-cni/detour/pkg/doctor"
 	"github.com/detour-cni/detour/pkg/nettest"
+	"github.com/detour-cni/detour/pkg/rules"
 )
 
-// missing is a node that lacks modules, and what becomes of ADD there.
-type missing struct {
-	modules []string
-	backend string // the net conf's
-	pod     string // a case of testdata
-	takes   string // the backend that ADD ends up with; "" if it fails
-	says    string // what the error has then
+// node lacks modules.
+type node struct {
+	lacks []string
+	adds  []outcome
 }
 
-var nodes = []missing{
-	{[]string{"nft_redir"}, backend.NFTables, "osm/defaults", "", "module nft_redir"},
-	{[]string{"nft_redir"}, backend.Auto, "osm/defaults", "iptables-nft", ""},
-	{[]string{"nft_chain_nat"}, backend.NFTables, "osm/defaults", "", "module nft_chain_nat"},
-	{[]string{"nft_chain_nat"}, backend.Auto, "osm/defaults", "iptables-legacy", ""},
-	{[]string{"nft_tproxy"}, backend.NFTables, "istio/tproxy", "", "module nft_tproxy"},
-	{[]string{"nft_tproxy"}, backend.NFTables, "istio/defaults", "nftables", ""},
-	{[]string{"nft_ct"}, backend.NFTables, "istio/tproxy", "", "module nft_ct"},
-	{[]string{"nft_nat"}, backend.NFTables, "osm-edge/pod-ip", "", "module nft_nat"},
-	{[]string{"nf_tables"}, backend.NFTables, "osm/defaults", "", "CONFIG_NF_TABLES"},
-	{[]string{"nf_tables"}, backend.Auto, "osm/defaults", "iptables-legacy", ""},
-	{[]string{"nf_tables"}, backend.IPTables, "osm/defaults", "iptables-legacy", ""},
-	{[]string{"nft_compat"}, backend.IPTables, "osm/defaults", "iptables-legacy", ""},
-	{[]string{"nft_compat"}, backend.Auto, "osm/defaults", "nftables", ""},
-	{[]string{"xt_owner"}, backend.IPTables, "osm/defaults", "", "owner"},
-	{[]string{"xt_owner"}, backend.Auto, "osm/defaults", "nftables", ""},
-	{[]string{"xt_REDIRECT"}, backend.IPTables, "osm/defaults", "", "REDIRECT"},
-	{[]string{"xt_TPROXY"}, backend.IPTables, "istio/tproxy", "", "TPROXY"},
-	{[]string{"nf_nat"}, backend.Auto, "osm/defaults", "", "nat"},
-	{[]string{"nf_conntrack"}, backend.Auto, "osm/defaults", "", "nat"},
-	{[]string{"nf_tables", "ip6table_nat"}, backend.Auto, "osm/defaults", "", "ip6table_nat"},
-	{[]string{"nf_tables", "iptable_nat"}, backend.Auto, "osm/defaults", "", "iptable_nat"},
-	{[]string{"nf_tables", "x_tables"}, backend.Auto, "osm/defaults", "", "nf_tables"},
-	{[]string{"nfnetlink"}, backend.Auto, "osm/defaults", "iptables-legacy", ""},
+// outcome is what becomes of ADD on a node.
+type outcome struct {
+	choice string // the net conf's backend
+	pod    string // a case of testdata
+	takes  string // the backend that ADD ends up with; "" if it fails
+	says   string // what the error has then
 }
 
-// A node lacks modules: ADD takes another backend, or its error names what is missing, says what to do, and nothing is left. Doctor
-// said so beforehand.
+var nodes = []node{
+	{[]string{"nft_redir"}, []outcome{
+		{backend.NFTables, "osm/defaults", "", "module nft_redir"},
+		{backend.Auto, "osm/defaults", "iptables-nft", ""},
+	}},
+	{[]string{"nft_chain_nat"}, []outcome{ // legacy iptables is not the host's default, and stays untouched
+		{backend.NFTables, "osm/defaults", "", "module nft_chain_nat"},
+		{backend.Auto, "osm/defaults", "", "module nft_chain_nat"},
+	}},
+}
+
+// A node lacks modules: ADD takes another backend, or its error names what is missing, and nothing is left. Doctor said so
+// beforehand.
 func TestWhereAModuleIsMissing(t *testing.T) {
 	t.Cleanup(func() { hide(t) })
 	for _, n := range nodes {
-		t.Run(strings.Join(n.modules, "+")+"/"+n.backend+"/"+n.pod, func(t *testing.T) {
-			hide(t, n.modules...)
-			if loaded := anyLoaded(t, n.modules); loaded != "" {
+		t.Run(strings.Join(n.lacks, "+"), func(t *testing.T) {
+			hide(t, n.lacks...)
+			if loaded := anyLoaded(n.lacks); loaded != "" {
 				t.Skipf("%s is loaded, and stays so", loaded)
 			}
-			c, rs, families := build(t, n.pod)
-			report := examine(t, c.Mesh)
-			hide(t, n.modules...) // so that ADD meets what doctor met
-			a := newADD(t, n.backend, n.pod)
-			took, err := a.run()
-			if err != nil {
-				t.Logf("@fails %v %s: %v", n.modules, n.backend, err)
-			} else {
-				t.Logf("@takes %v %s: %s", n.modules, n.backend, took)
+			report := examine(t, "osm")
+			for _, o := range n.adds {
+				t.Run(o.choice+"/"+o.pod, func(t *testing.T) {
+					hide(t, n.lacks...) // so that ADD meets what doctor met
+					o.check(t, report)
+				})
 			}
-			if took != n.takes || err != nil && !strings.Contains(err.Error(), n.says) {
-				t.Errorf("ADD took %q, want %q: %v, want %q", took, n.takes, err, n.says)
-			}
-			if err != nil {
-				a.checkNothingLeft()
-			}
-			checkPrediction(t, n, took, func(variant string) []doctor.Feature { return report.Missing(variant, rs, families) })
 		})
 	}
 }
 
-// checkPrediction wants doctor's features of the backend that ADD took to be there, and one of each other that it preferred not.
-func checkPrediction(t *testing.T, n missing, took string, missing func(variant string) []doctor.Feature) {
+// check starts ADD.
+func (o outcome) check(t *testing.T, report doctor.Report) {
 	t.Helper()
-	if took != "" {
-		if m := missing(took); len(m) > 0 {
-			t.Errorf("%s works, but doctor says that it lacks %s", took, names(m))
-		}
-		return
+	a := newADD(t, o.choice, o.pod)
+	took, err := a.run()
+	t.Logf("@ADD took %q: %v", took, err)
+	if took != o.takes || err != nil && !strings.Contains(err.Error(), o.says) {
+		t.Errorf("ADD took %q, want %q: %v, want %q", took, o.takes, err, o.says)
 	}
-	for _, variant := range []string{"iptables-nft", "iptables-legacy", "nftables"} {
-		asked := n.backend == backend.Auto || strings.HasPrefix(variant, n.backend)
-		if asked && len(missing(variant)) == 0 {
-			t.Errorf("ADD fails, but doctor says that %s lacks nothing", variant)
-		}
+	if err != nil {
+		a.checkNothingLeft()
 	}
+	_, rs, families := build(t, o.pod)
+	switch {
+	case o.choice == backend.Auto:
+		i := slices.IndexFunc(report.Trials, func(trial doctor.Trial) bool { return slices.Equal(trial.Families, families) })
+		if said := report.Trials[i]; said.Backend != took {
+			t.Errorf("ADD took %q, but doctor said that it takes %q: %s", took, said.Backend, said.Reason)
+		}
+	case took != "":
+		if m := report.Missing(took, rs, families); len(m) > 0 {
+			t.Errorf("%s works, but doctor said that it lacks %s", took, names(m))
+		}
+	case !lacksIn(report, o.choice, rs, families):
+		t.Errorf("ADD failed, but doctor said that %s lacks nothing", o.choice)
+	}
+}
+
+// lacksIn reports whether one of a backend's variants lacks something.
+func lacksIn(r doctor.Report, choice string, rs rules.Ruleset, families []rules.Family) bool {
+	return slices.ContainsFunc(r.Features, func(f doctor.Feature) bool {
+		return strings.HasPrefix(f.Backend, choice) && len(r.Missing(f.Backend, rs, families)) > 0
+	})
 }
 
 const hiddenFile = "/etc/modprobe.d/hidden.conf"
 
-// hide makes the kernel's modules such that these can't be loaded, and unloads all of netfilter.
+// hide sees to it that these modules can't be loaded, and unloads what it can of netfilter, these included.
 func hide(t *testing.T, modules ...string) {
 	t.Helper()
 	var conf strings.Builder
@@ -120,8 +119,10 @@ func hide(t *testing.T, modules ...string) {
 	if err := os.WriteFile(hiddenFile, []byte(conf.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// Namespaces that are going still use some.
 	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(200 * time.Millisecond) {
-		if left := unload(t); !left {
+		unload(t)
+		if anyLoaded(modules) == "" {
 			return
 		}
 	}
@@ -129,8 +130,8 @@ func hide(t *testing.T, modules ...string) {
 
 var netfilter = regexp.MustCompile(`^(nf|xt_|x_tables|ip6?t|ip6?_tables|ip_set)`)
 
-// unload removes what nothing uses, and reports whether modules of netfilter are left. Namespaces that are going still use some.
-func unload(t *testing.T) (left bool) {
+// unload removes what nothing uses.
+func unload(t *testing.T) {
 	t.Helper()
 	for range 20 {
 		text, err := os.ReadFile("/proc/modules")
@@ -138,26 +139,19 @@ func unload(t *testing.T) (left bool) {
 			t.Fatal(err)
 		}
 		var unused []string
-		left = false
 		for line := range strings.Lines(string(text)) {
-			f := strings.Fields(line)
-			if !netfilter.MatchString(f[0]) {
-				continue
-			}
-			left = true
-			if f[2] == "0" {
+			if f := strings.Fields(line); netfilter.MatchString(f[0]) && f[2] == "0" {
 				unused = append(unused, f[0])
 			}
 		}
-		if len(unused) == 0 || exec.Command("rmmod", unused...).Run() != nil && !left {
-			break
+		if len(unused) == 0 {
+			return
 		}
+		_ = exec.Command("rmmod", unused...).Run() // some may be in use again
 	}
-	return left
 }
 
-func anyLoaded(t *testing.T, modules []string) string {
-	t.Helper()
+func anyLoaded(modules []string) string {
 	for _, m := range modules {
 		if _, err := os.Stat("/sys/module/" + m); err == nil {
 			return m
