@@ -109,6 +109,7 @@ type deployedAgent struct {
 	annotations string // of its pods
 	config      string // the name of their configuration
 	uids        map[string]string
+	before      map[string]string // how many lookups the cache had answered, by pod
 }
 
 // deployAgent takes the right away. Its group and role say of which mesh the agent is.
@@ -116,7 +117,7 @@ func deployAgent(t *testing.T, without right, oldServer bool) *deployedAgent {
 	t.Helper()
 	serveMeshConfigs(t)
 	overlay := "overlays/osm"
-	d := &deployedAgent{agentScene: newAgentSceneWithoutRights(t), annotations: "{}", config: "osm-mesh-config", uids: map[string]string{}}
+	d := &deployedAgent{agentScene: newAgentSceneWithoutRights(t), annotations: "{}", config: "osm-mesh-config", uids: map[string]string{}, before: map[string]string{}}
 	if without.resource == "configmaps" || without.role == "Role detour-revisions" {
 		overlay, d.config = "overlays/istio", "istio"
 	}
@@ -226,9 +227,11 @@ func (d *deployedAgent) fromCache() (line string) {
 
 // cached looks a pod up, which the cache has to answer with the words.
 func (d *deployedAgent) cached(name, words string) string {
-	before := d.fromCache()
+	if _, asked := d.before[name]; !asked {
+		d.before[name] = d.fromCache() // metrics are served for a second before they are gathered anew
+	}
 	answer := d.lookup(name, d.uids[name])
-	if answer.Error != "" || !strings.Contains(string(answer.Config), words) || d.fromCache() == before {
+	if answer.Error != "" || !strings.Contains(string(answer.Config), words) || d.fromCache() == d.before[name] {
 		return "not from the cache; " + answer.Error + d.logs.String()
 	}
 	return d.log()

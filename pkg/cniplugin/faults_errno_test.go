@@ -34,7 +34,7 @@ var errnos = map[string][]unix.Errno{
 	"vfork":             {unix.EAGAIN, unix.ENOMEM},
 	"execve":            {unix.ENOMEM, unix.EACCES, unix.EIO, unix.ETXTBSY},
 	"pidfd_send_signal": {unix.EPERM},
-	"socket":            {unix.EMFILE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM, unix.EAFNOSUPPORT},
+	"socket":            {unix.EMFILE, unix.ENOBUFS, unix.ENOMEM, unix.EPERM},
 	"socketpair":        {unix.EMFILE, unix.ENOMEM},
 
 	"netlink write":      {unix.ENOMEM, unix.ENOBUFS, unix.EINTR, unix.EPERM, unix.EAGAIN},
@@ -69,7 +69,10 @@ func errnosOf(c faults.Call) []unix.Errno {
 		return nil
 	}
 	plausible := errnos[prefix+c.Name]
-	if strings.HasPrefix(c.Detail, "/proc/") { // no signal interrupts it
+	switch {
+	case c.Detail == "pipe": // no device is below it
+		plausible = slices.DeleteFunc(slices.Clone(plausible), func(e unix.Errno) bool { return e != unix.EINTR })
+	case strings.HasPrefix(c.Detail, "/proc/"): // no signal interrupts it
 		plausible = slices.DeleteFunc(slices.Clone(plausible), func(e unix.Errno) bool { return e == unix.EINTR })
 	}
 	return plausible

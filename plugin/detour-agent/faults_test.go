@@ -46,7 +46,9 @@ func (n *hostNode) look(before, after tree) error {
 		text, is := now[path]
 		old, was := before[path]
 		next, will := after[path]
-		if (is != was || text != old) && (is != will || text != next) {
+		// The installer's own list loses its entry before it goes.
+		ours := strings.HasSuffix(path, "-made-by-detour.conflist") && !strings.Contains(text, `"detour"`)
+		if (is != was || text != old) && (is != will || text != next) && !ours {
 			errs = append(errs, fmt.Errorf("%s is neither old nor new: %.300q", path, text))
 		}
 		if strings.Contains(text, `"type":"detour"`) || strings.Contains(text, `"type": "detour"`) {
@@ -276,7 +278,8 @@ func (a agents) fail(t *testing.T, j journey, at int, errno unix.Errno) bool {
 		return false
 	}
 	where := fmt.Sprintf("%s: %s of %s", j.name, errno, r.Struck)
-	if n.matters(*r.Struck) && !strings.Contains(said.String(), errno.Error()) {
+	copiedOtherwise := r.Struck.Name == "copy_file_range" && errno == unix.EIO // by read and write
+	if n.matters(*r.Struck) && !copiedOtherwise && !strings.Contains(said.String(), errno.Error()) {
 		t.Errorf("%s: the agent does not say so: %s", where, &said)
 	}
 	if j.verb == "uninstall" && r.Err != nil {
