@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -73,6 +74,7 @@ func runHook(t *testing.T, admission string, without right) (out string) {
 				continue
 			}
 			takeAway(t, o, without)
+			renameBindings(t, o, namespace)
 			left = append(left, rightsOf(t, o)...)
 			if o.GetNamespace() == "" {
 				o.SetName(o.GetName() + "-" + namespace)
@@ -119,11 +121,41 @@ current-context: here
 	args, _, _ := unstructured.NestedStringSlice(containersOf(job, "containers")[0], "args")
 	for i, arg := range args {
 		args[i] = strings.ReplaceAll(arg, "/etc/detour/", dir+"/")
+		if strings.Contains(arg, "/"+policyBindings+"/") {
+			args[i] += "-" + namespace
+		}
 	}
 	args = append(args, "--kubeconfig="+filepath.Join(dir, "kubeconfig"))
 	return func() (string, error) {
 		out, err := exec.Command(program, args...).CombinedOutput()
 		return string(out), err
+	}
+}
+
+const policyBindings = "mutatingadmissionpolicybindings"
+
+// renameBindings has a role name bindings that do not exist: those of the policies are other tests'.
+func renameBindings(t *testing.T, role object, namespace string) {
+	t.Helper()
+	rules, _, _ := unstructured.NestedSlice(role.Object, "rules")
+	for _, rule := range rules {
+		r := rule.(map[string]any)
+		resources, _, _ := unstructured.NestedStringSlice(r, "resources")
+		names, _, _ := unstructured.NestedStringSlice(r, "resourceNames")
+		if !slices.Contains(resources, policyBindings) {
+			continue
+		}
+		for i := range names {
+			names[i] += "-" + namespace
+		}
+		if err := unstructured.SetNestedStringSlice(r, names, "resourceNames"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(rules) > 0 {
+		if err := unstructured.SetNestedSlice(role.Object, rules, "rules"); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
