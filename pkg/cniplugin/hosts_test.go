@@ -137,7 +137,7 @@ var hosts = map[string]host{
 	"IPv6 is off in the pod, which has an address": {takes: "iptables-nft", pod: func(a *attachment) { a.shell("sysctl -qw net.ipv6.conf.all.disable_ipv6=1") }},
 	"no nf_tables":              {denied: []nettest.Denial{noNetfilter}, takes: "iptables-legacy", nftables: "CONFIG_NETFILTER_NETLINK"},
 	"no nf_tables, only legacy": {denied: []nettest.Denial{noNetfilter}, path: links("legacy", "ip", "ip6"), takes: "iptables-legacy", nftables: "CONFIG_NETFILTER_NETLINK"},
-	"no netlink":                {denied: []nettest.Denial{{Call: unix.SYS_SOCKET, Errno: unix.EACCES, Argument: &nettest.Argument{Value: unix.AF_NETLINK}}}, takes: "iptables-legacy", nftables: "permission denied"},
+	"no netlink":                {denied: []nettest.Denial{{Call: unix.SYS_SOCKET, Errno: unix.EACCES, Argument: &nettest.Argument{Value: unix.AF_NETLINK}}}, fails: "permission denied", iptables: "permission denied", nftables: "permission denied"},
 	"no namespace may be entered": {mayRemain: true, denied: []nettest.Denial{{Call: unix.SYS_SETNS, Errno: unix.EPERM}},
 		fails: "CAP_SYS_ADMIN", iptables: "CAP_SYS_ADMIN", nftables: "CAP_SYS_ADMIN"},
 }

@@ -53,7 +53,7 @@ func TestDetection(t *testing.T) {
 		path     map[string]string
 		tables   []string // the namespace's legacy tables
 		noLegacy bool     // the kernel has no legacy tables
-		noNft    bool     // the kernel has no nf_tables
+		noNft    error    // what the kernel says of nf_tables
 		families []rules.Family
 		want     Variant
 	}{
@@ -63,9 +63,10 @@ func TestDetection(t *testing.T) {
 		"the namespace has legacy tables":                  {path: programs("tables", "xtables-nft-multi", both()), tables: []string{"nat"}, want: Legacy},
 		"legacy tables, but only nft is there":             {path: nft(), tables: []string{"nat"}, want: Nft},
 		"legacy is the default, but the kernel has none":   {path: programs("tables", "xtables-legacy-multi", both()), noLegacy: true, want: Nft},
-		"nft is the default, but the kernel has none":      {path: programs("tables", "xtables-nft-multi", both()), noNft: true, want: Legacy},
-		"the kernel has loaded neither":                    {path: programs("tables", "xtables-nft-multi", both()), noNft: true, noLegacy: true, want: Legacy},
-		"only nft, although the kernel has none":           {path: nft(), noNft: true, want: Nft},
+		"nft is the default, but the kernel has none":      {path: programs("tables", "xtables-nft-multi", both()), noNft: unix.EINVAL, want: Legacy},
+		"nft is the default, and the kernel can't tell":    {path: programs("tables", "xtables-nft-multi", both()), noNft: unix.ENOMEM, want: Nft},
+		"the kernel has loaded neither":                    {path: programs("tables", "xtables-nft-multi", both()), noNft: unix.EINVAL, noLegacy: true, want: Legacy},
+		"only nft, although the kernel has none":           {path: nft(), noNft: unix.EINVAL, want: Nft},
 		"only legacy, by its own names":                    {path: legacy(), want: Legacy},
 		"only legacy, although the kernel has none loaded": {path: legacy(), noLegacy: true, want: Legacy},
 		"only the default's names, nft":                    {path: programs("tables", "xtables-nft-multi", map[string]string{}), want: Nft},
@@ -89,10 +90,7 @@ func TestDetection(t *testing.T) {
 				return c.tables, nil
 			}
 			nftWorks := func() error {
-				if c.noNft {
-					return unix.EINVAL
-				}
-				return nil
+				return c.noNft
 			}
 			b, err := detect(t.Context(), kernel{legacyTables, nftWorks}, c.families)
 			if c.want == "" {

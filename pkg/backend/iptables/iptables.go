@@ -261,15 +261,18 @@ func (p *Programs) empty(f rules.Family, own iptext.Save) (bool, error) {
 		list = legacy.Tables
 	}
 	names, err := list(f)
-	for _, absent := range []error{fs.ErrNotExist, unix.EPROTONOSUPPORT, unix.EOPNOTSUPP} { // from the kernel
-		if errors.Is(err, absent) {
-			return true, nil
-		}
+	if absent(err) {
+		return true, nil
 	}
 	if err != nil {
 		return false, err
 	}
 	return !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 }), nil
+}
+
+// absent reports whether the error says that the kernel has no such tables, rather than that it could not tell.
+func absent(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
 }
 
 // nftTables lists none if the kernel has no nf_tables.
