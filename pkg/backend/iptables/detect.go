@@ -12,8 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/detour-cni/detour/pkg/legacy"
 	"github.com/detour-cni/detour/pkg/nft"
 	"github.com/detour-cni/detour/pkg/rules"
@@ -130,8 +128,7 @@ func detect(ctx context.Context, k kernel, families []rules.Family) (*Programs, 
 	names6, _ := k.legacyTables(rules.IPv6)
 	otherwise := variants
 	works := map[Variant]bool{Nft: true, Legacy: noLegacy == nil}
-	// nfnetlink answers EINVAL if there is no nf_tables. The programs of legacy load their tables themselves.
-	if noNft := k.nftWorks(); absent(noNft) || errors.Is(noNft, unix.EINVAL) {
+	if absent(k.nftWorks()) { // the programs of legacy load their tables themselves
 		works[Nft], otherwise = false, []Variant{Legacy, Nft}
 	}
 	var order []Variant

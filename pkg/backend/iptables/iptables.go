@@ -270,9 +270,10 @@ func (p *Programs) empty(f rules.Family, own iptext.Save) (bool, error) {
 	return !slices.ContainsFunc(names, func(t string) bool { return len(own.ChainsIn(rules.Table(t))) > 0 }), nil
 }
 
-// absent reports whether the error says that the kernel has no such tables, rather than that it could not tell.
+// absent reports whether the error says that the kernel has no such tables, rather than that it could not tell. nfnetlink answers
+// EINVAL if there is no nf_tables.
 func absent(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP)
+	return slices.ContainsFunc([]error{fs.ErrNotExist, unix.EPROTONOSUPPORT, unix.EOPNOTSUPP, unix.EINVAL}, func(no error) bool { return errors.Is(err, no) })
 }
 
 // nftTables lists none if the kernel has no nf_tables.
@@ -281,5 +282,8 @@ func nftTables(f rules.Family) ([]string, error) {
 	if errors.Is(err, unix.EPROTONOSUPPORT) {
 		return nil, nil
 	}
-	return names, err
+	if err != nil {
+		return nil, nft.Explain(err)
+	}
+	return names, nil
 }
