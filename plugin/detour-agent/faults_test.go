@@ -174,7 +174,7 @@ func TestKilledAtEveryFileOperation(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, j := range journeys(t, a, network) {
-				for at := 1; ; at++ {
+				for at := 1; ; at += number("FAULTS_STRIDE") {
 					n := newHostNode(t, j.before, j.image)
 					count := 0
 					var said safeBuffer
@@ -219,9 +219,9 @@ func TestKilledAtEveryFileOperation(t *testing.T) {
 	}
 }
 
-// round is an environment variable's number.
-func round() int {
-	n, _ := strconv.Atoi(os.Getenv("ROUNDS"))
+// number is an environment variable's number, 1 if it has none.
+func number(variable string) int {
+	n, _ := strconv.Atoi(os.Getenv(variable))
 	return max(n, 1)
 }
 
@@ -237,9 +237,9 @@ func TestEveryFileOperationFails(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			for _, j := range journeys(t, a, network) {
-				for at := 1; ; at++ {
+				for at := 1; ; at += number("FAULTS_STRIDE") {
 					struck := true
-					for r := range round() {
+					for r := range number("ROUNDS") {
 						struck = a.fail(t, j, at, errnos[(at+r)%len(errnos)]) && struck
 					}
 					if !struck {
